@@ -1,0 +1,26 @@
+# Short names for what is done often. Everything here is a plain go command; .ci/run is the judge.
+GO      ?= go
+FUZZTIME ?= 20s
+COUNT   ?= 20
+VECTORS  = $(shell grep -lr --include=*_test.go 'func Test[A-Za-z]*Vectors' . | xargs -r -n1 dirname | sort -u)
+
+.PHONY: check test race fuzz bench vectors torture
+
+check: ## all that a change must pass
+	.ci/run
+test:
+	$(GO) test ./...
+race:
+	$(GO) test -race ./...
+fuzz: ## every fuzz target for FUZZTIME
+	@set -e; for p in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
+	  done; done
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) run ./cmd/usp bench
+vectors: ## rewrite the test vectors; the change must be explained in the commit
+	$(GO) test -run Vectors $(VECTORS) -update
+torture: ## kills, crashes and storage faults, COUNT times over
+	$(GO) test -run 'Crash|Kill|Torn|Torture|Fault' -count $(COUNT) -timeout 0 ./...
