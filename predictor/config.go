@@ -1,0 +1,125 @@
+package predictor
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math"
+)
+
+// MaxSeason is the longest season that can be declared: the hours of a leap year.
+const MaxSeason = 8784
+
+// Config holds every parameter of a predictor. The zero value is ready to use: a field left zero takes the default
+// named beside it, and WithDefaults shows the result. Nothing else influences the numbers. Two predictors continue
+// each other's state only if their configurations, defaults filled in, are equal.
+type Config struct {
+	// Season is the number of observations in one period. 0 lets the predictor find a period in what it has seen so
+	// far (or none, if there is none); 1 says that there is none; otherwise 2 to MaxSeason.
+	Season int `toml:"season"`
+
+	WarmUp     int     `toml:"warm_up"`    // scored forecasts before alarms, outliers and measured intervals; default 10
+	Forgetting float64 `toml:"forgetting"` // of the autoregressions, per step; default 0.998
+
+	SwitchCost        float64 `toml:"switch_cost"`        // c₀, least ground cost between two experts; default 0.5
+	EpsilonBase       float64 `toml:"epsilon_base"`       // ε₀, regularisation at no volatility; default 0.07
+	EpsilonVolatility float64 `toml:"epsilon_volatility"` // α in ε = ε₀(1 + α·relative volatility); default 0.5
+	EpsilonMin        float64 `toml:"epsilon_min"`        // least ε; default 0.02
+	EpsilonMax        float64 `toml:"epsilon_max"`        // greatest ε; default 0.5
+
+	CusumSlack      float64 `toml:"cusum_slack"`       // k, in standard deviations of the clipped score; default 0.5
+	CusumClip       float64 `toml:"cusum_clip"`        // where scores are clipped, in standard deviations; default 1.5
+	TargetRunLength float64 `toml:"target_run_length"` // steps between false alarms on Gaussian scores; default 500
+	Grace           int     `toml:"grace"`             // steps after an alarm in which no other is raised; default 20
+	SoftReset       float64 `toml:"soft_reset"`        // share of the weights made uniform at an alarm, in (0, 1]; default 0.1
+
+	OutlierSigma float64 `toml:"outlier_sigma"` // errors beyond so many scales are quarantined; default 20
+	ConfirmSteps int     `toml:"confirm_steps"` // observations after which a quarantine is decided, 1 to 8; default 2
+	FreezeSteps  int     `toml:"freeze_steps"`  // equal values in a row that raise the frozen flag, at least 3; default 5
+
+	Coverage       float64 `toml:"coverage"`        // of the prediction interval; default 0.9
+	ConformalRate  float64 `toml:"conformal_rate"`  // γ of adaptive conformal inference; default 0.01
+	KurtosisWindow int     `toml:"kurtosis_window"` // steps; default 252
+	HolderWindow   int     `toml:"holder_window"`   // steps; default 256
+}
+
+// WithDefaults returns c with every zero field replaced by its default.
+func (c Config) WithDefaults() Config {
+	def := func(p *float64, v float64) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	defInt := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	defInt(&c.WarmUp, 10)
+	def(&c.Forgetting, 0.998)
+	def(&c.SwitchCost, 0.5)
+	def(&c.EpsilonBase, 0.07)
+	def(&c.EpsilonVolatility, 0.5)
+	def(&c.EpsilonMin, 0.02)
+	def(&c.EpsilonMax, 0.5)
+	def(&c.CusumSlack, 0.5)
+	def(&c.CusumClip, 1.5)
+	def(&c.TargetRunLength, 500)
+	defInt(&c.Grace, 20)
+	def(&c.SoftReset, 0.1)
+	def(&c.OutlierSigma, 20)
+	defInt(&c.ConfirmSteps, 2)
+	defInt(&c.FreezeSteps, 5)
+	def(&c.Coverage, 0.9)
+	def(&c.ConformalRate, 0.01)
+	defInt(&c.KurtosisWindow, 252)
+	defInt(&c.HolderWindow, 256)
+	return c
+}
+
+// Validate reports the first parameter that is out of its range, by its name in a configuration file.
+func (c Config) Validate() error {
+	c = c.WithDefaults()
+	ints := []struct {
+		name      string
+		v, lo, hi int
+	}{
+		{"season", c.Season, 0, MaxSeason}, {"warm_up", c.WarmUp, 2, 1 << 20}, {"grace", c.Grace, 1, 1 << 20},
+		{"confirm_steps", c.ConfirmSteps, 1, maxPending}, {"freeze_steps", c.FreezeSteps, 3, 1 << 20},
+		{"kurtosis_window", c.KurtosisWindow, 8, 1 << 16}, {"holder_window", c.HolderWindow, 32, 1 << 12},
+	}
+	for _, p := range ints {
+		if p.v < p.lo || p.v > p.hi {
+			return fmt.Errorf("predictor: %s is %d, want %d to %d", p.name, p.v, p.lo, p.hi)
+		}
+	}
+	floats := []struct {
+		name      string
+		v, lo, hi float64
+	}{
+		{"forgetting", c.Forgetting, 0.5, 1}, {"switch_cost", c.SwitchCost, 1e-3, 100}, {"epsilon_base", c.EpsilonBase, 1e-3, 100},
+		{"epsilon_volatility", c.EpsilonVolatility, 1e-9, 100}, {"epsilon_min", c.EpsilonMin, 1e-3, 100},
+		{"epsilon_max", c.EpsilonMax, c.EpsilonMin, 1000}, {"cusum_slack", c.CusumSlack, 0.01, 0.9}, {"cusum_clip", c.CusumClip, 1, 10},
+		{"target_run_length", c.TargetRunLength, 20, 1e6}, {"soft_reset", c.SoftReset, 1e-9, 1}, {"outlier_sigma", c.OutlierSigma, 5, 1e6},
+		{"coverage", c.Coverage, 0.5, 0.995}, {"conformal_rate", c.ConformalRate, 1e-4, 0.2},
+	}
+	for _, p := range floats {
+		if !(p.v >= p.lo && p.v <= p.hi) {
+			return fmt.Errorf("predictor: %s is %v, want %v to %v", p.name, p.v, p.lo, p.hi)
+		}
+	}
+	return nil
+}
+
+// sum identifies the configuration in a saved state. c has its defaults filled in.
+func (c Config) sum() [32]byte {
+	var b []byte
+	for _, v := range []int{c.Season, c.WarmUp, c.Grace, c.ConfirmSteps, c.FreezeSteps, c.KurtosisWindow, c.HolderWindow} {
+		b = binary.LittleEndian.AppendUint64(b, uint64(v))
+	}
+	for _, v := range []float64{c.Forgetting, c.SwitchCost, c.EpsilonBase, c.EpsilonVolatility, c.EpsilonMin, c.EpsilonMax, c.CusumSlack,
+		c.CusumClip, c.TargetRunLength, c.SoftReset, c.OutlierSigma, c.Coverage, c.ConformalRate} {
+		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v))
+	}
+	return sha256.Sum256(b)
+}

@@ -1,0 +1,185 @@
+package predictor
+
+import (
+	"math"
+
+	"github.com/usp-project/usp/detmath"
+	"github.com/usp-project/usp/ot"
+)
+
+// rates is the grid of learning rates η, one Hellinger–Kantorovich learner each; 0 stands for the rate that adapts
+// to the losses seen, √(ln N / V).
+var rates = [...]float64{0.01, 0.03, 0.1, 0.3, 0}
+
+const (
+	lossBound    = 8    // |loss| of an expert, in squared scales
+	costMemory   = 0.97 // of the mean squared distance between two experts' forecasts
+	costBound    = 100  // of an element of the ground cost
+	maxRate      = 1.0  // of the adaptive learner
+	expertMemory = 0.98 // of an expert's mean squared error
+	expertClip   = 9    // an expert's squared error counts at most so many times its mean
+)
+
+// learner is one Hellinger–Kantorovich learner on the experts.
+type learner struct {
+	rho      []float64
+	variance float64 // V: cumulated mean squared loss under rho, for the adaptive rate
+	result   ot.HKResult
+}
+
+// ensemble mixes the experts' forecasts. Its weights move by the Hellinger–Kantorovich step in the geometry of the
+// experts' forecast distances, for several learning rates at once; ML-Poly (Gaillard, Stoltz and van Erven, COLT
+// 2014) mixes the learners. The mixture is again one vector ρ, the executed plan the same mixture of plans. Each
+// learner by itself obeys the regret bound that ot.HK states.
+type ensemble struct {
+	n        int
+	forecast []float64 // of each expert, for the next value
+	rho      []float64
+	learners []learner
+	outer    mlPoly
+	distance []float64 // n×n: smoothed squared distance of forecasts
+	errors   []float64 // mean squared error of each expert
+	scored   uint64
+
+	epsilon    float64
+	otCost     float64
+	freeEnergy float64
+	residual   float64
+	iterations uint64
+
+	cost, kernel, loss []float64 // scratch
+	ws                 *ot.Workspace
+}
+
+func newEnsemble(n int) ensemble {
+	m := ensemble{n: n, forecast: make([]float64, n), rho: make([]float64, n), distance: make([]float64, n*n),
+		errors: make([]float64, n), cost: make([]float64, n*n), kernel: make([]float64, n*n), loss: make([]float64, n),
+		ws: ot.NewWorkspace(n), learners: make([]learner, len(rates)), outer: newMLPoly(len(rates))}
+	for k := range m.learners {
+		m.learners[k] = learner{rho: make([]float64, n), variance: 1}
+		uniform(m.learners[k].rho)
+	}
+	uniform(m.rho)
+	return m
+}
+
+func uniform(p []float64) {
+	for i := range p {
+		p[i] = 1 / float64(len(p))
+	}
+}
+
+// hold records that no step is executed.
+func (m *ensemble) hold() { m.otCost, m.freeEnergy, m.residual, m.iterations = 0, 0, 0, 0 }
+
+// score takes the value y that the forecasts were made for into each expert's mean squared error.
+func (m *ensemble) score(y, floor float64) {
+	seen := m.scored
+	m.scored++
+	rate := max(1-expertMemory, 1/float64(m.scored))
+	for i, x := range m.forecast {
+		e2 := winsorise(float64((y-x)*(y-x)), m.errors[i], expertClip, floor, seen)
+		m.errors[i] += float64(rate * (e2 - m.errors[i]))
+	}
+}
+
+// learn executes one step of the weights for the value y: scale is the ensemble's error scale before y, epsilon the
+// regularisation of the transport.
+func (m *ensemble) learn(y, scale, epsilon float64, cfg *Config) {
+	m.epsilon = epsilon
+	s2 := float64(scale * scale)
+	for i := range m.cost {
+		m.cost[i] = min(m.distance[i]/s2, costBound)
+		if i%(m.n+1) != 0 {
+			m.cost[i] += cfg.SwitchCost
+		}
+	}
+	ot.Kernel(m.kernel, m.cost, epsilon)
+	mixed := detmath.Dot(m.rho, m.forecast)
+	for k := range m.learners {
+		l := &m.learners[k]
+		own := detmath.Dot(l.rho, m.forecast)
+		eta := rates[k]
+		if eta == 0 {
+			eta = min(maxRate, math.Sqrt(detmath.Log(float64(m.n))/l.variance))
+		}
+		for i, x := range m.forecast {
+			m.loss[i] = tangent(own, x, y, scale)
+			l.variance += float64(l.rho[i] * m.loss[i] * m.loss[i])
+		}
+		l.result = ot.HKKernel(l.rho, l.rho, m.loss, m.cost, m.kernel, eta, m.ws)
+		m.outer.gain(k, -tangent(mixed, own, y, scale))
+	}
+	m.outer.mix()
+	m.combine()
+}
+
+// tangent is the loss of forecast x where the mixture forecast centre and the value turned out to be y: the slope of
+// the squared error at centre times x − centre, in squared scales, bounded.
+func tangent(centre, x, y, scale float64) float64 {
+	return clip(float64(2*((centre-y)/scale)*((x-centre)/scale)), lossBound)
+}
+
+// combine mixes the learners' weights, and what their steps cost, by their shares.
+func (m *ensemble) combine() {
+	m.otCost, m.freeEnergy, m.residual, m.iterations = 0, 0, 0, 1
+	clear(m.rho)
+	for k := range m.learners {
+		l, share := &m.learners[k], m.outer.share[k]
+		for i, w := range l.rho {
+			m.rho[i] += float64(share * w)
+		}
+		m.otCost += float64(share * l.result.OTCost)
+		m.freeEnergy += float64(share * l.result.MixLoss)
+		m.residual = max(m.residual, l.result.Residual)
+	}
+	ot.Normalize(m.rho)
+}
+
+// soften moves the given part of every learner's weights to uniform.
+func (m *ensemble) soften(part float64) {
+	u := part / float64(m.n)
+	for k := range m.learners {
+		rho := m.learners[k].rho
+		for i := range rho {
+			rho[i] = float64((1-part)*rho[i]) + u
+		}
+		ot.Normalize(rho)
+	}
+	for i := range m.rho {
+		m.rho[i] = float64((1-part)*m.rho[i]) + u
+	}
+	ot.Normalize(m.rho)
+}
+
+// look takes the experts' forecasts for the next value, already in m.forecast, into their mutual distances and
+// returns the mixture forecast.
+func (m *ensemble) look() float64 {
+	n := m.n
+	rate := max(1-costMemory, 1/float64(m.scored+1))
+	for i := range n {
+		for j := range i {
+			d := m.forecast[i] - m.forecast[j]
+			v := m.distance[i*n+j] + float64(rate*(float64(d*d)-m.distance[i*n+j]))
+			m.distance[i*n+j], m.distance[j*n+i] = v, v
+		}
+	}
+	return detmath.Dot(m.rho, m.forecast)
+}
+
+func (m *ensemble) visit(c *codec) {
+	c.floats(m.forecast)
+	c.floats(m.rho)
+	for k := range m.learners {
+		l := &m.learners[k]
+		c.floats(l.rho)
+		c.float(&l.variance)
+	}
+	m.outer.visit(c)
+	c.floats(m.distance)
+	c.floats(m.errors)
+	c.uint(&m.scored)
+	c.float(&m.epsilon)
+}
+
+func clip(x, bound float64) float64 { return max(-bound, min(bound, x)) }

@@ -1,0 +1,126 @@
+package predictor
+
+// expert is one way of forecasting the next value. An expert holds whatever it has learned; it may look at the
+// shared history but not keep it. Its forecasts must be finite whatever finite values it is shown.
+type expert interface {
+	// name identifies the expert in state sections and reports: lower-case letters, digits, '-' and '.'.
+	name() string
+	// step learns from the newest value of h, which the expert has not seen before, and forecasts the one after it.
+	step(h *history) float64
+	// visit walks everything the expert has learned.
+	visit(c *codec)
+}
+
+// newExperts returns the experts of one ensemble, in the order of their weights.
+func newExperts(cfg Config) []expert {
+	return []expert{
+		&naive{},
+		&seasonalNaive{},
+		&seasonalDrift{},
+		&smoothing{id: "ses.2", rate: 0.2},
+		&smoothing{id: "ses.5", rate: 0.5},
+		&dampedHolt{id: "holt.60", rate: 0.9, trendRate: 0.5, damping: 0.6},
+		&dampedHolt{id: "holt.85", rate: 0.8, trendRate: 0.3, damping: 0.85},
+		&driftSmoothing{id: "drift.3", rate: 0.3},
+		&driftSmoothing{id: "drift.6", rate: 0.6},
+		newAutoregression("ar.short", cfg.Forgetting, 2, false),
+		newAutoregression("ar.seasonal", cfg.Forgetting, 3, true),
+		newAutoregression("ar.long", cfg.Forgetting, 9, true),
+	}
+}
+
+// naive forecasts the last value.
+type naive struct{}
+
+func (*naive) name() string            { return "naive" }
+func (*naive) step(h *history) float64 { return h.back(0) }
+func (*naive) visit(*codec)            {}
+
+// seasonalNaive forecasts the value of one season ago; without a season, or before one is complete, the mean.
+type seasonalNaive struct{}
+
+func (*seasonalNaive) name() string { return "seasonal-naive" }
+func (*seasonalNaive) step(h *history) float64 {
+	if m := h.season; m > 1 && h.has(m-1) {
+		return h.back(m - 1)
+	}
+	return h.mean
+}
+func (*seasonalNaive) visit(*codec) {}
+
+// seasonalDrift forecasts the last value plus the increment that its place in the season has shown; without a
+// season, plus the mean increment.
+type seasonalDrift struct{}
+
+func (*seasonalDrift) name() string            { return "seasonal-drift" }
+func (*seasonalDrift) step(h *history) float64 { return h.back(0) + h.increment() }
+func (*seasonalDrift) visit(*codec)            {}
+
+// smoothing is simple exponential smoothing.
+type smoothing struct {
+	id    string
+	rate  float64
+	level float64
+}
+
+func (e *smoothing) name() string { return e.id }
+
+func (e *smoothing) step(h *history) float64 {
+	y := h.back(0)
+	e.level += float64(max(e.rate, 1/float64(h.n)) * (y - e.level))
+	return e.level
+}
+
+func (e *smoothing) visit(c *codec) { c.float(&e.level) }
+
+// dampedHolt is exponential smoothing with a damped additive trend (Gardner and McKenzie, 1985).
+type dampedHolt struct {
+	id                       string
+	rate, trendRate, damping float64
+	level, trend             float64
+}
+
+func (e *dampedHolt) name() string { return e.id }
+
+func (e *dampedHolt) step(h *history) float64 {
+	y := h.back(0)
+	if h.n == 1 {
+		e.level, e.trend = y, 0
+		return y
+	}
+	slope := float64(e.damping * e.trend)
+	before := e.level
+	predicted := before + slope
+	e.level = predicted + float64(e.rate*(y-predicted))
+	e.trend = slope + float64(e.trendRate*((e.level-before)-slope))
+	return e.level + float64(e.damping*e.trend)
+}
+
+func (e *dampedHolt) visit(c *codec) {
+	c.float(&e.level)
+	c.float(&e.trend)
+}
+
+// driftSmoothing is exponential smoothing of a level that also moves by the increment its place in the season has
+// shown: simple smoothing with drift where there is no season.
+type driftSmoothing struct {
+	id    string
+	rate  float64
+	level float64
+	drift float64 // used in the last forecast
+}
+
+func (e *driftSmoothing) name() string { return e.id }
+
+func (e *driftSmoothing) step(h *history) float64 {
+	y := h.back(0)
+	predicted := e.level + e.drift
+	e.level = predicted + float64(max(e.rate, 1/float64(h.n))*(y-predicted))
+	e.drift = h.increment()
+	return e.level + e.drift
+}
+
+func (e *driftSmoothing) visit(c *codec) {
+	c.float(&e.level)
+	c.float(&e.drift)
+}

@@ -1,0 +1,269 @@
+// Package predictor is the compute side of the Universal Stochastic Predictor: a causal one-step-ahead forecaster for
+// a scalar series, made of simple experts whose weights move by a Hellinger–Kantorovich step in the geometry of their
+// forecasts, with a watch on the forecast errors.
+//
+// A step takes one observation, scores the forecast that was stored for it, updates the regime detector, moves the
+// weights, lets every expert learn, and stores the forecast of the next observation. It does no I/O, starts no
+// goroutine, reads no clock, draws no random number and allocates nothing.
+//
+// The package promises reproducibility: the same observations and the same Config give the same bits on every
+// architecture, for any number of processors, with or without hardware fused multiply-add, and across State and
+// Restore after any step.
+package predictor
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/usp-project/usp/ot"
+)
+
+// MaxMagnitude is the greatest |value| told from greater ones: beyond it squares would overflow. FlagSaturated tells.
+const MaxMagnitude = 1e100
+
+// The errors of Step. An observation that gives one changes nothing.
+var (
+	ErrNotFinite = errors.New("predictor: the value is not a finite number")
+	ErrTime      = errors.New("predictor: the time is not after that of the observation before")
+)
+
+// Observation is one value of the series.
+type Observation struct {
+	Time  int64 // nanoseconds since the Unix epoch, strictly increasing
+	Value float64
+}
+
+// Output is what one step yields. Forecast and interval carry the signal and are for the caller alone; what Fill puts
+// into a telemetry record does not tell the signal's values.
+type Output struct {
+	Step uint64 // number of observations so far: 1 for the first
+	Time int64  // of the observation
+
+	Forecast, Lower, Upper        float64 // for the next observation, with its interval (90 % by default)
+	Prior, PriorLower, PriorUpper float64 // what was stored for this observation before it was seen
+	HasPrior                      bool    // false at the first step
+
+	CusumPos, CusumNeg float64 // the two sums before an alarm clears them, in standard deviations of the clipped score
+	Threshold          float64 // of the sums
+	Entropy            float64 // of the weights, nats
+	LawEntropy         float64 // differential, of the predictive law in units of the error scale, nats; 0 in warm-up
+	OTCost             float64 // ⟨C,π⟩ of the transport executed in this step; 0 if none was
+	FreeEnergy         float64 // ⟨w,ℓ⟩ + KL(w‖ρ)/η at its minimum w, mixed over the learning rates; 0 likewise
+	Epsilon            float64 // regularisation of the transport, in units of the ground cost
+	Residual           float64 // largest error of the executed plan's first marginal
+	Iterations         uint64  // of the solver: 1, the step is in closed form; 0 if none was executed
+	RelVolatility      float64 // short-term error volatility relative to the long-term one
+	Kurtosis           float64 // of the standardised errors in the window, within [1, 100]; 3 until known
+	Holder             float64 // Hölder exponent of the cumulated standardised errors, within [0, 1]; ½ if white
+	Scale              float64 // error scale, unit of the value; 0 in warm-up
+	Flags              uint64  // see FlagWarmUp and the others
+
+	// Weights is the weight of each expert, in the order of Experts, summing to 1. It is the predictor's own memory:
+	// valid until the next Step, not to be written.
+	Weights []float64
+}
+
+// Predictor forecasts one series. It is not safe for concurrent use.
+type Predictor struct {
+	cfg      Config
+	configID [32]byte
+	steps    uint64
+	time     int64
+
+	forecast, lower, upper float64 // stored for the next observation
+
+	history  history
+	experts  []expert
+	ensemble ensemble
+	monitor  monitor
+	cusum    cusum
+	conf     conformal
+	gate     gate
+	density  []float64 // scratch of the law's entropy
+
+	sections []section // views of the above for State and Restore
+	codec    codec     // scratch of State
+}
+
+// New returns a predictor that has seen nothing. The error names the parameter that is out of range.
+func New(cfg Config) (*Predictor, error) {
+	p, err := newPredictor(cfg)
+	if err != nil {
+		return nil, err
+	}
+	p.cusum.threshold = cusumThreshold(p.cfg.CusumSlack, p.cfg.CusumClip, p.cfg.TargetRunLength)
+	return p, nil
+}
+
+// newPredictor is New without the detector's threshold.
+func newPredictor(cfg Config) (*Predictor, error) {
+	cfg = cfg.WithDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	p := &Predictor{cfg: cfg, configID: cfg.sum(), history: newHistory(cfg.Season), experts: newExperts(cfg),
+		monitor: newMonitor(&cfg), cusum: newCusum(&cfg), conf: newConformal(&cfg), gate: newGate(&cfg),
+		density: make([]float64, lawNodes)}
+	p.ensemble = newEnsemble(len(p.experts))
+	p.ensemble.epsilon = p.epsilon()
+	p.sections = p.parts()
+	return p, nil
+}
+
+// Experts returns the names of the experts in the order of Output.Weights.
+func (p *Predictor) Experts() []string {
+	names := make([]string, len(p.experts))
+	for i, e := range p.experts {
+		names[i] = e.name()
+	}
+	return names
+}
+
+// Steps returns the number of observations taken in, those quarantined or dropped included.
+func (p *Predictor) Steps() uint64 { return p.steps }
+
+// Config returns the configuration with all defaults filled in.
+func (p *Predictor) Config() Config { return p.cfg }
+
+// Step takes in one observation and fills out. The error wraps ErrNotFinite or ErrTime and leaves p and out as they were.
+func (p *Predictor) Step(obs Observation, out *Output) error {
+	if math.IsNaN(obs.Value) || math.IsInf(obs.Value, 0) {
+		return fmt.Errorf("%w: step %d, value %v", ErrNotFinite, p.steps+1, obs.Value)
+	}
+	if p.steps > 0 && obs.Time <= p.time {
+		return fmt.Errorf("%w: step %d, time %d after %d", ErrTime, p.steps+1, obs.Time, p.time)
+	}
+	*out = Output{Step: p.steps + 1, Time: obs.Time, HasPrior: p.steps > 0, Threshold: p.cusum.threshold}
+	if out.HasPrior {
+		out.Prior, out.PriorLower, out.PriorUpper = p.forecast, p.lower, p.upper
+	}
+	p.steps++
+	p.time = obs.Time
+	y := obs.Value
+	if math.Abs(y) > MaxMagnitude {
+		y = math.Copysign(MaxMagnitude, y)
+		out.Flags |= FlagSaturated
+	}
+	p.ensemble.hold()
+	if !out.HasPrior {
+		p.gate.watch(y)
+		p.absorb(y)
+	} else {
+		p.take(y, out)
+	}
+	p.report(out)
+	return nil
+}
+
+// warm says whether enough forecasts were scored for alarms, quarantine and measured intervals.
+func (p *Predictor) warm() bool { return p.monitor.scored >= uint64(p.cfg.WarmUp) }
+
+// take judges a value that a forecast was stored for, scores the forecast and learns.
+func (p *Predictor) take(y float64, out *Output) {
+	p.conf.missed(y < p.lower || y > p.upper)
+	scale := p.monitor.scale(p.history.floor())
+	switch p.gate.judge(y, p.forecast, scale, p.warm()) {
+	case hold:
+		out.Flags |= FlagOutlier | FlagDegraded
+		return
+	case shift:
+		out.Flags |= FlagShift
+		p.monitor.widen(p.gate.spread2(y))
+		p.release(false)
+		p.cusum.restart()
+		p.ensemble.soften(p.cfg.SoftReset)
+	case drop:
+		out.Flags |= FlagDropped
+		p.release(true)
+	}
+	p.gate.watch(y)
+	p.settle(y, out)
+}
+
+// release lets the experts catch up with the quarantined values, or with forecasts in their place.
+func (p *Predictor) release(replace bool) {
+	for _, y := range p.gate.pending[:p.gate.held] {
+		if replace {
+			y = p.forecast
+		}
+		p.absorb(y)
+	}
+	p.gate.held = 0
+}
+
+// settle scores the stored forecast by y and learns from it.
+func (p *Predictor) settle(y float64, out *Output) {
+	floor := p.history.floor()
+	scale := p.monitor.scale(floor)
+	err := y - p.forecast
+	score := clip(err/scale, 1e6)
+	if p.gate.frozen {
+		out.Flags |= FlagDegraded
+		p.absorb(y)
+		return
+	}
+	alarm := uint64(0)
+	if p.warm() {
+		alarm = p.cusum.observe(score)
+		out.Flags |= alarm
+		p.conf.observe(math.Abs(score))
+	}
+	p.ensemble.score(y, floor)
+	if p.monitor.scored > 0 {
+		p.ensemble.learn(y, scale, p.epsilon(), &p.cfg)
+	}
+	if alarm != 0 {
+		p.ensemble.soften(p.cfg.SoftReset)
+	}
+	p.monitor.observe(err, score, floor)
+	p.absorb(y)
+}
+
+// epsilon returns the regularisation of the transport: the more volatile the errors, the more freely weight moves.
+func (p *Predictor) epsilon() float64 {
+	e := float64(p.cfg.EpsilonBase * (1 + float64(p.cfg.EpsilonVolatility*p.monitor.relative())))
+	return max(p.cfg.EpsilonMin, min(p.cfg.EpsilonMax, e))
+}
+
+// absorb appends y to the history, lets the experts learn from it, and stores the forecast of the next value.
+func (p *Predictor) absorb(y float64) {
+	p.history.push(y)
+	for i, e := range p.experts {
+		x := e.step(&p.history)
+		if math.IsNaN(x) || math.Abs(x) > 10*MaxMagnitude {
+			x = y
+		}
+		p.ensemble.forecast[i] = x
+	}
+	p.forecast = p.ensemble.look()
+	half := float64(p.conf.width() * p.monitor.scale(p.history.floor()))
+	if p.monitor.scored < 2 { // nothing is known of the errors: as wide as the value is great
+		half = math.Abs(p.forecast)
+	}
+	p.lower, p.upper = p.forecast-half, p.forecast+half
+}
+
+// report fills in what the state after the step says.
+func (p *Predictor) report(out *Output) {
+	m := &p.ensemble
+	out.Forecast, out.Lower, out.Upper = p.forecast, p.lower, p.upper
+	out.Entropy = ot.Entropy(m.rho)
+	out.OTCost, out.FreeEnergy, out.Epsilon = m.otCost, m.freeEnergy, m.epsilon
+	out.Residual, out.Iterations = m.residual, m.iterations
+	out.RelVolatility, out.Kurtosis, out.Holder = p.monitor.relative(), p.monitor.kurtosis, p.monitor.holder
+	out.Weights = m.rho
+	out.CusumPos, out.CusumNeg = p.cusum.shownUp, p.cusum.shownDown
+	if p.warm() {
+		out.Scale = p.monitor.scale(p.history.floor())
+		out.LawEntropy = lawEntropy(m.rho, m.forecast, m.errors, out.Scale, p.density)
+	} else {
+		out.Flags |= FlagWarmUp
+	}
+	if p.cusum.grace > 0 {
+		out.Flags |= FlagGrace
+	}
+	if p.gate.frozen {
+		out.Flags |= FlagFrozen
+	}
+}

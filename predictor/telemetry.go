@@ -1,0 +1,85 @@
+package predictor
+
+import (
+	"math"
+
+	"github.com/usp-project/usp/record"
+)
+
+// The places of the fields in the schema's layout order.
+const (
+	fieldCusumPos = iota
+	fieldCusumNeg
+	fieldThreshold
+	fieldEntropy
+	fieldLawEntropy
+	fieldFlags
+	fieldOTCost
+	fieldFreeEnergy
+	fieldEpsilon
+	fieldResidual
+	fieldIterations
+	fieldRelVolatility
+	fieldKurtosis
+	fieldHolder
+	fieldScale
+	fieldRho
+	fieldOTCostDigest
+)
+
+// Schema returns the telemetry schema of a predictor with that many experts. There is no field for an observation, a
+// forecast or a forecast error. The digest fields are the weights and the transport cost. It panics if experts is not
+// between 1 and record.MaxElements − 64.
+func Schema(experts int) *record.Schema {
+	s, err := record.NewSchema("usp.predictor.v1",
+		record.Field{Name: "cusum_pos", Class: record.Metric, Unit: "sd"},
+		record.Field{Name: "cusum_neg", Class: record.Metric, Unit: "sd"},
+		record.Field{Name: "threshold", Class: record.Metric, Unit: "sd"},
+		record.Field{Name: "entropy", Class: record.Metric, Unit: "nat"},
+		record.Field{Name: "law_entropy", Class: record.Metric, Unit: "nat"},
+		record.Field{Name: "flags", Class: record.Flag, Type: record.Uint64},
+		record.Field{Name: "ot_cost", Class: record.Metric},
+		record.Field{Name: "free_energy", Class: record.Metric},
+		record.Field{Name: "epsilon", Class: record.Metric},
+		record.Field{Name: "residual", Class: record.Metric},
+		record.Field{Name: "iterations", Class: record.Metric, Type: record.Uint64},
+		record.Field{Name: "rel_volatility", Class: record.Metric},
+		record.Field{Name: "kurtosis", Class: record.Metric},
+		record.Field{Name: "holder", Class: record.Metric},
+		record.Field{Name: "scale", Class: record.Metric, Unit: "value"},
+		record.Field{Name: "rho", Class: record.Digest, Len: experts},
+		record.Field{Name: "ot_cost_digest", Class: record.Digest},
+	)
+	if err != nil {
+		panic("predictor: " + err.Error())
+	}
+	return s
+}
+
+// Fill puts out into v, whose schema is Schema(len(out.Weights)). The scale is rounded to about 1 % so that the
+// growth of consecutive scales does not give away the error between them.
+func Fill(v *record.Values, out *Output) {
+	v.SetFloat64(fieldCusumPos, out.CusumPos)
+	v.SetFloat64(fieldCusumNeg, out.CusumNeg)
+	v.SetFloat64(fieldThreshold, out.Threshold)
+	v.SetFloat64(fieldEntropy, out.Entropy)
+	v.SetFloat64(fieldLawEntropy, out.LawEntropy)
+	v.SetUint64(fieldFlags, out.Flags)
+	v.SetFloat64(fieldOTCost, out.OTCost)
+	v.SetFloat64(fieldFreeEnergy, out.FreeEnergy)
+	v.SetFloat64(fieldEpsilon, out.Epsilon)
+	v.SetFloat64(fieldResidual, out.Residual)
+	v.SetUint64(fieldIterations, out.Iterations)
+	v.SetFloat64(fieldRelVolatility, out.RelVolatility)
+	v.SetFloat64(fieldKurtosis, out.Kurtosis)
+	v.SetFloat64(fieldHolder, out.Holder)
+	v.SetFloat64(fieldScale, coarse(out.Scale))
+	v.SetFloat64s(fieldRho, out.Weights)
+	v.SetFloat64(fieldOTCostDigest, out.OTCost)
+}
+
+// coarse rounds x to seven significant bits.
+func coarse(x float64) float64 {
+	fraction, exponent := math.Frexp(x)
+	return math.Ldexp(math.Floor(float64(fraction*128)+0.5), exponent-7)
+}

@@ -1,0 +1,205 @@
+package predictor
+
+import (
+	"errors"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/usp-project/usp/detmath"
+	"github.com/usp-project/usp/record"
+)
+
+func TestSchema(t *testing.T) {
+	s := Schema(12)
+	if s.Name() != "usp.predictor.v1" || !slices.Equal(s.DigestFields(), []string{"rho", "ot_cost_digest"}) {
+		t.Errorf("schema:\n%s", s.Text())
+	}
+	for i, name := range []string{"cusum_pos", "cusum_neg", "threshold", "entropy", "law_entropy", "flags", "ot_cost", "free_energy", "epsilon",
+		"residual", "iterations", "rel_volatility", "kurtosis", "holder", "scale", "rho", "ot_cost_digest"} {
+		if at, ok := s.Index(name); !ok || at != i {
+			t.Errorf("field %s is at %d, want %d", name, at, i)
+		}
+	}
+}
+
+// TestRecordHoldsNoSignal runs every field of every record against the numbers that would give the signal away:
+// values, forecasts, interval ends, errors and increments.
+func TestRecordHoldsNoSignal(t *testing.T) {
+	for _, name := range []string{"sunspots", "nile", "co2"} {
+		y, season := example(t, name)
+		p := create(t, Config{Season: season})
+		secrets := map[uint64]string{}
+		tell := func(x float64, what string) {
+			if math.Trunc(8*x) != 8*x { // small whole numbers are everywhere
+				secrets[math.Float64bits(x)], secrets[math.Float64bits(-x)] = what, what
+			}
+		}
+		v := record.NewValues(Schema(len(p.Experts())))
+		var payloads [][]uint64
+		feed(t, p, y, func(i int, x float64, out *Output) {
+			tell(x, "value")
+			tell(out.Forecast, "forecast")
+			tell(out.Lower, "lower end")
+			tell(out.Upper, "upper end")
+			tell(out.Scale, "scale before rounding")
+			if i > 0 {
+				tell(x-out.Prior, "error")
+				tell(x-y[i-1], "increment")
+			}
+			Fill(v, out)
+			payloads = append(payloads, slices.Clone(v.Payload(out.Step, out.Time)))
+		})
+		coarse := 0
+		for i, words := range payloads {
+			for j, w := range words[2:] {
+				what, bad := secrets[w]
+				if bad && j == fieldScale && what == "scale before rounding" {
+					coarse++ // a scale may by chance need no rounding
+					continue
+				}
+				if bad {
+					t.Fatalf("%s, step %d: field %d holds a %s", name, i+1, j, what)
+				}
+			}
+		}
+		if coarse > len(payloads)/20 {
+			t.Errorf("%s: %d of %d scales are not rounded", name, coarse, len(payloads))
+		}
+	}
+}
+
+func TestFill(t *testing.T) {
+	out := Output{CusumPos: 1, CusumNeg: 2, Threshold: 3, Entropy: 4, LawEntropy: 5, Flags: 6, OTCost: 7, FreeEnergy: 8, Epsilon: 9, Residual: 10,
+		Iterations: 11, RelVolatility: 12, Kurtosis: 13, Holder: 14, Scale: 15.01, Weights: []float64{.25, .75}}
+	v := record.NewValues(Schema(2))
+	Fill(v, &out)
+	want := []uint64{100, 200}
+	for _, x := range []float64{1, 2, 3, 4, 5} {
+		want = append(want, math.Float64bits(x))
+	}
+	want = append(want, 6)
+	for _, x := range []float64{7, 8, 9, 10} {
+		want = append(want, math.Float64bits(x))
+	}
+	want = append(want, 11)
+	for _, x := range []float64{12, 13, 14, 15, .25, .75, 7} {
+		want = append(want, math.Float64bits(x))
+	}
+	if got := v.Payload(100, 200); !slices.Equal(got, want) {
+		t.Errorf("payload\n%x, want\n%x", got, want)
+	}
+}
+
+func TestStepRefuses(t *testing.T) {
+	p := create(t, Config{})
+	feed(t, p, walk(1, 30), nil)
+	before := state(p)
+	out := Output{Step: 77}
+	for _, c := range []struct {
+		obs  Observation
+		want error
+	}{
+		{Observation{1e15, math.NaN()}, ErrNotFinite}, {Observation{1e15, math.Inf(1)}, ErrNotFinite}, {Observation{1e15, math.Inf(-1)}, ErrNotFinite},
+		{Observation{p.time, 1}, ErrTime}, {Observation{p.time - 1, 1}, ErrTime}, {Observation{math.MinInt64, 1}, ErrTime},
+	} {
+		if err := p.Step(c.obs, &out); !errors.Is(err, c.want) {
+			t.Errorf("%v: error %v, want %v", c.obs, err, c.want)
+		}
+	}
+	for name, data := range state(p) {
+		if string(data) != string(before[name]) {
+			t.Errorf("a refused observation changed section %q", name)
+		}
+	}
+	if out.Step != 77 {
+		t.Error("a refused observation wrote the output")
+	}
+}
+
+func TestOutput(t *testing.T) {
+	p := create(t, Config{})
+	var last Output
+	feed(t, p, walk(9, 100), func(i int, _ float64, out *Output) {
+		if out.Step != uint64(i+1) || out.HasPrior != (i > 0) {
+			t.Errorf("value %d: step %d, prior %v", i, out.Step, out.HasPrior)
+		}
+		if i > 0 && (out.Prior != last.Forecast || out.PriorLower != last.Lower || out.PriorUpper != last.Upper) {
+			t.Errorf("step %d: the prior is not the forecast stored one step before", i+1)
+		}
+		last = *out
+	})
+	if p.Steps() != 100 {
+		t.Errorf("Steps = %d", p.Steps())
+	}
+}
+
+func TestConfig(t *testing.T) {
+	if err := (Config{}).Validate(); err != nil {
+		t.Error(err)
+	}
+	if got := (Config{}).WithDefaults().WithDefaults(); got != (Config{}).WithDefaults() {
+		t.Error("filling in defaults twice differs from once")
+	}
+	for name, c := range map[string]Config{
+		"season": {Season: -1}, "coverage": {Coverage: 1}, "grace": {Grace: -3}, "confirm_steps": {ConfirmSteps: 9}, "forgetting": {Forgetting: math.NaN()},
+		"epsilon_max": {EpsilonMin: 1, EpsilonMax: .5}, "soft_reset": {SoftReset: 2}, "holder_window": {HolderWindow: 1 << 20},
+	} {
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: error %v", name, err)
+		}
+		if p, err := New(c); p != nil || err == nil {
+			t.Errorf("%s: New accepts it", name)
+		}
+	}
+}
+
+// sane checks what must hold of any output for any input.
+func sane(t *testing.T, out *Output) {
+	t.Helper()
+	for i, x := range []float64{out.Forecast, out.Lower, out.Upper, out.CusumPos, out.CusumNeg, out.Threshold, out.Entropy, out.LawEntropy, out.OTCost,
+		out.FreeEnergy, out.Epsilon, out.Residual, out.RelVolatility, out.Kurtosis, out.Holder, out.Scale} {
+		if math.IsNaN(x) || math.IsInf(x, 0) {
+			t.Fatalf("step %d: number %d of the output is %v: %+v", out.Step, i, x, *out)
+		}
+	}
+	for i, w := range out.Weights {
+		if !(w >= 0 && w <= 1+0x1p-50) {
+			t.Fatalf("step %d: weight %d is %v", out.Step, i, w)
+		}
+	}
+	if d := math.Abs(detmath.Sum(out.Weights) - 1); d > 0x1p-50 {
+		t.Fatalf("step %d: the weights' sum is off by %v", out.Step, d)
+	}
+	if out.Lower > out.Forecast || out.Upper < out.Forecast || out.OTCost < 0 || out.Residual > 1e-14 || out.Holder < 0 || out.Holder > 1 {
+		t.Fatalf("step %d: %+v", out.Step, *out)
+	}
+}
+
+// FuzzStep feeds whatever the bytes spell: short tokens stand for the values that break forecasters.
+func FuzzStep(f *testing.F) {
+	f.Add([]byte("abcdefgh"), 0)
+	f.Add([]byte("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabababaababbbbabbbabab"), 7)
+	f.Add([]byte("hhhhhhhhhhhhgggggggggggghhggfefefefecdcdcdcdhhhggghghghghghghghghghg"), 1)
+	f.Add([]byte("0123456789!#$%&()*+,-./:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&()*+,-./hA0bB1cgC2dD3eE4fF5gG6hH"), 11)
+	special := map[byte]float64{'a': 0, 'b': 1, 'c': -1, 'd': math.SmallestNonzeroFloat64, 'e': 1e-160, 'f': -1e160, 'g': math.MaxFloat64, 'h': -math.MaxFloat64}
+	f.Fuzz(func(t *testing.T, data []byte, season int) {
+		p, err := New(Config{Season: max(0, min(60, season))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out Output
+		for i, b := range data[:min(len(data), 400)] {
+			y, ok := special[b]
+			if !ok {
+				y = float64(b)
+			}
+			if err := p.Step(Observation{Time: int64(i), Value: y}, &out); err != nil {
+				t.Fatal(err)
+			}
+			sane(t, &out)
+		}
+		same(t, p, restore(t, p))
+	})
+}
