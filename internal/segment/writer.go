@@ -1,0 +1,266 @@
+package segment
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/usp-project/usp/internal/vfs"
+)
+
+const (
+	// batchTarget is where a batch is closed and the next begun, in bytes of payload. Larger ones save
+	// nothing, and damage to one costs all its frames.
+	batchTarget = 1 << 20
+	// keepBuffer is the capacity above which the buffer is given back after a Sync.
+	keepBuffer = 32 << 20
+)
+
+// Options configure a Writer. The zero value of each field but Kind is usable.
+type Options struct {
+	FS    vfs.FS // nil = vfs.OS()
+	Kind  Kind
+	RunID string // at most MaxRunID bytes
+	Meta  []byte // at most MaxMeta bytes, opaque
+	// Size is the number of bytes to preallocate, 0 = DefaultSize, negative = none. The Writer may go
+	// beyond it; a caller that begins a new segment before Size reaches it never meets a full disk here.
+	Size int64
+	Now  func() time.Time // nil = the header says 1970
+}
+
+// Writer appends frames to one segment. It is not safe for concurrent use.
+type Writer struct {
+	fs   vfs.FS
+	f    vfs.File
+	path string
+	base uint64
+	tag  uint32
+	sum  summer
+	hash hash.Hash // of what was handed to the kernel
+
+	// buf holds everything since the last Sync: closed batches and then the open one.
+	// It lies at offset synced in the file.
+	buf     []byte
+	flushed int // bytes of buf that the kernel has
+	open    int // where in buf the open batch begins; -1 = none is open
+	first   uint64
+	count   uint32 // frames in the open batch
+	pending int    // frames not handed to the kernel
+
+	next     uint64 // ordinal of the next frame
+	synced   int64  // everything before this offset is durable
+	syncNext uint64 // and so is every frame before this ordinal
+
+	err error // ErrPoisoned with its cause, or ErrClosed
+}
+
+// Create makes the segment file in dir whose first frame will have ordinal base. When it returns, the
+// file, its header and its name are durable and its space is reserved. An existing file of that name is
+// an error that wraps fs.ErrExist, unless it is unsealed and holds nothing but a header: that is what a
+// failed or interrupted Create leaves, and is replaced.
+func Create(dir string, base uint64, o Options) (*Writer, error) {
+	path := filepath.Join(dir, FileName(base))
+	if o.FS == nil {
+		o.FS = vfs.OS()
+	}
+	h := Header{Kind: o.Kind, Base: base, RunID: o.RunID, Created: time.Unix(0, 0), Meta: o.Meta}
+	if o.Now != nil {
+		h.Created = o.Now()
+	}
+	header, tag, err := appendHeader(nil, h)
+	if err != nil {
+		return nil, fmt.Errorf("create segment %s: %w", path, err)
+	}
+	size := o.Size
+	if size == 0 {
+		size = DefaultSize
+	}
+	// A complete file is put in place, so no crash leaves a segment without header.
+	place := func() error {
+		return vfs.Create(o.FS, path, 0o600, func(f vfs.File) error {
+			if size > 0 {
+				if err := f.Preallocate(max(size, int64(len(header)))); err != nil {
+					return err
+				}
+			}
+			_, err := f.WriteAt(header, 0)
+			return err
+		})
+	}
+	err = place()
+	if errors.Is(err, fs.ErrExist) && isEmpty(o.FS, path) {
+		if err := o.FS.Remove(path); err != nil {
+			return nil, fmt.Errorf("replace empty segment: %w", err)
+		}
+		err = place()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("segment: %w", err)
+	}
+	f, err := o.FS.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		_ = o.FS.Remove(path) // if it stays, the next Create replaces it
+		return nil, fmt.Errorf("segment: %w", err)
+	}
+	w := &Writer{
+		fs: o.FS, f: f, path: path, base: base, tag: tag, hash: sha256.New(), open: -1,
+		next: base, synced: int64(len(header)), syncNext: base,
+	}
+	w.hash.Write(header) // never fails
+	return w, nil
+}
+
+// isEmpty reports whether the file is an intact and unsealed segment that never held a frame.
+func isEmpty(fsys vfs.FS, path string) bool {
+	r, err := Open(fsys, path)
+	if err != nil {
+		return false
+	}
+	_, _, err = r.Next()
+	empty := err == io.EOF && !r.sealed && r.off == int64(r.header.Len) && r.used <= r.off
+	return r.Close() == nil && empty
+}
+
+// Path returns the file's path as it was created.
+func (w *Writer) Path() string { return w.path }
+
+// Base returns the ordinal of the segment's first frame.
+func (w *Writer) Base() uint64 { return w.base }
+
+// Next returns the ordinal that the next frame will get.
+func (w *Writer) Next() uint64 { return w.next }
+
+// Pending returns the frames, and the bytes they take in the file, that Flush has yet to write.
+func (w *Writer) Pending() (frames, bytes int) { return w.pending, len(w.buf) - w.flushed }
+
+// Size returns the bytes in use, pending ones included, without the footer that Seal will add.
+func (w *Writer) Size() int64 { return w.synced + int64(len(w.buf)) }
+
+// Synced returns what is durable: every frame before ordinal, which end at offset.
+func (w *Writer) Synced() (ordinal uint64, offset int64) { return w.syncNext, w.synced }
+
+// Err returns the error that poisoned the Writer, or nil.
+func (w *Writer) Err() error {
+	if errors.Is(w.err, ErrPoisoned) {
+		return w.err
+	}
+	return nil
+}
+
+// Append adds a frame to the pending batch. It copies the frame and touches only memory; what is not
+// yet synced stays there, so the caller bounds memory by calling Sync.
+func (w *Writer) Append(frame []byte) error {
+	if w.err != nil {
+		return w.err
+	}
+	if len(frame) > MaxFrame {
+		return fmt.Errorf("append frame of %d bytes to %s: %w", len(frame), w.path, ErrFrameTooLarge)
+	}
+	if w.open >= 0 && len(w.buf)-w.open-batchHeader+frameHeader+len(frame) > batchTarget {
+		w.closeBatch()
+	}
+	if w.open < 0 {
+		w.open, w.first, w.count = len(w.buf), w.next, 0
+		var empty [batchHeader]byte
+		w.buf = append(w.buf, empty[:]...)
+	}
+	w.buf = binary.LittleEndian.AppendUint32(w.buf, uint32(len(frame)))
+	w.buf = append(w.buf, frame...)
+	w.next++
+	w.count++
+	w.pending++
+	return nil
+}
+
+// closeBatch pads the open batch and fills in its header.
+func (w *Writer) closeBatch() {
+	if w.open < 0 {
+		return
+	}
+	payload := len(w.buf) - w.open - batchHeader
+	var zeros [alignment]byte
+	w.buf = append(w.buf, zeros[:pad(payload)-payload]...)
+	x := batch{first: w.first, count: w.count, synced: w.synced}
+	w.sum.seal(w.buf[w.open:], w.tag, w.synced+int64(w.open), x, payload)
+	w.open = -1
+}
+
+// Flush hands the pending frames to the kernel. They survive the death of the process, not a loss of power.
+func (w *Writer) Flush() error {
+	if w.err != nil {
+		return w.err
+	}
+	w.closeBatch()
+	if w.flushed == len(w.buf) {
+		return nil
+	}
+	if _, err := w.f.WriteAt(w.buf[w.flushed:], w.synced+int64(w.flushed)); err != nil {
+		return w.poison(err)
+	}
+	w.hash.Write(w.buf[w.flushed:])
+	w.flushed = len(w.buf)
+	w.pending = 0
+	return nil
+}
+
+// Sync makes every frame appended so far durable: Flush and fdatasync. After the first error of Flush
+// or Sync the Writer is poisoned; the kernel may have dropped the data, and to ask again proves nothing.
+func (w *Writer) Sync() error {
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if len(w.buf) == 0 {
+		return nil
+	}
+	if err := w.f.Datasync(); err != nil {
+		return w.poison(err)
+	}
+	w.synced += int64(len(w.buf))
+	w.syncNext = w.next
+	w.flushed = 0
+	w.buf = w.buf[:0]
+	if cap(w.buf) > keepBuffer {
+		w.buf = nil
+	}
+	return nil
+}
+
+// poison latches the first error.
+func (w *Writer) poison(err error) error {
+	w.err = fmt.Errorf("segment %s: %w: %w", w.path, ErrPoisoned, err)
+	return w.err
+}
+
+// Unsynced returns the frames, with their ordinals, that were appended and are not known to be durable.
+// They can be read until the next Append, Flush or Sync, and also after an error, Abort or Close, so
+// that the caller can append them to a new segment, whose base is then the ordinal from Synced.
+func (w *Writer) Unsynced() iter.Seq2[uint64, []byte] {
+	return func(yield func(uint64, []byte) bool) {
+		ordinal := w.syncNext
+		for at := 0; at < len(w.buf); {
+			count, end := w.count, len(w.buf)
+			rest := w.buf[at+batchHeader:]
+			if at != w.open {
+				n := int(binary.LittleEndian.Uint32(w.buf[at+20:]))
+				count, end = binary.LittleEndian.Uint32(w.buf[at+16:]), at+batchHeader+pad(n)
+			}
+			for range count {
+				var frame []byte
+				frame, rest = split(rest)
+				if !yield(ordinal, frame) {
+					return
+				}
+				ordinal++
+			}
+			at = end
+		}
+	}
+}
