@@ -1,0 +1,223 @@
+package digestlog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+
+	"github.com/usp-project/usp/internal/segment"
+	"github.com/usp-project/usp/internal/vfs"
+)
+
+// An Item is one entry and where it is.
+type Item struct {
+	Index  uint64 // in the tree
+	Entry  Entry
+	Raw    []byte // the leaf's bytes; valid until the next item
+	File   string // base name
+	Offset int64  // of its frame, in bytes from the file's start
+}
+
+// Entries returns the entries of the log in the directory dir, in order. A nil fsys is the real file system. It needs neither key nor lock, and
+// can read a log that is being written. It checks checksums and places, not the tree; for that there is [Verify].
+//
+// An error that is a [*Fault] does not end the sequence: what can be read behind the damage follows. With [ClassUnknown] the item is valid but
+// for what only a newer version can decode. Any other error is the file system's and is the last element.
+func Entries(fsys vfs.FS, dir string) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		w := walker{fsys: orOS(fsys), dir: dir}
+		w.item = func(it Item, f *Fault) bool {
+			if f != nil {
+				return yield(it, f)
+			}
+			return yield(it, nil)
+		}
+		w.fault = func(f *Fault) bool { return yield(Item{}, f) }
+		if err := w.run(); err != nil && !w.stopped {
+			yield(Item{}, err)
+		}
+	}
+}
+
+// orOS makes nil the real file system, for callers who have no other.
+func orOS(fsys vfs.FS) vfs.FS {
+	if fsys == nil {
+		return vfs.OS()
+	}
+	return fsys
+}
+
+// A walker reads a log from its first file to its last and calls back for everything it finds. It keeps going behind damage. It is the
+// reading side's own: the writer has another (see [Open]).
+type walker struct {
+	fsys  vfs.FS
+	dir   string
+	enter func(k *link) bool           // a file whose header is good; may be nil
+	item  func(it Item, f *Fault) bool // an entry, with the fault if it cannot be decoded
+	fault func(f *Fault) bool          // anything else that is wrong
+
+	next    uint64 // index of the next entry
+	files   int
+	sealed  bool   // the last file has its end
+	last    string // base name of the file read last
+	base    uint64 // its first entry
+	end     int64  // offset behind its last good batch
+	stopped bool   // a callback returned false
+}
+
+// stretch is what a walker needs to know of a file before it reads it.
+type stretch struct {
+	link
+	ok    bool   // the header could be read
+	limit uint64 // the next file's base: entries from there on do not count in this file
+	void  bool   // this file was given up: it has no end, and what is behind limit is void
+	final bool   // the last file
+}
+
+func (w *walker) run() error {
+	files, err := w.headers()
+	if err != nil || w.stopped {
+		return err
+	}
+	for i := range files {
+		s := &files[i]
+		if !s.ok {
+			continue
+		}
+		if w.enter != nil && !w.enter(&s.link) {
+			w.stopped = true
+			return nil
+		}
+		if err := w.readFile(s); err != nil || w.stopped {
+			return err
+		}
+		if !s.final && !w.gap(s, s.limit, w.end) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// headers opens every file once, and reports those that cannot be opened.
+func (w *walker) headers() ([]stretch, error) {
+	list, err := segment.List(w.fsys, w.dir)
+	if err != nil {
+		return nil, fmt.Errorf("digestlog: %w", err)
+	}
+	var files []stretch
+	for _, info := range list {
+		k, err := openLink(w.fsys, info.Path, info.Base)
+		var f *Fault
+		switch {
+		case err == nil:
+			files = append(files, stretch{link: k, ok: true})
+		case errors.As(err, &f):
+			files = append(files, stretch{link: link{path: info.Path, base: info.Base}})
+			if !w.report(f) {
+				return nil, nil
+			}
+		default:
+			return nil, err
+		}
+	}
+	w.files = len(files)
+	for i := range files {
+		files[i].final, files[i].limit = true, maxSize
+		if i+1 < len(files) {
+			next := &files[i+1]
+			files[i].final, files[i].limit, files[i].void = false, next.base, next.cause == causePoisoned
+		}
+	}
+	return files, nil
+}
+
+func (w *walker) report(f *Fault) bool {
+	w.stopped = w.stopped || !w.fault(f)
+	return !w.stopped
+}
+
+// gap reports the entries before index to that have not been seen at this place, and goes on behind them.
+func (w *walker) gap(s *stretch, to uint64, offset int64) bool {
+	if w.next >= to {
+		return true
+	}
+	f := &Fault{Class: ClassMissing, File: s.name(), Offset: offset, From: w.next, To: to, Err: errGap}
+	w.next = to
+	return w.report(f)
+}
+
+func (w *walker) readFile(s *stretch) (err error) {
+	r, err := segment.Open(w.fsys, s.path)
+	if err != nil {
+		return readFault(s.path, err)
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	w.last, w.base = s.name(), s.base
+	if !w.gap(s, s.base, 0) {
+		return nil
+	}
+	overlap := false
+	for !w.stopped {
+		raw, ordinal, err := r.Next()
+		switch {
+		case err == io.EOF:
+			w.sealed, w.end = r.Sealed(), r.Offset()
+			if !w.sealed && !s.final && !s.void {
+				w.report(&Fault{Class: ClassCorrupt, File: s.name(), Offset: w.end, Err: errCut})
+			}
+			return nil
+		case err != nil:
+			if done, err := w.damage(s, r, err); done || err != nil {
+				return err
+			}
+			continue
+		case ordinal < w.next || ordinal >= s.limit:
+			if !s.void && !overlap {
+				overlap = true
+				w.report(&Fault{Class: ClassCorrupt, File: s.name(), Offset: r.Position(), From: ordinal, To: ordinal + 1, Err: errOverlap})
+			}
+			continue
+		}
+		if !w.gap(s, ordinal, r.Position()) {
+			return nil
+		}
+		w.deliver(s, r, raw)
+	}
+	return nil
+}
+
+// damage reports what the reader could not read. done: there is nothing behind it.
+func (w *walker) damage(s *stretch, r *segment.Reader, err error) (done bool, _ error) {
+	var f *Fault
+	if err := readFault(s.path, err); !errors.As(err, &f) {
+		return true, err
+	}
+	done = f.Class != ClassCorrupt
+	if done {
+		w.sealed, w.end = false, r.Offset()
+	}
+	switch {
+	case s.void && w.next >= s.limit:
+		f.Class = ClassVoid
+	case f.Class == ClassTorn && !s.final && !s.void:
+		f.Class, f.Err = ClassCorrupt, errors.Join(errCut, f.Err)
+	}
+	w.report(f)
+	return done, nil
+}
+
+func (w *walker) deliver(s *stretch, r *segment.Reader, raw []byte) {
+	it := Item{Index: w.next, Raw: raw, File: s.name(), Offset: r.Position()}
+	w.next++
+	e, err := ParseEntry(raw)
+	it.Entry = e
+	var f *Fault
+	if err != nil {
+		f = &Fault{Class: ClassUnknown, File: it.File, Offset: it.Offset, From: it.Index, To: it.Index + 1, Err: err}
+		if errors.Is(err, ErrEntry) {
+			f.Class = ClassCorrupt
+		}
+	}
+	w.stopped = !w.item(it, f)
+}

@@ -1,0 +1,394 @@
+package digestlog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/usp-project/usp/internal/segment"
+	"github.com/usp-project/usp/internal/vfs"
+)
+
+// Errors of the writer.
+var (
+	// ErrRollback: the log on disk is shorter than its signed head says. Continuing it would sign a second history.
+	ErrRollback = errors.New("digestlog: the log is shorter than its signed head: entries were lost or removed; do not continue this run")
+	// ErrHeadMismatch: the log on disk has another root at the size of the signed head, or the head is another run's.
+	ErrHeadMismatch = errors.New("digestlog: the log does not match its signed head; do not continue this run")
+	// ErrBacklog: Options.MaxPending bytes of entries wait for storage that takes nothing.
+	ErrBacklog = errors.New("digestlog: too many entries wait to be synced")
+	// ErrNoSigner: SignHead of a log that was opened without a key.
+	ErrNoSigner = errors.New("digestlog: no key to sign the head with")
+	// ErrClosed: the log was closed.
+	ErrClosed = errors.New("digestlog: log is closed")
+)
+
+// Defaults of Options.
+const (
+	DefaultSegmentSize = 64 << 20
+	DefaultMaxPending  = 16 << 20
+	HeadName           = "checkpoint" // the file of the signed head, beside the log's directory
+)
+
+const (
+	dirMode  = 0o755
+	headMode = 0o644
+	maxRunID = 32
+)
+
+// Options of [Open]. RunID is required; every other field has a working zero value.
+type Options struct {
+	FS          vfs.FS           // file system; default vfs.OS()
+	RunID       string           // 1 to 32 bytes; origin of the signed heads
+	Signer      note.Signer      // key of the signed heads; nil: the log can be written but not signed
+	Verifiers   note.Verifiers   // keys that may have signed the head that is there; nil: its signature is not checked by Open
+	HeadPath    string           // file of the signed head; default: "checkpoint" beside the directory
+	SegmentSize int64            // bytes at which a file is sealed and the next begun; default 64 MiB
+	MaxPending  int              // bytes of entries that may wait for Sync; default 16 MiB
+	Now         func() time.Time // clock for file headers only; default time.Now
+}
+
+func (o Options) withDefaults(dir string) (Options, error) {
+	if o.RunID == "" || len(o.RunID) > maxRunID || validateName(o.RunID) != "" {
+		return o, fmt.Errorf("digestlog: run id %q: want 1 to %d letters, digits, '.', '-', '_'", o.RunID, maxRunID)
+	}
+	o.FS = orOS(o.FS)
+	if o.HeadPath == "" {
+		o.HeadPath = filepath.Join(filepath.Dir(filepath.Clean(dir)), HeadName)
+	}
+	if o.SegmentSize <= 0 {
+		o.SegmentSize = DefaultSegmentSize
+	}
+	if o.MaxPending <= 0 {
+		o.MaxPending = DefaultMaxPending
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o, nil
+}
+
+// A Log is the writing end of a digest log. It is for one goroutine, in the one process that holds the run directory's lock.
+type Log struct {
+	dir      string
+	opt      Options
+	recovery Recovery
+	stats    Stats
+
+	// What is on stable storage.
+	tree   frontier
+	signed *SignedTreeHead // the last head written by this Log
+	ended  bool            // the durable entries are at an end, see endsLog
+
+	// What waits for Sync: encoded entries back to back in queue, entry i ending at ends[i], its leaf hash in leaves[i].
+	queue    []byte
+	ends     []int
+	leaves   []tlog.Hash
+	lastRaw  []byte // the last entry appended or recovered
+	poisoned bool   // an EVENT about a given-up file is in the queue
+
+	// The active file; w is nil between files. It is made by the first Sync that has something to write.
+	w         *segment.Writer
+	name      string // its path
+	base      uint64 // its first entry
+	cause     cause  // why it, or else the next one, was begun
+	unclaimed bool   // there may be a file at base tree.size that holds nothing durable
+	closed    bool
+}
+
+// Recovery says what [Open] found.
+type Recovery struct {
+	Entries uint64          // entries in the log
+	Head    *SignedTreeHead // the signed head that was there, or nil
+	File    string          // the file that was not sealed and now is, or ""
+	Torn    bool            // File ended in bytes that were never acknowledged; they were cut and, unless zero, kept in FILE.torn
+	Offset  int64           // where they began
+}
+
+// Stats counts what a [Log] has done since it was opened.
+type Stats struct {
+	Entries   uint64 // made durable
+	Segments  uint64 // files begun
+	Syncs     uint64 // successful
+	Heads     uint64 // signed and written
+	Poisoned  uint64 // files given up after a write or fsync error
+	LastFault error  // the last of these errors
+}
+
+// Append adds e behind the last entry and returns its index in the tree. It works in memory and makes no system call; the entry counts
+// only after [Log.Sync]. The Log does not keep e. Errors: [ErrEntry] (e is not valid), [ErrBacklog], [ErrClosed].
+func (l *Log) Append(e *Entry) (index uint64, err error) {
+	if l.closed {
+		return 0, ErrClosed
+	}
+	if err := e.Validate(); err != nil {
+		return 0, err
+	}
+	start := len(l.queue)
+	queue := e.Append(l.queue)
+	if start > 0 && len(queue) > l.opt.MaxPending {
+		return 0, fmt.Errorf("%w: %d entries, %d bytes", ErrBacklog, len(l.ends), start)
+	}
+	index, l.queue = l.Next(), queue
+	raw := queue[start:]
+	l.ends = append(l.ends, len(l.queue))
+	l.leaves = append(l.leaves, tlog.RecordHash(raw))
+	l.lastRaw = append(l.lastRaw[:0], raw...)
+	return index, nil
+}
+
+// Sync puts every appended entry on stable storage and then into the tree. If a write or fsync fails, the file is given up for good and the
+// entries are written again to a new one, with an EVENT entry that says so behind them; only if that fails too does Sync return the error.
+// The entries then stay in memory and the next Sync tries again in another new file; [Log.Size] says how many are durable.
+func (l *Log) Sync() error {
+	if l.closed {
+		return ErrClosed
+	}
+	if len(l.ends) == 0 {
+		return nil
+	}
+	err := l.write()
+	if err != nil && l.w == nil && l.poisoned {
+		err = l.write()
+	}
+	if err != nil {
+		return fmt.Errorf("digestlog: sync: %w", err)
+	}
+	l.stats.Syncs++
+	return nil
+}
+
+// write moves the queue to stable storage, beginning and sealing files as needed.
+func (l *Log) write() error {
+	for len(l.ends) > 0 {
+		if l.w == nil {
+			if err := l.begin(); err != nil {
+				return err
+			}
+		}
+		n, full, err := l.feed()
+		if err == nil {
+			err = l.w.Sync()
+		}
+		if err != nil {
+			l.giveUp(err)
+			return err
+		}
+		l.integrate(n)
+		if full {
+			if err := l.seal(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// begin makes the next file, whose header holds the tree as it is.
+func (l *Log) begin() error {
+	path := filepath.Join(l.dir, segment.FileName(l.tree.size))
+	if l.unclaimed {
+		// A file at this base holds no entry that was ever acknowledged: the tree ends where it begins.
+		if err := l.opt.FS.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	l.unclaimed = true // if Create fails half-way
+	w, err := segment.Create(l.dir, l.tree.size, segment.Options{
+		FS: l.opt.FS, Kind: segment.KindDigests, RunID: l.opt.RunID, Meta: appendMeta(nil, l.cause, &l.tree),
+		Size: l.opt.SegmentSize, Now: l.opt.Now,
+	})
+	if err != nil {
+		l.stats.LastFault = err
+		return err
+	}
+	l.unclaimed = false
+	l.w, l.name, l.base = w, path, l.tree.size
+	l.stats.Segments++
+	return nil
+}
+
+// feed hands queued entries to the file until it is full.
+func (l *Log) feed() (n int, full bool, err error) {
+	start, room := 0, l.opt.SegmentSize-l.w.Size()
+	for n < len(l.ends) {
+		if err := l.w.Append(l.queue[start:l.ends[n]]); err != nil {
+			return n, false, err
+		}
+		start = l.ends[n]
+		n++
+		if int64(start)+int64(n)*frameOverhead >= room {
+			return n, true, nil
+		}
+	}
+	return n, false, nil
+}
+
+// frameOverhead is what a frame costs in a file beside its bytes: its length word.
+const frameOverhead = 4
+
+// integrate takes the first n entries of the queue, which are durable now, into the tree.
+func (l *Log) integrate(n int) {
+	if n == 0 {
+		return
+	}
+	for i := range l.leaves[:n] {
+		l.tree.add(l.leaves[i])
+	}
+	used := 0
+	for _, end := range l.ends[:n] {
+		l.ended = endsLog(Kind(l.queue[used+1]), l.ended)
+		used = end
+	}
+	l.queue = append(l.queue[:0], l.queue[used:]...)
+	l.leaves = append(l.leaves[:0], l.leaves[n:]...)
+	l.ends = append(l.ends[:0], l.ends[n:]...)
+	for i := range l.ends {
+		l.ends[i] -= used
+	}
+	if len(l.ends) == 0 {
+		l.poisoned = false
+	}
+	l.stats.Entries += uint64(n)
+}
+
+// endsLog reports whether a log is at its end behind an entry of kind k: an END may be followed by an EVENT about storing it, and by the
+// PRUNE entries of snapshots removed later.
+func endsLog(k Kind, before bool) bool {
+	return k == KindEnd || before && (k == KindEvent || k == KindPrune)
+}
+
+// seal ends the active file. If that fails, the entries in it are durable all the same, and the next file says that this one has no end.
+func (l *Log) seal() error {
+	if _, err := l.w.Seal(); err != nil {
+		l.giveUp(err)
+		return err
+	}
+	l.w, l.cause = nil, causeRoll
+	return nil
+}
+
+// giveUp never touches the active file again after the error err: a second fsync may succeed without having written anything.
+func (l *Log) giveUp(err error) {
+	l.stats.Poisoned++
+	l.stats.LastFault = err
+	_ = l.w.Abort() // the file is lost to us whatever closing it says
+	l.w = nil
+	if l.tree.size == l.base {
+		l.unclaimed = true // nothing durable in it: its successor takes its place, and its cause
+	} else {
+		l.cause = causePoisoned
+	}
+	if l.poisoned {
+		return
+	}
+	last, _ := l.Last()
+	event := Entry{
+		Kind: KindEvent, Generation: last.Generation, Step: last.Step, Seq: last.Seq, Code: EventPoisoned,
+		Text: CleanText(fmt.Sprintf("%s given up at entry %d", filepath.Base(l.name), l.tree.size)),
+	}
+	_, appendErr := l.Append(&event)
+	l.poisoned = appendErr == nil // with a full queue the event is dropped; the new file's header still tells of it
+}
+
+// SignHead signs the tree, which holds durable entries only, and replaces the head file durably. If the tree has not grown since the
+// last call it returns that head again. A head that covers a closing END entry is signed only after its file was sealed, so that
+// such a head with an unsealed file proves that something was cut off.
+func (l *Log) SignHead() (SignedTreeHead, error) {
+	if l.closed {
+		return SignedTreeHead{}, ErrClosed
+	}
+	if l.opt.Signer == nil {
+		return SignedTreeHead{}, ErrNoSigner
+	}
+	if l.ended && l.w != nil {
+		if err := l.seal(); err != nil {
+			return SignedTreeHead{}, fmt.Errorf("digestlog: seal before the last head: %w", err)
+		}
+	}
+	if l.signed != nil && l.signed.Size == l.tree.size {
+		return *l.signed, nil
+	}
+	h, err := signHead(l.opt.Signer, l.opt.RunID, l.tree.size, l.tree.root())
+	if err != nil {
+		return SignedTreeHead{}, err
+	}
+	if err := vfs.Replace(l.opt.FS, l.opt.HeadPath, h.Note, headMode); err != nil {
+		return SignedTreeHead{}, fmt.Errorf("digestlog: write head of size %d: %w", h.Size, err)
+	}
+	l.signed = &h
+	l.stats.Heads++
+	return h, nil
+}
+
+// Size returns the number of entries in the tree: those that are durable.
+func (l *Log) Size() uint64 { return l.tree.size }
+
+// Next returns the index that the next entry gets: Size and what waits for [Log.Sync].
+func (l *Log) Next() uint64 { return l.tree.size + uint64(len(l.ends)) }
+
+// Root returns the root of the tree of the first [Log.Size] entries.
+func (l *Log) Root() [32]byte { return l.tree.root() }
+
+// Last returns the last entry, durable or not; false if the log is empty. Of an entry that a newer version wrote it returns the common
+// header at most.
+func (l *Log) Last() (Entry, bool) {
+	if len(l.lastRaw) == 0 {
+		return Entry{}, false
+	}
+	e, _ := ParseEntry(l.lastRaw) // it was valid when it was appended; a newer one was accepted by Open
+	return e, true
+}
+
+// Recovery returns what Open found.
+func (l *Log) Recovery() Recovery { return l.recovery }
+
+// Stats returns the counters.
+func (l *Log) Stats() Stats { return l.stats }
+
+// Close syncs, seals the active file, and then signs the head, if there is a key and anything to sign. After an error the log is still open:
+// Close may be tried again, or [Log.Abort] gives up. Closing a closed log does nothing.
+func (l *Log) Close() error {
+	if l.closed {
+		return nil
+	}
+	if err := l.syncAndSeal(); err != nil {
+		return err
+	}
+	if l.opt.Signer != nil && l.tree.size > 0 {
+		if _, err := l.SignHead(); err != nil {
+			return err
+		}
+	}
+	l.closed = true
+	return nil
+}
+
+// syncAndSeal tries a second time: if the seal fails, the EVENT about it goes to a new file, which must be sealed instead.
+func (l *Log) syncAndSeal() (err error) {
+	for range 2 {
+		if err = l.Sync(); err != nil || l.w == nil {
+			return err
+		}
+		if err = l.seal(); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("digestlog: seal: %w", err)
+}
+
+// Abort closes the log as it is, without syncing, sealing or signing: for a caller that must stop at once. What was synced stays.
+func (l *Log) Abort() error {
+	l.closed = true
+	if l.w == nil {
+		return nil
+	}
+	w := l.w
+	l.w = nil
+	return w.Abort()
+}

@@ -1,0 +1,282 @@
+package digestlog
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"flag"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/usp-project/usp/internal/segment"
+	"github.com/usp-project/usp/internal/vfs"
+)
+
+var update = flag.Bool("update", false, "write the vectors again")
+
+const vectorsDir = "../testdata/vectors/digestlog"
+
+// A vector is one line of index.json. What a reader must find out is in the fields behind Note.
+type vector struct {
+	File   string `json:"file"` // an entry's bytes, or the directory of a log: digests/*.seg and checkpoint
+	Kind   string `json:"kind"` // entry, log, rfc6962
+	Class  string `json:"class"`
+	Note   string `json:"note"`
+	Leaf   string `json:"leaf,omitempty"`   // entry: RFC 6962 leaf hash
+	Size   uint64 `json:"size,omitempty"`   // log: entries from the first on without a hole
+	Root   string `json:"root,omitempty"`   // log: root over them
+	Head   uint64 `json:"head,omitempty"`   // log: size of the signed head, if it is this log's
+	Closed bool   `json:"closed,omitempty"` // log: END, sealed, and signed to the end
+}
+
+type vectorIndex struct {
+	Format  string   `json:"format"`
+	Key     string   `json:"key"`    // verifier key of the heads
+	RunID   string   `json:"run_id"` // of the logs
+	Vectors []vector `json:"vectors"`
+}
+
+// vectorClass maps what Verify finds to the classes that all formats share.
+func vectorClass(r Report) string {
+	shared := map[Class]string{
+		ClassNotOurs: "not-ours", ClassWrongKey: "not-ours", ClassTooNew: "too-new", ClassCorrupt: "corrupt", ClassHead: "corrupt",
+		ClassMismatch: "digest-mismatch", ClassMissing: "digest-mismatch",
+	}
+	for _, class := range []string{"not-ours", "too-new", "corrupt", "digest-mismatch"} {
+		for _, f := range r.Faults {
+			if shared[f.Class] == class {
+				return class
+			}
+		}
+	}
+	if r.Has(ClassTorn) {
+		return "torn-tail"
+	}
+	return "ok"
+}
+
+func entryClass(err error) string {
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.Is(err, ErrEntryVersion), errors.Is(err, ErrUnknownKind):
+		return "too-new"
+	case errors.Is(err, ErrEntry):
+		return "corrupt"
+	}
+	return err.Error()
+}
+
+// buildVectors makes all files and the index anew; the same each time.
+func buildVectors(t *testing.T) (map[string][]byte, vectorIndex) {
+	files := map[string][]byte{}
+	_, _, vkey := testKey(t, 1)
+	index := vectorIndex{Format: "digestlog", Key: vkey, RunID: testRun}
+	addEntry := func(name, note string, b []byte) {
+		file := "entry-" + name + ".bin"
+		files[file] = b
+		leaf := tlog.RecordHash(b)
+		_, err := ParseEntry(b)
+		index.Vectors = append(index.Vectors, vector{File: file, Kind: "entry", Class: entryClass(err), Note: note, Leaf: hex.EncodeToString(leaf[:])})
+	}
+	for _, e := range sampleEntries() {
+		addEntry(strings.ToLower(e.Kind.String()), "one of each kind", e.Append(nil))
+	}
+	sample := sampleEntries()[KindLost-1]
+	lost := sample.Append(nil)
+	with := func(at int, v byte) []byte {
+		b := bytes.Clone(lost)
+		b[at] = v
+		return b
+	}
+	addEntry("version", "version 2", with(0, 2))
+	addEntry("kind", "kind 99: a leaf like any other", with(1, 99))
+	addEntry("cut", "one byte too few", lost[:len(lost)-1])
+	addEntry("long", "one byte too many", append(bytes.Clone(lost), 0))
+	addEntry("empty-range", "a lost range that ends where it begins", with(entryHeader+8, 4))
+
+	for _, l := range vectorLogs(t) {
+		for path, b := range runFiles(t, l.m) {
+			files["log-"+l.name+"/"+path] = b
+		}
+		r := mustVerify(t, l.m)
+		v := vector{File: "log-" + l.name, Kind: "log", Class: vectorClass(r), Note: l.note, Size: r.Size, Root: hex.EncodeToString(r.Root[:]), Closed: r.Closed()}
+		if r.Head != nil {
+			v.Head = r.Head.Size
+		}
+		if v.Class != l.class {
+			t.Errorf("log-%s is %s (%v), want %s", l.name, v.Class, r.Faults, l.class)
+		}
+		index.Vectors = append(index.Vectors, v)
+	}
+	index.Vectors = append(index.Vectors, vector{File: "rfc6962.json", Kind: "rfc6962", Class: "ok", Note: "leaves and roots of the Certificate Transparency tests; not made here"})
+	return files, index
+}
+
+type vectorLog struct {
+	name, class, note string
+	m                 *vfs.Mem
+}
+
+func vectorLogs(t *testing.T) []vectorLog {
+	whole := closedLog(t, 30, 5<<10)
+	infos, err := segment.List(whole, testDir)
+	must(t, err)
+	damaged := func(change func(m *vfs.Mem)) *vfs.Mem {
+		m := whole.Crash(nil, vfs.KeepAll)
+		change(m)
+		return m
+	}
+	poke := func(path string, at int64, b ...byte) func(m *vfs.Mem) {
+		return func(m *vfs.Mem) { edit(t, m, path, func(f vfs.File) error { _, err := f.WriteAt(b, at); return err }) }
+	}
+	last := infos[len(infos)-1]
+	active := vfs.NewMem()
+	o := testOptions(t, active)
+	o.SegmentSize = 5 << 10
+	l := mustOpen(t, o)
+	mustAppend(t, l, step(0), step(1))
+	must(t, l.Sync())
+	_, err = l.SignHead()
+	must(t, err)
+	mustAppend(t, l, step(2))
+	must(t, l.Sync())
+	torn := active.Crash(nil, vfs.KeepAll)
+	poke(testDir+"/"+segment.FileName(0), 4096+400, 0xff, 0xfe)(torn)
+
+	poisoned := vfs.NewMem()
+	in := vfs.Inject(poisoned)
+	o.FS = in
+	l = mustOpen(t, o)
+	mustAppend(t, l, step(0))
+	must(t, l.Sync())
+	in.Add(vfs.Rule{Op: vfs.OpDatasync, Path: "*.seg"})
+	mustAppend(t, l, &Entry{Kind: KindEnd, Status: StatusFailed})
+	must(t, l.Close())
+
+	foreign := vfs.NewMem()
+	o.FS, o.RunID = foreign, "20261122T201833-other"
+	l = mustOpen(t, o)
+	mustAppend(t, l, step(0))
+	must(t, l.Close())
+
+	return []vectorLog{
+		{"closed", "ok", "several files, sealed, signed to the end", whole},
+		{"active", "ok", "never sealed, the last entry not signed", active},
+		{"poisoned", "ok", "the first file was given up at entry 1: entries 1 and on are in the second", poisoned},
+		{"torn", "torn-tail", "bytes behind the last batch that were never acknowledged", torn},
+		{"flipped", "corrupt", "one bit of entry 0 in the first file", damaged(poke(infos[0].Path, 4096+60, 0x40))},
+		{"no-footer", "corrupt", "the last file is cut before its footer", damaged(func(m *vfs.Mem) { truncate(t, m, last.Path, last.Size-40) })},
+		{"no-last-file", "digest-mismatch", "the last file is not there", damaged(func(m *vfs.Mem) { must(t, m.Remove(last.Path)) })},
+		{"other-head", "not-ours", "the head of another run", damaged(func(m *vfs.Mem) { swap(t, m, foreign, testHead) })},
+		{"forged-head", "corrupt", "the size in the head was changed", damaged(func(m *vfs.Mem) {
+			b, err := vfs.ReadFile(m, testHead, 1000)
+			must(t, err)
+			must(t, vfs.Replace(m, testHead, bytes.Replace(b, []byte("\n30\n"), []byte("\n29\n"), 1), 0o644))
+		})},
+		{"rewritten", "digest-mismatch", "the head of another history of the same size", rewritten(t, whole)},
+	}
+}
+
+// rewritten is a log with one digest changed and all checksums right, under the head of the one it came from.
+func rewritten(t *testing.T, from *vfs.Mem) *vfs.Mem {
+	m := vfs.NewMem()
+	o := testOptions(t, m)
+	o.SegmentSize, o.Signer = 5<<10, nil
+	l := mustOpen(t, o)
+	for it, err := range Entries(from, testDir) {
+		must(t, err)
+		if it.Index == 7 {
+			it.Entry.Digests[0][0] ^= 1
+		}
+		mustAppend(t, l, &it.Entry)
+	}
+	must(t, l.Close())
+	swap(t, m, from, testHead)
+	return m
+}
+
+// runFiles returns the files of a run by their path in it.
+func runFiles(t *testing.T, m *vfs.Mem) map[string][]byte {
+	files := map[string][]byte{}
+	for _, dir := range []string{"", "digests/"} {
+		list, err := m.ReadDir("/run/" + dir)
+		must(t, err)
+		for _, d := range list {
+			if !d.IsDir() {
+				b, err := vfs.ReadFile(m, "/run/"+dir+d.Name(), 1<<20)
+				must(t, err)
+				files[dir+d.Name()] = b
+			}
+		}
+	}
+	return files
+}
+
+func TestVectors(t *testing.T) {
+	files, index := buildVectors(t)
+	text, err := json.MarshalIndent(index, "", "  ")
+	must(t, err)
+	files["index.json"] = append(text, '\n')
+	if *update {
+		for path, b := range files {
+			must(t, os.MkdirAll(filepath.Dir(filepath.Join(vectorsDir, path)), 0o755))
+			must(t, os.WriteFile(filepath.Join(vectorsDir, path), b, 0o644))
+		}
+	}
+	var found []string
+	must(t, filepath.WalkDir(vectorsDir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && d.Name() != "rfc6962.json" {
+			rel, _ := filepath.Rel(vectorsDir, path)
+			found = append(found, filepath.ToSlash(rel))
+		}
+		return err
+	}))
+	slices.Sort(found)
+	if want := slices.Sorted(maps.Keys(files)); !slices.Equal(found, want) {
+		t.Errorf("files are\n%v, want\n%v; run the test with -update", found, want)
+	}
+	for _, path := range found {
+		b, err := os.ReadFile(filepath.Join(vectorsDir, path))
+		must(t, err)
+		if want, ok := files[path]; ok && !bytes.Equal(b, want) {
+			t.Errorf("%s is not what is built today; if the format was meant to change, run the test with -update", path)
+		}
+	}
+}
+
+// TestVectorsRead reads the files as they are in the repository, with nothing but the index.
+func TestVectorsRead(t *testing.T) {
+	b, err := os.ReadFile(vectorsDir + "/index.json")
+	must(t, err)
+	var index vectorIndex
+	must(t, json.Unmarshal(b, &index))
+	verifier, err := note.NewVerifier(index.Key)
+	must(t, err)
+	for _, v := range index.Vectors {
+		path := filepath.Join(vectorsDir, v.File)
+		switch v.Kind {
+		case "entry":
+			b, err := os.ReadFile(path)
+			must(t, err)
+			leaf := tlog.RecordHash(b)
+			if _, err := ParseEntry(b); entryClass(err) != v.Class || hex.EncodeToString(leaf[:]) != v.Leaf {
+				t.Errorf("%s: %v, want %s", v.File, err, v.Class)
+			}
+		case "log":
+			r, err := Verify(nil, filepath.Join(path, "digests"), filepath.Join(path, "checkpoint"), note.VerifierList(verifier))
+			must(t, err)
+			if vectorClass(r) != v.Class || r.Size != v.Size || hex.EncodeToString(r.Root[:]) != v.Root || r.Closed() != v.Closed || r.RunID != index.RunID {
+				t.Errorf("%s: %s, %d entries, closed %v, root %x: want %+v", v.File, vectorClass(r), r.Size, r.Closed(), r.Root, v)
+			}
+		}
+	}
+}

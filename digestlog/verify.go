@@ -1,0 +1,257 @@
+package digestlog
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/transparency-dev/merkle/compact"
+	"github.com/transparency-dev/merkle/rfc6962"
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/usp-project/usp/internal/vfs"
+)
+
+// maxFaults bounds a report of a file that is damaged everywhere.
+const maxFaults = 256
+
+// VerifyOptions says what [VerifyWith] reads and what else it shall find out on the way.
+type VerifyOptions struct {
+	FS        vfs.FS           // nil: the real file system
+	Dir       string           // the log's directory
+	HeadPath  string           // file of the signed head; "": there is none to compare with
+	Verifiers note.Verifiers   // keys that may have signed it
+	RootsAt   []uint64         // sizes at which to note the root, in any order
+	Each      func(Item) error // called for every readable entry, in order; an error ends the verification with it
+}
+
+// A Report is what [Verify] found. It separates whether the bytes are intact ([Report.Err]) from whether the log is complete ([Report.Closed]).
+type Report struct {
+	RunID   string
+	Files   int
+	Entries uint64              // readable entries, in their places
+	Size    uint64              // entries from the first on without a hole
+	Root    [32]byte            // root of the first Size entries
+	Roots   map[uint64][32]byte // roots at the sizes asked for, as far as Size reaches
+	Kinds   map[Kind]uint64     // readable entries by kind
+	Head    *SignedTreeHead     // the signed head, if its signature is good and it is this run's
+	Sealed  bool                // the last file has its end
+	End     *Entry              // the END entry, if nothing but an EVENT is behind it
+	Faults  []*Fault            // what was found, in order; the first 256
+	Dropped uint64              // faults not in Faults
+
+	damaged bool // a fault that is not benign, kept or dropped
+}
+
+// Err returns nil if everything in the log that was ever promised is there and is what was signed; otherwise the faults that show
+// the opposite, joined.
+func (r *Report) Err() error {
+	if !r.damaged {
+		return nil
+	}
+	var errs []error
+	for _, f := range r.Faults {
+		if !f.Benign() {
+			errs = append(errs, f)
+		}
+	}
+	if r.Dropped > 0 {
+		errs = append(errs, fmt.Errorf("digestlog: and %d faults more", r.Dropped))
+	}
+	return errors.Join(errs...)
+}
+
+// Closed reports whether the log is intact and came to its end: END entry, sealed file, and a signed head over all of it. A log that is intact
+// but not closed is one whose recorder still runs or was stopped.
+func (r *Report) Closed() bool {
+	return !r.damaged && r.End != nil && r.Sealed && r.Head != nil && r.Head.Size == r.Size
+}
+
+// Has reports whether there is a fault of class c.
+func (r *Report) Has(c Class) bool {
+	return slices.ContainsFunc(r.Faults, func(f *Fault) bool { return f.Class == c })
+}
+
+func (r *Report) add(f *Fault) {
+	r.damaged = r.damaged || !f.Benign()
+	if len(r.Faults) >= maxFaults {
+		r.Dropped++
+		return
+	}
+	r.Faults = append(r.Faults, f)
+}
+
+// Verify reads the whole log in dir, recomputes its root with a library that the writer does not use, and compares it with the signed head in
+// headPath. It changes nothing and needs no lock. What is wrong with the log is in the report; the error is only for what kept it
+// from being read.
+func Verify(fsys vfs.FS, dir, headPath string, verifiers note.Verifiers) (Report, error) {
+	return VerifyWith(VerifyOptions{FS: fsys, Dir: dir, HeadPath: headPath, Verifiers: verifiers})
+}
+
+// VerifyWith is [Verify] with all options.
+func VerifyWith(o VerifyOptions) (Report, error) {
+	o.FS = orOS(o.FS)
+	v := verification{opt: o, whole: true}
+	v.Roots, v.Kinds = map[uint64][32]byte{}, map[Kind]uint64{}
+	v.tree = (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewEmptyRange(0)
+	if err := v.readHead(); err != nil {
+		return Report{}, err
+	}
+	v.wanted = slices.Clone(o.RootsAt)
+	if v.Head != nil {
+		v.wanted = append(v.wanted, v.Head.Size)
+	}
+	slices.Sort(v.wanted)
+	v.wanted = slices.Compact(v.wanted)
+	v.noteRoots()
+	w := walker{fsys: o.FS, dir: o.Dir, enter: v.enter, item: v.item, fault: v.fault}
+	err := w.run()
+	if err = errors.Join(v.err, err); err != nil {
+		return Report{}, err
+	}
+	v.finish(&w)
+	return v.Report, nil
+}
+
+type verification struct {
+	Report
+	opt    VerifyOptions
+	tree   *compact.Range
+	whole  bool     // no entry was missing so far
+	wanted []uint64 // sizes at which roots are still to be noted, ascending
+	head   [32]byte // the root at the head's size, if headOK
+	headOK bool
+	err    error
+}
+
+func (v *verification) readHead() error {
+	if v.opt.HeadPath == "" {
+		v.add(&Fault{Class: ClassNoHead, Err: errors.New("no head was given")})
+		return nil
+	}
+	h, err := ReadHead(v.opt.FS, v.opt.HeadPath, v.opt.Verifiers)
+	switch {
+	case err == nil:
+		v.Head = &h
+	case errors.Is(err, fs.ErrNotExist):
+		v.add(&Fault{Class: ClassNoHead, Err: err})
+	case errors.Is(err, ErrWrongKey):
+		v.add(&Fault{Class: ClassWrongKey, Err: err})
+	case errors.Is(err, ErrSignature), errors.Is(err, ErrHead), errors.Is(err, vfs.ErrTooLarge):
+		v.add(&Fault{Class: ClassHead, Err: err})
+	default:
+		return err
+	}
+	return nil
+}
+
+// root returns the root of the tree as it is.
+func (v *verification) root() (root [32]byte) {
+	hash, err := v.tree.GetRootHash(nil)
+	if err != nil {
+		panic("digestlog: no root of a range from 0: " + err.Error())
+	}
+	if hash == nil {
+		hash = rfc6962.DefaultHasher.EmptyRoot()
+	}
+	copy(root[:], hash)
+	return root
+}
+
+// noteRoots takes down the root if the tree has a wanted size.
+func (v *verification) noteRoots() {
+	if len(v.wanted) == 0 || v.wanted[0] != v.tree.End() {
+		return
+	}
+	size, root := v.wanted[0], v.root()
+	v.wanted = v.wanted[1:]
+	if slices.Contains(v.opt.RootsAt, size) {
+		v.Roots[size] = root
+	}
+	if v.Head != nil && v.Head.Size == size {
+		v.head, v.headOK = root, true
+	}
+}
+
+// enter checks a file's header against the entries before it.
+func (v *verification) enter(k *link) bool {
+	if v.RunID == "" {
+		v.RunID = k.runID
+	}
+	if k.runID != v.RunID {
+		v.add(&Fault{Class: ClassNotOurs, File: k.name(), Err: fmt.Errorf("a file of run %q in the log of run %q", k.runID, v.RunID)})
+	}
+	if !v.whole || k.base != v.tree.End() {
+		return true // the walker says what is missing
+	}
+	hashes := v.tree.Hashes()
+	same := len(hashes) == len(k.tree.nodes)
+	for i := 0; same && i < len(hashes); i++ {
+		same = bytes.Equal(hashes[i], k.tree.nodes[i][:])
+	}
+	if !same {
+		v.add(&Fault{Class: ClassCorrupt, File: k.name(), From: k.base, To: k.base, Err: errTreeState})
+	}
+	return true
+}
+
+func (v *verification) fault(f *Fault) bool {
+	v.add(f)
+	if f.Class == ClassMissing {
+		v.whole = false
+	}
+	return true
+}
+
+func (v *verification) item(it Item, f *Fault) bool {
+	if f != nil {
+		v.add(f)
+	}
+	v.Entries++
+	v.Kinds[it.Entry.Kind]++
+	switch {
+	case it.Entry.Kind == KindEnd:
+		end := it.Entry
+		v.End = &end
+	case !endsLog(it.Entry.Kind, v.End != nil):
+		v.End = nil
+	}
+	if v.whole {
+		if err := v.tree.Append(rfc6962.DefaultHasher.HashLeaf(it.Raw), nil); err != nil {
+			v.err = fmt.Errorf("digestlog: verify entry %d: %w", it.Index, err)
+			return false
+		}
+		v.noteRoots()
+	}
+	if v.opt.Each != nil {
+		v.err = v.opt.Each(it)
+	}
+	return v.err == nil
+}
+
+// finish compares what was read with the head.
+func (v *verification) finish(w *walker) {
+	v.Files, v.Sealed = w.files, w.sealed
+	v.Size, v.Root = v.tree.End(), v.root()
+	h := v.Head
+	if h == nil {
+		return
+	}
+	if v.Files > 0 && h.RunID() != v.RunID {
+		v.add(&Fault{Class: ClassNotOurs, Err: fmt.Errorf("the head is of %q, the log of run %q", h.Origin, v.RunID)})
+		v.Head = nil
+		return
+	}
+	if h.Size > w.next {
+		v.add(&Fault{Class: ClassMissing, From: w.next, To: h.Size, Err: fmt.Errorf("the signed head covers %d entries: %w", h.Size, ErrRollback)})
+	}
+	if v.headOK && v.head != h.Root {
+		v.add(&Fault{Class: ClassMismatch, To: h.Size, Err: fmt.Errorf("root of the entries is %x, the signed one %x", v.head, h.Root)})
+	}
+	// The writer signs an END only after it sealed the file, see Log.SignHead. A file without an entry behind it was just begun.
+	if v.End != nil && !v.Sealed && h.Size == w.next && w.base < w.next {
+		v.add(&Fault{Class: ClassCorrupt, File: w.last, Offset: w.end, Err: errCut})
+	}
+}
