@@ -1,0 +1,402 @@
+package recorder
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/internal/segment"
+	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/record"
+	"github.com/usp-project/usp/snapshot"
+)
+
+// RingMeta is the JSON in a ring's header that is meant for the recorder. A producer in another language may leave
+// everything out.
+type RingMeta struct {
+	Producer any             `json:"producer,omitempty"` // copied into the manifest
+	Resumed  *rundir.Resumed `json:"resumed,omitempty"`  // where a generation after the first continues
+}
+
+// openDirectory brings the run directory into a state in which the generation can be written: created, locked, tidied, its
+// log open, the generation begun or taken up where an earlier recorder left it.
+func (r *Recorder) openDirectory() error {
+	fsys := r.fs()
+	for _, dir := range []string{string(r.dir), r.dir.Telemetry(), r.dir.Snapshots()} {
+		if err := vfs.MkdirAll(fsys, dir, 0o755); err != nil {
+			return err
+		}
+	}
+	var err error
+	if r.lock, err = takeLock(fsys, string(r.dir)); err != nil {
+		return err
+	}
+	h, err := r.openLog()
+	if err != nil {
+		return err
+	}
+	if err := r.tidy(h); err != nil {
+		return err
+	}
+	g := h.generation(r.generation)
+	r.stats.digests.Store(g.digests)
+	r.stats.snapshots.Store(g.snapshots)
+	switch {
+	case g.end != nil:
+		return r.finishAgain(g.end)
+	case g.opened:
+		return r.takeUp(h, g)
+	}
+	return r.beginGeneration(h)
+}
+
+// takeLock takes a run's lock. A command that looks whether the run is being recorded holds it for an instant, so one
+// refusal means nothing.
+func takeLock(fsys vfs.FS, dir string) (io.Closer, error) {
+	for range 20 {
+		lock, err := fsys.Lock(dir)
+		if !errors.Is(err, vfs.ErrLocked) {
+			return lock, err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return nil, fmt.Errorf("run %s: %w: another recorder has it", filepath.Base(dir), vfs.ErrLocked)
+}
+
+// openLog opens the digest log for writing and returns what it says.
+func (r *Recorder) openLog() (*history, error) {
+	keyFile, err := r.opts.SigningKeyFile()
+	if err != nil {
+		return nil, err
+	}
+	signer, verifierKey, err := digestlog.LoadOrCreateKey(r.fs(), keyFile, r.opts.Rand)
+	if err != nil {
+		return nil, fmt.Errorf("signing key: %w", err)
+	}
+	r.verifierKey = verifierKey
+	verifier, err := note.NewVerifier(verifierKey)
+	if err != nil {
+		return nil, fmt.Errorf("signing key: %w", err)
+	}
+	if r.log, err = digestlog.Open(r.dir.Digests(), digestlog.Options{
+		FS: r.fs(), RunID: r.header.RunID, Signer: signer, Verifiers: note.VerifierList(verifier),
+		HeadPath: r.dir.Head(), SegmentSize: r.opts.SegmentSize, Now: r.opts.Now,
+	}); err != nil {
+		return nil, fmt.Errorf("open the digest log: %w", err)
+	}
+	if rec := r.log.Recovery(); rec.Torn && rec.Entries > 0 {
+		if _, err := r.log.Append(&digestlog.Entry{
+			Kind: digestlog.KindEvent, Generation: r.generation, Code: digestlog.EventRecovered,
+			Text: digestlog.CleanText(fmt.Sprintf("unacknowledged bytes from %d on were cut from digests/%s", rec.Offset, filepath.Base(rec.File))),
+		}); err != nil {
+			return nil, fmt.Errorf("log the recovery: %w", err)
+		}
+	}
+	return readHistory(r.fs(), r.dir)
+}
+
+// tidy removes what a killed recorder can leave behind: temporary files, snapshots whose removal was logged but not
+// done. A snapshot that was never logged is set aside under another name: the log does not vouch for it.
+func (r *Recorder) tidy(h *history) error {
+	for _, dir := range []string{string(r.dir), r.dir.Telemetry(), r.dir.Digests(), r.dir.Snapshots()} {
+		entries, err := r.fs().ReadDir(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if vfs.IsTemp(e.Name()) {
+				if err := r.fs().Remove(filepath.Join(dir, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return r.tidySnapshots(h)
+}
+
+// tidySnapshots finishes removals that were logged, and sets aside what was not logged.
+func (r *Recorder) tidySnapshots(h *history) error {
+	if err := r.keep(h); err != nil {
+		return err
+	}
+	entries, err := r.fs().ReadDir(r.dir.Snapshots())
+	if err != nil {
+		return err
+	}
+	live := map[string]bool{}
+	r.logged = slices.Clone(h.pruned)
+	for i := range h.snapshots {
+		live[h.snapshots[i].Name] = true
+		r.logged = append(r.logged, h.snapshots[i].Name)
+	}
+	for _, e := range entries {
+		if _, _, ok := snapshot.ParseFileName(e.Name()); !ok || live[e.Name()] {
+			continue
+		}
+		path := filepath.Join(r.dir.Snapshots(), e.Name())
+		if slices.Contains(h.pruned, e.Name()) {
+			err = r.fs().Remove(path)
+		} else {
+			r.logger().Warn("snapshot was never logged; set aside", "file", path+rundir.OrphanSuffix)
+			err = r.fs().Rename(path, path+rundir.OrphanSuffix)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep lists the snapshots that are there and logged. They were verified when they were written; their digests are the
+// log's.
+func (r *Recorder) keep(h *history) error {
+	infos, err := snapshot.List(r.fs(), r.dir.Snapshots())
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		for i := range h.snapshots {
+			if h.snapshots[i].Name == info.Name {
+				info.SHA256, info.Verified = h.snapshots[i].SHA256, info.Err == nil
+				r.kept = append(r.kept, info)
+			}
+		}
+	}
+	return nil
+}
+
+// beginGeneration writes the manifest, the OPEN entry and, behind a resume, the REWIND entry.
+func (r *Recorder) beginGeneration(h *history) error {
+	if n := r.generation; n > 0 && h.generation(n-1).end == nil {
+		return fmt.Errorf("generation %d cannot begin: generation %d has no end in the log; resume the run with `usp run --resume`", n, n-1)
+	}
+	meta, producer, err := r.ringMeta()
+	if err != nil {
+		return err
+	}
+	// A manifest that no entry names is left over from a recorder killed between the two.
+	if err := r.fs().Remove(r.dir.Manifest(r.generation)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	sum, err := rundir.WriteManifest(r.fs(), r.dir, r.manifest(meta, producer))
+	if err != nil {
+		return err
+	}
+	entries := []digestlog.Entry{{
+		Kind: digestlog.KindOpen, Generation: r.generation, Manifest: sum, Schema: r.schema.Sum(), Resumed: meta.Resumed != nil,
+	}}
+	if to := meta.Resumed; to != nil {
+		entries = append(entries, digestlog.Entry{
+			Kind: digestlog.KindRewind, Generation: r.generation, Step: to.Step, Target: to.Step, FromGeneration: to.Generation, SHA256: to.SnapshotSHA256,
+		})
+	}
+	for i := range entries {
+		if _, err := r.log.Append(&entries[i]); err != nil {
+			return err
+		}
+	}
+	if err := r.repairTelemetry(h); err != nil {
+		return err
+	}
+	if err := r.log.Sync(); err != nil {
+		return err
+	}
+	if _, err := r.log.SignHead(); err != nil {
+		return err
+	}
+	r.headAt = r.opts.Now()
+	if r.generation == 0 {
+		if err := rundir.SetLatest(r.fs(), r.opts.Runs, r.header.RunID); err != nil {
+			r.logger().Warn("the latest link was not set", "err", err)
+		}
+	}
+	return r.beginSegment(r.telemetryNext)
+}
+
+func (r *Recorder) ringMeta() (meta RingMeta, producer json.RawMessage, err error) {
+	if len(r.header.Meta) == 0 {
+		return meta, nil, nil
+	}
+	raw := struct {
+		Producer json.RawMessage `json:"producer"`
+		Resumed  *rundir.Resumed `json:"resumed"`
+	}{}
+	if err := json.Unmarshal(r.header.Meta, &raw); err != nil {
+		return meta, nil, fmt.Errorf("ring %s: its meta is not the JSON object it should be: %w", r.ring.Path(), err)
+	}
+	if raw.Resumed != nil && r.generation == 0 {
+		return meta, nil, fmt.Errorf("ring %s: generation 0 cannot be resumed", r.ring.Path())
+	}
+	return RingMeta{Resumed: raw.Resumed}, raw.Producer, nil
+}
+
+func (r *Recorder) manifest(meta RingMeta, producer json.RawMessage) rundir.Manifest {
+	host, _ := os.Hostname()
+	m := rundir.Manifest{
+		RunID: r.header.RunID, Generation: r.generation, Created: r.opts.Now(),
+		Host: rundir.Host{Name: host, OS: runtime.GOOS, Arch: runtime.GOARCH, CPU: cpuModel(), CPUs: runtime.NumCPU()},
+		Go:   runtime.Version(), USP: r.opts.Version, Schema: string(r.schema.Text()), DigestEvery: r.opts.DigestInterval,
+		Ring:     rundir.Ring{Name: filepath.Base(r.ring.Path()), Slots: r.header.Slots, SlotSize: r.header.SlotSize},
+		Producer: producer, Signer: r.verifierKey, Resumed: meta.Resumed,
+	}
+	if b, err := hex.DecodeString(r.opts.ConfigSum); err == nil && len(b) == len(m.ConfigSHA256) {
+		copy(m.ConfigSHA256[:], b)
+	}
+	return m
+}
+
+// takeUp continues a generation that another recorder began: telemetry that was not sealed is repaired and sealed, losses
+// that did not reach the log are logged, and reading resumes at the first record that lacks telemetry or a digest.
+func (r *Recorder) takeUp(h *history, g generation) error {
+	if g.schema != r.schema.Sum() {
+		return fmt.Errorf("generation %d was begun with another schema", r.generation)
+	}
+	if err := r.repairTelemetry(h); err != nil {
+		return err
+	}
+	tail, err := r.readTail(g.next)
+	if err != nil {
+		return err
+	}
+	r.stats.stored.Store(tail.stored)
+	r.stats.lost.Store(tail.lost)
+	r.storeFrom = tail.stored + tail.lost
+	r.logFrom = tail.undigested
+	if r.logFrom > r.storeFrom {
+		r.logFrom = max(r.storeFrom, g.next)
+	}
+	r.next = min(r.storeFrom, r.logFrom)
+	for i := range tail.unlogged {
+		if _, err := r.log.Append(&tail.unlogged[i]); err != nil {
+			return err
+		}
+	}
+	if err := r.log.Sync(); err != nil {
+		return err
+	}
+	r.logger().Info("recorder took up a run", "run", r.header.RunID, "generation", r.generation, "stored", tail.stored, "lost", tail.lost, "next", r.next)
+	return r.beginSegment(r.telemetryNext)
+}
+
+// repairTelemetry seals every telemetry segment that the log does not know as sealed, and logs it.
+func (r *Recorder) repairTelemetry(h *history) error {
+	r.telemetryNext = h.telemetry
+	infos, err := segment.List(r.fs(), r.dir.Telemetry())
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		if info.Base < h.telemetry {
+			continue
+		}
+		path := filepath.Join(r.dir.Telemetry(), info.Name)
+		sealed, err := segment.Repair(r.fs(), path)
+		if err != nil {
+			return fmt.Errorf("repair telemetry: %w", err)
+		}
+		if sealed.Count == 0 {
+			continue // it never held a record, and is gone
+		}
+		if sealed.Torn > 0 {
+			r.logger().Warn("an unacknowledged tail was cut off", "file", path, "bytes", sealed.Torn)
+		}
+		if err := r.logSeal(sealed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tail is what the telemetry of a generation says that its log may not.
+type tail struct {
+	stored, lost uint64
+	undigested   uint64 // first stored sequence number whose digest is due and not logged
+	unlogged     []digestlog.Entry
+}
+
+// readTail counts the generation's records and losses from its last segment, whose header holds the counts before it.
+// logged is the sequence number up to which the log is complete. Only the last segment can hold what is not logged:
+// a segment is rolled after its batch was logged.
+func (r *Recorder) readTail(logged uint64) (tail, error) {
+	t := tail{undigested: ^uint64(0)}
+	infos, err := segment.List(r.fs(), r.dir.Telemetry())
+	if err != nil || len(infos) == 0 {
+		return t, err
+	}
+	path := filepath.Join(r.dir.Telemetry(), infos[len(infos)-1].Name)
+	seg, err := segment.Open(r.fs(), path)
+	if err != nil {
+		return t, err
+	}
+	defer seg.Close()
+	meta, err := record.ParseStreamMeta(seg.Header().Meta)
+	if err != nil {
+		return t, fmt.Errorf("%s: %w", path, err)
+	}
+	if meta.Generation != r.generation {
+		return t, nil // nothing of this generation was stored
+	}
+	t.stored, t.lost = meta.Stored, meta.Lost
+	var f record.Frame
+	for {
+		b, _, err := seg.Next()
+		if err != nil {
+			return t, endOfSegment(err)
+		}
+		if err := record.DecodeFrame(b, &f); err != nil {
+			return t, fmt.Errorf("%s: %w", path, err)
+		}
+		t.add(&f, logged, r.opts.DigestInterval)
+	}
+}
+
+// endOfSegment is nil for the orderly end of a segment's data.
+func endOfSegment(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+func (t *tail) add(f *record.Frame, logged, interval uint64) {
+	if f.Kind == record.KindRecord {
+		t.stored++
+		if f.Seq >= logged && f.Step()%interval == 0 {
+			t.undigested = min(t.undigested, f.Seq)
+		}
+		return
+	}
+	t.lost += f.To - f.Seq
+	if f.Seq >= logged {
+		t.unlogged = append(t.unlogged, lostEntry(f.Generation, f.Seq, f.To, f.Reason))
+	}
+}
+
+// finishAgain completes a close that was cut off behind its END entry: the head is signed and the ring removed.
+func (r *Recorder) finishAgain(end *digestlog.Entry) error {
+	if err := r.closeLog(); err != nil {
+		return err
+	}
+	if err := r.ring.Remove(); err != nil {
+		return err
+	}
+	return &FinishedError{Summary{
+		RunID: r.header.RunID, Dir: string(r.dir), Generation: r.generation, Status: end.Status,
+		Emitted: end.Emitted, Stored: end.Stored, Lost: end.Lost,
+		Digests: r.stats.digests.Load(), Snapshots: r.stats.snapshots.Load(),
+	}}
+}

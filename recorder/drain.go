@@ -1,0 +1,249 @@
+package recorder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/record"
+	"github.com/usp-project/usp/ring"
+)
+
+// batches is how many commit batches circulate: one being filled, one being written, one between.
+const batches = 3
+
+// errDetached says that the drainer stopped because it was asked to, after handing over all it had.
+var errDetached = errors.New("recorder: detached")
+
+// batch is what one group commit writes: telemetry frames, then log entries. Its memory is reused.
+type batch struct {
+	frames  []byte // encoded telemetry frames, back to back
+	ends    []int  // end of each in frames
+	entries []digestlog.Entry
+	sums    [][32]byte // backing of the entries' digests
+	stored  uint64     // records among the frames
+	lost    uint64     // sequence numbers in lost ranges among the frames
+	digests uint64     // STEP entries
+	next    uint64     // sequence number after the last one accounted for
+	began   time.Time  // when the first item came in
+}
+
+func newBatch(size int) *batch {
+	return &batch{frames: make([]byte, 0, size+size/8)}
+}
+
+func (b *batch) reset() {
+	*b = batch{frames: b.frames[:0], ends: b.ends[:0], entries: b.entries[:0], sums: b.sums[:0]}
+}
+
+func (b *batch) empty() bool { return len(b.ends) == 0 && len(b.entries) == 0 }
+
+// work is one item in ring order: a batch to commit, or a snapshot whose turn has come.
+type work struct {
+	batch  *batch
+	staged *ring.Staged
+}
+
+// drain moves records from the ring into batches until the producer is done (it returns how it ended), ctx asks it to
+// detach (errDetached), or another part of the recorder failed. It alone touches the ring.
+func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) {
+	payload := make([]uint64, r.schema.Words())
+	var pause backoff
+	cur, err := r.takeFree(failed)
+	if err != nil {
+		return 0, err
+	}
+	for {
+		// Both questions are asked before the ring is read, so that nothing can come in unseen between answer and reading.
+		stop := ctx.Err() != nil
+		ended, status, err := r.producerDone(pause.idle())
+		if err != nil {
+			return 0, err
+		}
+		n, err := r.fill(cur, payload)
+		if err != nil {
+			return 0, err
+		}
+		staged, ok := r.nextStaged()
+		due := len(cur.frames) >= r.opts.CommitBytes || r.opts.Now().Sub(cur.began) >= r.opts.CommitInterval
+		if !cur.empty() && (due || ok || stop || ended && n == 0) {
+			cur.next = r.next
+			if err := r.push(failed, work{batch: cur}); err != nil {
+				return 0, err
+			}
+			if cur, err = r.takeFree(failed); err != nil {
+				return 0, err
+			}
+		}
+		if ok {
+			if err := r.push(failed, work{staged: staged}); err != nil {
+				return 0, err
+			}
+		}
+		r.publish(ring.ConsumerAttached)
+		switch {
+		case stop:
+			return 0, errDetached
+		case n > 0 || ok:
+			pause.reset()
+		case ended:
+			return status, nil
+		default:
+			pause.wait(ctx)
+		}
+	}
+}
+
+// nextStaged returns the oldest snapshot request, once every record before it has been taken from the ring.
+func (r *Recorder) nextStaged() (*ring.Staged, bool) {
+	if r.waiting == nil {
+		r.waiting, _ = r.ring.Staged()
+	}
+	if s := r.waiting; s != nil && s.Seq <= r.next {
+		r.waiting = nil
+		return s, true
+	}
+	return nil, false
+}
+
+func (r *Recorder) push(failed context.Context, w work) error {
+	select {
+	case r.work <- w:
+		return nil
+	case <-failed.Done():
+		return context.Cause(failed)
+	}
+}
+
+func (r *Recorder) takeFree(failed context.Context) (*batch, error) {
+	select {
+	case b := <-r.free:
+		b.reset()
+		return b, nil
+	case <-failed.Done():
+		return nil, context.Cause(failed)
+	}
+}
+
+// fill takes records until the ring is empty or the batch is full, and returns how many items it took.
+func (r *Recorder) fill(b *batch, payload []uint64) (int, error) {
+	n := 0
+	for len(b.frames) < r.opts.CommitBytes {
+		seq, st := r.ring.Next(payload)
+		switch st {
+		case ring.Got:
+			r.next = seq + 1
+			r.add(b, seq, payload)
+		case ring.Lost:
+			from, to, why := r.ring.LostRange()
+			reason := record.LostOverrun
+			if why == ring.Torn {
+				reason = record.LostTorn
+			}
+			r.next = to
+			r.addLost(b, from, to, reason)
+		case ring.Empty:
+			return n, nil
+		default:
+			return n, fmt.Errorf("ring %s: %w", r.ring.Path(), r.ring.Err())
+		}
+		if n++; n == 1 && b.began.IsZero() {
+			b.began = r.opts.Now()
+		}
+	}
+	return n, nil
+}
+
+// add puts one record into the batch: its persisted prefix as a telemetry frame and, where one is due, its digests as
+// a log entry. After a re-attach either may exist already.
+func (r *Recorder) add(b *batch, seq uint64, payload []uint64) {
+	if seq >= r.storeFrom {
+		b.frames = record.AppendRecord(b.frames, r.generation, seq, payload[:r.schema.StoredWords()])
+		b.ends = append(b.ends, len(b.frames))
+		b.stored++
+	}
+	step := payload[0]
+	if seq < r.logFrom || step%r.opts.DigestInterval != 0 {
+		return
+	}
+	first := len(b.sums)
+	var nonfinite uint32
+	b.sums, nonfinite = r.digester.Append(b.sums, payload)
+	b.entries = append(b.entries, digestlog.Entry{
+		Kind: digestlog.KindStep, Generation: r.generation, Step: step, Seq: seq,
+		Nonfinite: nonfinite, Digests: b.sums[first:len(b.sums):len(b.sums)],
+	})
+	b.digests++
+}
+
+// addLost puts a range that the ring could not deliver into the batch. What of it is stored already is not lost; only
+// its digests may be.
+func (r *Recorder) addLost(b *batch, from, to uint64, reason record.LostReason) {
+	if from := max(from, r.storeFrom); from < to {
+		b.frames = record.AppendLost(b.frames, r.generation, from, to, reason)
+		b.ends = append(b.ends, len(b.frames))
+		b.lost += to - from
+		b.entries = append(b.entries, lostEntry(r.generation, from, to, reason))
+	}
+	if from, to := max(from, r.logFrom), min(to, r.storeFrom); from < to {
+		b.entries = append(b.entries, digestlog.Entry{
+			Kind: digestlog.KindEvent, Generation: r.generation, Seq: from, Code: digestlog.EventDigestsMissing,
+			Text: fmt.Sprintf("records %d to %d are stored, their digests were lost with a recorder", from, to-1),
+		})
+	}
+}
+
+func lostEntry(gen uint32, from, to uint64, reason record.LostReason) digestlog.Entry {
+	return digestlog.Entry{Kind: digestlog.KindLost, Generation: gen, Seq: from, From: from, To: to, Reason: reason}
+}
+
+// producerDone reports whether no more records can come, and what that makes the end of the generation. The producer's
+// lock, a system call, is probed only when the ring has been idle.
+func (r *Recorder) producerDone(idle bool) (bool, digestlog.Status, error) {
+	switch r.ring.State() {
+	case ring.StateClosed:
+		return true, digestlog.StatusClean, nil
+	case ring.StateFailed:
+		return true, digestlog.StatusFailed, nil
+	}
+	if !idle {
+		return false, 0, nil
+	}
+	alive, err := r.ring.ProducerAlive()
+	if err != nil {
+		return false, 0, fmt.Errorf("ring %s: is the producer alive? %w", r.ring.Path(), err)
+	}
+	if alive {
+		return false, 0, nil
+	}
+	switch r.ring.State() { // it may have closed since
+	case ring.StateClosed:
+		return true, digestlog.StatusClean, nil
+	case ring.StateFailed:
+		return true, digestlog.StatusFailed, nil
+	}
+	return true, digestlog.StatusCrashed, nil
+}
+
+const longestPause = time.Millisecond
+
+// backoff waits a little longer each time nothing was found: yield first, then 50 µs doubling to 1 ms. The ring must
+// hold what the producer can emit in the longest wait.
+type backoff struct{ d time.Duration }
+
+func (p *backoff) reset() { p.d = 0 }
+
+// idle reports whether the wait has reached its longest.
+func (p *backoff) idle() bool { return p.d == longestPause }
+
+func (p *backoff) wait(ctx context.Context) {
+	p.d = min(max(2*p.d, 50*time.Microsecond), longestPause)
+	t := time.NewTimer(p.d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,101 @@
+package recorder
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/ring"
+	"github.com/usp-project/usp/snapshot"
+)
+
+// Progress is how far the log of a run says it got.
+type Progress struct {
+	Generation uint32
+	Step       uint64           // newest step with a digest or a snapshot on the effective timeline
+	Status     digestlog.Status // how the newest generation ended; 0 if it has not
+	Lost       uint64           // records that could not be stored, over all generations
+}
+
+// LastStep reads the log of a run directory. A run without entries is at step 0.
+func LastStep(fsys vfs.FS, dir string) (Progress, error) {
+	h, err := readHistory(fsys, rundir.Dir(dir))
+	if err != nil {
+		return Progress{}, err
+	}
+	n, g := h.last()
+	if g == nil {
+		return Progress{}, nil
+	}
+	p := Progress{Generation: n, Step: max(g.lastStep, g.rewindTo), Lost: h.lost}
+	if g.end != nil {
+		p.Status = g.end.Status
+	}
+	return p, nil
+}
+
+// LoggedSnapshots returns the SHA-256 of every snapshot that the log of a run directory vouches for, by file name.
+func LoggedSnapshots(fsys vfs.FS, dir string) (map[string][32]byte, error) {
+	h, err := readHistory(fsys, rundir.Dir(dir))
+	if err != nil {
+		return nil, err
+	}
+	sums := make(map[string][32]byte, len(h.snapshots))
+	for i := range h.snapshots {
+		sums[h.snapshots[i].Name] = h.snapshots[i].SHA256
+	}
+	return sums, nil
+}
+
+// Prune removes the snapshots of a run that nobody records now and that retention gives up, as the recorder would:
+// logged first. With dry it only says which. It returns their names.
+func Prune(dir string, o Options, dry bool) ([]string, error) {
+	o = o.withDefaults()
+	o.Runs = filepath.Dir(dir)
+	id := filepath.Base(dir)
+	r := &Recorder{opts: o, dir: rundir.Dir(dir), header: ring.Header{RunID: id}}
+	defer r.release()
+	var err error
+	if r.lock, err = takeLock(r.fs(), dir); err != nil {
+		return nil, err
+	}
+	h, err := readHistory(r.fs(), r.dir)
+	if err != nil {
+		return nil, err
+	}
+	n, g := h.last()
+	if g == nil || g.end == nil {
+		return nil, fmt.Errorf("run %s has not ended; its recorder prunes, or resume it first: usp run --resume %s", id, id)
+	}
+	r.generation = n
+	if err := r.keep(h); err != nil {
+		return nil, err
+	}
+	plan := snapshot.Plan(r.kept, o.Snapshot.Retention, o.Now())
+	names := make([]string, len(plan))
+	for i := range plan {
+		names[i] = plan[i].Name
+	}
+	if dry || len(plan) == 0 {
+		return names, nil
+	}
+	if _, err := r.openLog(); err != nil {
+		return nil, err
+	}
+	for i := range plan {
+		if _, err := r.log.Append(r.pruneEntry(&plan[i])); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.closeLog(); err != nil {
+		return nil, err
+	}
+	for i := range plan {
+		if err := r.unlink(&plan[i]); err != nil {
+			return names, err
+		}
+	}
+	return names, nil
+}

@@ -1,0 +1,76 @@
+package recorder
+
+import (
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/snapshot"
+)
+
+// Options injects every interval and destination. The zero value of each field is replaced by its default; the
+// fields without a JSON name are ambient and are not handed to another process.
+type Options struct {
+	Runs           string          `json:"runs"`            // directory of run directories; default "runs"
+	KeyFile        string          `json:"key_file"`        // signing key, created on first use; default see SigningKeyFile
+	CommitInterval time.Duration   `json:"commit_interval"` // longest time from drained to durable, fsync excluded; default 50 ms
+	CommitBytes    int             `json:"commit_bytes"`    // drained bytes that force a commit; default 1 MiB
+	HeadInterval   time.Duration   `json:"head_interval"`   // shortest time between signed tree heads; default 1 s
+	SegmentSize    int64           `json:"segment_size"`    // pre-allocated size at which a segment is sealed; default 64 MiB
+	DigestInterval uint64          `json:"digest_interval"` // digests of every step divisible by it are logged; default 1
+	Snapshot       SnapshotOptions `json:"snapshot"`
+	ConfigSum      string          `json:"config_sha256"` // for the manifest; hexadecimal, may be empty
+	Version        string          `json:"version"`       // for the manifest; version of the program
+
+	FS     vfs.FS           `json:"-"` // default vfs.OS()
+	Logger *slog.Logger     `json:"-"` // default discards
+	Now    func() time.Time `json:"-"` // default time.Now
+	Rand   io.Reader        `json:"-"` // for a new signing key; default crypto/rand
+}
+
+// SnapshotOptions says how snapshots are written and how long they are kept.
+type SnapshotOptions struct {
+	Codec     snapshot.Codec     `json:"codec"` // default none
+	Level     int                `json:"level"` // of the codec; 0 is its fastest
+	Retention snapshot.Retention `json:"retention"`
+}
+
+func (o Options) withDefaults() Options {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&o.CommitInterval, 50*time.Millisecond)
+	def(&o.HeadInterval, time.Second)
+	if o.Runs == "" {
+		o.Runs = "runs"
+	}
+	if o.CommitBytes <= 0 {
+		o.CommitBytes = 1 << 20
+	}
+	if o.SegmentSize <= 0 {
+		o.SegmentSize = 64 << 20
+	}
+	if o.DigestInterval == 0 {
+		o.DigestInterval = 1
+	}
+	if o.Snapshot.Retention == (snapshot.Retention{}) {
+		o.Snapshot.Retention = snapshot.Retention{KeepLast: 5}
+	}
+	if o.FS == nil {
+		o.FS = vfs.OS()
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	return o
+}

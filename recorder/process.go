@@ -1,0 +1,71 @@
+package recorder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/usp-project/usp/internal/vfs"
+)
+
+// The exit codes of Process, as in the command line's contract.
+const (
+	exitOK     = 0
+	exitError  = 1
+	exitLocked = 11
+	exitTerm   = 143
+)
+
+// Process is the main function of a recorder process: Attach, Run, the summary as one line of JSON on stdout. It returns
+// the exit code. The process outlives what it records: the terminal's interrupt and hang-up are not for it, and neither
+// is the loss of the pipes to a producer that died. SIGTERM makes it store what it has and leave the run for the next
+// recorder.
+func Process(ring string, o Options, stdout, stderr io.Writer) int {
+	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	sum, err := record1(ctx, ring, o)
+	switch {
+	case err == nil:
+		json.NewEncoder(stdout).Encode(sum) // nobody may be left to read it; the log has it all
+		return exitOK
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintf(stderr, "recorder: asked to stop; run %s waits for the next recorder\n", sum.RunID)
+		return exitTerm
+	case errors.Is(err, vfs.ErrLocked):
+		fmt.Fprintf(stderr, "recorder: %v\n", err)
+		return exitLocked
+	}
+	fmt.Fprintf(stderr, "recorder: %v\n", err)
+	return exitError
+}
+
+func record1(ctx context.Context, ring string, o Options) (Summary, error) {
+	r, err := Attach(ring, o)
+	if finished := (*FinishedError)(nil); errors.As(err, &finished) {
+		return finished.Summary, nil
+	}
+	if err != nil {
+		return Summary{}, err
+	}
+	return r.Run(ctx)
+}
+
+// SigningKeyFile is where the signing key lies: KeyFile, or else usp/signing.key in the user's configuration directory,
+// outside every run directory.
+func (o Options) SigningKeyFile() (string, error) {
+	if o.KeyFile != "" {
+		return o.KeyFile, nil
+	}
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return "", fmt.Errorf("where is the signing key to be kept? %w; set recorder.key_file", err)
+	}
+	return filepath.Join(dir, "usp", "signing.key"), nil
+}

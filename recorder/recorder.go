@@ -1,0 +1,268 @@
+// Package recorder is the consumer of a ring: it drains records, owns the run directory, and brings everything that
+// was emitted to stable storage, in a process of its own, without the producer ever waiting for it.
+//
+// One Recorder serves one generation of one run. Attach opens the ring and the run directory, creating the directory
+// or continuing where an earlier recorder died; Run drains until the producer has closed or died, then closes the
+// generation: telemetry sealed, END entry logged, tree head signed, ring removed.
+//
+// It promises:
+//   - exact accounting: stored + lost = emitted, every loss written as a range with its reason, in-band in the
+//     telemetry and in the digest log;
+//   - order: a record's telemetry is synced before its digest is logged, a tree head is signed only over synced
+//     entries, a snapshot is published only after every record before it is synced;
+//   - a kill at any moment leaves a directory that verifies as complete or as an unsealed crash tail, and that the
+//     next Attach continues;
+//   - bounded memory: three commit batches and what the ring and the staging areas hold.
+//
+// Three goroutines, all inside Run: the drainer alone reads the ring; the writer alone owns the telemetry segment and
+// the digest log; the persister alone writes snapshots.
+package recorder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/internal/segment"
+	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/record"
+	"github.com/usp-project/usp/ring"
+	"github.com/usp-project/usp/snapshot"
+)
+
+// FinishedError is returned by Attach when the ring's generation has been closed in the log already: the ring was left
+// over by a recorder that died between logging the end and removing it. Attach has signed the head and removed the ring.
+type FinishedError struct{ Summary Summary }
+
+// Error says which generation is closed.
+func (e *FinishedError) Error() string {
+	return fmt.Sprintf("generation %d of run %s is closed already", e.Summary.Generation, e.Summary.RunID)
+}
+
+// Recorder drains one ring into one run directory. Its fields are grouped by the goroutine that owns them during Run.
+type Recorder struct {
+	// Immutable after Attach.
+	opts        Options
+	dir         rundir.Dir
+	header      ring.Header
+	schema      *record.Schema
+	generation  uint32
+	lock        io.Closer
+	verifierKey string // public half of the signing key
+
+	// The drainer's.
+	ring      *ring.Consumer
+	digester  *record.Digester
+	waiting   *ring.Staged // a snapshot request taken before all its records were
+	next      uint64       // next sequence number to take from the ring
+	storeFrom uint64       // below it telemetry is stored already; only digests are still owed (after a re-attach)
+	logFrom   uint64       // below it digests are logged already
+
+	// The writer's.
+	telemetry     *segment.Writer
+	telemetryNext uint64 // ordinal of the first frame of the next segment
+	log           *digestlog.Log
+	headAt        time.Time
+
+	// The persister's.
+	kept   []snapshot.Info // logged, not pruned, in the order written
+	logged []string        // names that the log had when this recorder attached, pruned ones included
+
+	// Between them.
+	work    chan work      // drainer → writer, in ring order
+	free    chan *batch    // writer → drainer
+	entries chan entryCall // persister → writer
+	jobs    chan snapshotJob
+	stats   stats
+}
+
+// stats are the live counts: written by the writer and the persister, published into the ring by the drainer.
+type stats struct {
+	stored, lost, synced, digests, snapshots atomic.Uint64
+}
+
+// Summary is what a generation amounted to. Stored + Lost = Emitted.
+type Summary struct {
+	RunID      string           `json:"run_id"`
+	Dir        string           `json:"run_dir"`
+	Generation uint32           `json:"generation"`
+	Emitted    uint64           `json:"emitted"`
+	Stored     uint64           `json:"stored"`
+	Lost       uint64           `json:"lost"`
+	Digests    uint64           `json:"digests"`   // STEP entries logged
+	Snapshots  uint64           `json:"snapshots"` // published
+	Status     digestlog.Status `json:"status"`
+}
+
+// Attach opens the ring at path and the run directory it belongs to. The directory is created for generation 0 and
+// continued otherwise, whatever state an earlier recorder left it in. It starts nothing; call Run, or Close.
+// Errors: vfs.ErrLocked if another recorder has the run, *FinishedError, those of the packages ring, segment and digestlog.
+func Attach(path string, o Options) (*Recorder, error) {
+	o = o.withDefaults()
+	c, err := ring.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	r := &Recorder{opts: o, ring: c, header: c.Header()}
+	if err := r.open(); err != nil {
+		r.release()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *Recorder) open() error {
+	var err error
+	if r.schema, err = record.ParseSchema(r.header.Schema); err != nil {
+		return fmt.Errorf("ring %s: %w", r.ring.Path(), err)
+	}
+	if got, want := r.header.PayloadLen, 8*r.schema.Words(); got != want {
+		return fmt.Errorf("ring %s: payload of %d bytes, its schema %q needs %d", r.ring.Path(), got, r.schema.Name(), want)
+	}
+	r.generation = r.header.Generation
+	r.digester = record.NewDigester(r.schema)
+	r.dir = rundir.Dir(filepath.Join(r.opts.Runs, r.header.RunID))
+	if err := r.openDirectory(); err != nil {
+		return fmt.Errorf("run %s: %w", r.header.RunID, err)
+	}
+	r.ring.Seek(r.next)
+	r.publish(ring.ConsumerAttached)
+	return nil
+}
+
+// RunID returns the id of the run being recorded.
+func (r *Recorder) RunID() string { return r.header.RunID }
+
+// Run drains the ring until its producer has closed or died and everything is stored, then closes the generation
+// and removes the ring. If ctx ends first it makes durable what it has drained and returns ctx's error, leaving ring and
+// generation open for the next Attach. Run releases everything the Recorder holds; call it once.
+func (r *Recorder) Run(ctx context.Context) (Summary, error) {
+	defer r.release()
+	failed, fail := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer fail(nil)
+	r.work = make(chan work, batches)
+	r.free = make(chan *batch, batches)
+	for range batches {
+		r.free <- newBatch(r.opts.CommitBytes)
+	}
+	r.entries = make(chan entryCall)
+	r.jobs = make(chan snapshotJob, r.header.StagingAreas+1)
+	persisted := make(chan struct{})
+
+	var status digestlog.Status
+	var drainErr error
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(r.work)
+		status, drainErr = r.drain(ctx, failed)
+		if drainErr != nil && !errors.Is(drainErr, errDetached) {
+			fail(drainErr)
+		}
+	})
+	wg.Go(func() { // works until the drainer has closed its channel and the persister has finished
+		if err := r.write(failed, persisted); err != nil {
+			fail(err)
+		}
+	})
+	wg.Go(func() {
+		defer close(persisted)
+		if err := r.persist(failed); err != nil {
+			fail(err)
+		}
+	})
+	wg.Wait()
+	if err := context.Cause(failed); err != nil {
+		return r.summary(0), err
+	}
+	if drainErr != nil {
+		return r.summary(0), context.Cause(ctx)
+	}
+	return r.finish(status)
+}
+
+// finish closes the generation after everything has been written: SEAL, END, sync, sign, and the ring goes last, so that
+// a kill in between leaves a ring from which the next Attach can tell what is still to do.
+func (r *Recorder) finish(status digestlog.Status) (Summary, error) {
+	if err := r.seal(); err != nil {
+		return r.summary(0), err
+	}
+	sum := r.summary(status)
+	end := digestlog.Entry{
+		Kind: digestlog.KindEnd, Generation: r.generation, Seq: sum.Emitted,
+		Status: status, Emitted: sum.Emitted, Stored: sum.Stored, Lost: sum.Lost, EmittedKnown: true,
+	}
+	if _, err := r.log.Append(&end); err != nil {
+		return sum, fmt.Errorf("log the end of generation %d: %w", r.generation, err)
+	}
+	if err := r.closeLog(); err != nil {
+		return sum, err
+	}
+	r.publish(ring.ConsumerDone)
+	if err := r.ring.Remove(); err != nil {
+		return sum, fmt.Errorf("remove the ring: %w", err)
+	}
+	return sum, nil
+}
+
+func (r *Recorder) closeLog() error {
+	if err := r.log.Sync(); err != nil {
+		return fmt.Errorf("sync the digest log: %w", err)
+	}
+	if _, err := r.log.SignHead(); err != nil {
+		return fmt.Errorf("sign the tree head: %w", err)
+	}
+	err := r.log.Close()
+	r.log = nil
+	if err != nil {
+		return fmt.Errorf("close the digest log: %w", err)
+	}
+	return nil
+}
+
+func (r *Recorder) summary(status digestlog.Status) Summary {
+	return Summary{
+		RunID: r.header.RunID, Dir: string(r.dir), Generation: r.generation, Status: status,
+		Emitted: r.ring.Produced(), Stored: r.stats.stored.Load(), Lost: r.stats.lost.Load(),
+		Digests: r.stats.digests.Load(), Snapshots: r.stats.snapshots.Load(),
+	}
+}
+
+// publish shows the live counts to the producer, which reads them for display only.
+func (r *Recorder) publish(phase ring.ConsumerPhase) {
+	r.ring.Publish(ring.ConsumerState{
+		Phase: phase, Position: r.next, Stored: r.stats.stored.Load(), Lost: r.stats.lost.Load(),
+		Synced: r.stats.synced.Load(), Snapshots: r.stats.snapshots.Load(), PID: os.Getpid(),
+	})
+}
+
+// release lets go of files, mapping and lock. What was not synced by then was never acknowledged.
+func (r *Recorder) release() {
+	if r.telemetry != nil {
+		r.telemetry.Abort()
+		r.telemetry = nil
+	}
+	if r.log != nil {
+		r.log.Abort()
+		r.log = nil
+	}
+	if r.ring != nil {
+		r.ring.Close()
+	}
+	if r.lock != nil {
+		r.lock.Close()
+		r.lock = nil
+	}
+}
+
+func (r *Recorder) logger() *slog.Logger { return r.opts.Logger }
+
+func (r *Recorder) fs() vfs.FS { return r.opts.FS }

@@ -1,0 +1,189 @@
+package recorder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/record"
+	"github.com/usp-project/usp/ring"
+	"github.com/usp-project/usp/snapshot"
+)
+
+var (
+	// ErrRunning is wrapped by Recover's error when the run's producer is alive.
+	ErrRunning = errors.New("the run is still running")
+	// ErrNoSnapshot is returned by NewestSnapshot when no snapshot can be loaded: a resume starts cold.
+	ErrNoSnapshot = errors.New("the run has no snapshot that can be loaded")
+)
+
+// lockPatience is how long Recover waits for a recorder that is still storing the end of a dead producer.
+const lockPatience = 10 * time.Second
+
+// Last says what Recover found to be the last generation of a run.
+type Last struct {
+	RunID      string
+	Generation uint32
+	Schema     [32]byte
+	Status     digestlog.Status
+}
+
+// Recover brings a run whose producer died into order, so that a new generation can begin: what is left in a ring is
+// stored, telemetry is repaired and sealed, the interrupted generation gets its END entry. A run that ended well is left
+// as it is. ringDir is where its ring would be; empty means the default. Errors: ErrRunning, vfs.ErrLocked.
+func Recover(ctx context.Context, dir, ringDir string, o Options) (Last, error) {
+	o = o.withDefaults()
+	o.Runs = filepath.Dir(dir)
+	id := filepath.Base(dir)
+	if ringDir == "" {
+		ringDir, _ = ring.DefaultDir()
+	}
+	if m, _, err := rundir.ReadManifest(o.FS, rundir.At(dir), 0); err != nil {
+		return Last{}, err
+	} else if m.RunID != id {
+		return Last{}, fmt.Errorf("%s holds run %s: a run directory must have the run's name to be continued; rename it", dir, m.RunID)
+	}
+	if err := drainLeftRing(ctx, filepath.Join(ringDir, rundir.RingName(id)), o); err != nil {
+		return Last{}, err
+	}
+	h, err := readHistory(o.FS, rundir.Dir(dir))
+	if err != nil {
+		return Last{}, err
+	}
+	n, g := h.last()
+	if g == nil {
+		return Last{}, fmt.Errorf("run %s: its log is empty: nothing was recorded, start a new run", id)
+	}
+	if g.end == nil {
+		if g, err = closeVanished(id, n, o); err != nil {
+			return Last{}, err
+		}
+	}
+	return Last{RunID: id, Generation: n, Schema: g.schema, Status: g.end.Status}, nil
+}
+
+// drainLeftRing records what a dead producer of this run left in memory.
+func drainLeftRing(ctx context.Context, path string, o Options) error {
+	r, err := attachPatiently(ctx, path, o)
+	var finished *FinishedError
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.As(err, &finished): // its recorder has just finished it
+		return nil
+	case err != nil:
+		return err
+	}
+	_, err = r.Run(ctx)
+	return err
+}
+
+// attachPatiently attaches to the ring of a dead producer; the recorder that served it may need a moment to finish.
+func attachPatiently(ctx context.Context, path string, o Options) (*Recorder, error) {
+	deadline := o.Now().Add(lockPatience)
+	for {
+		if err := refuseAlive(path); err != nil {
+			return nil, err
+		}
+		r, err := Attach(path, o)
+		if !errors.Is(err, vfs.ErrLocked) || o.Now().After(deadline) {
+			return r, err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func refuseAlive(path string) error {
+	c, err := ring.Open(path)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	alive, err := c.ProducerAlive()
+	if err == nil && alive {
+		err = fmt.Errorf("%w: its producer is alive (process %d)", ErrRunning, c.Header().PID)
+	}
+	return err
+}
+
+// closeVanished ends a generation whose ring is gone, with whatever was in it: after a restart of the machine, say.
+func closeVanished(id string, n uint32, o Options) (*generation, error) {
+	r := &Recorder{opts: o, generation: n, dir: rundir.Dir(filepath.Join(o.Runs, id)), header: ring.Header{RunID: id, Generation: n}}
+	defer r.release()
+	var err error
+	if r.lock, err = takeLock(r.fs(), string(r.dir)); err != nil {
+		return nil, err
+	}
+	h, err := r.openLog()
+	if err != nil {
+		return nil, err
+	}
+	g := h.generation(n)
+	if g.end != nil { // somebody else was faster
+		return &g, nil
+	}
+	if err := r.tidy(h); err != nil {
+		return nil, err
+	}
+	if err := r.repairTelemetry(h); err != nil {
+		return nil, err
+	}
+	t, err := r.readTail(g.next)
+	if err != nil {
+		return nil, err
+	}
+	if from := t.stored + t.lost; from < g.next { // digests of records whose telemetry did not reach the disk
+		t.unlogged = append(t.unlogged, lostEntry(n, from, g.next, record.LostVanished))
+		t.lost += g.next - from
+	}
+	end := digestlog.Entry{Kind: digestlog.KindEnd, Generation: n, Seq: t.stored + t.lost, Status: digestlog.StatusCrashed, Stored: t.stored, Lost: t.lost}
+	for _, e := range append(t.unlogged, end) {
+		if _, err := r.log.Append(&e); err != nil {
+			return nil, err
+		}
+	}
+	g.end = &end
+	return &g, r.closeLog()
+}
+
+// Found is a snapshot that was verified and loaded.
+type Found struct {
+	Name     string
+	SHA256   [32]byte
+	Meta     snapshot.Meta
+	Sections []snapshot.Section
+}
+
+// NewestSnapshot loads the newest snapshot on the effective timeline of the run directory that its own checksums and
+// the digest log both vouch for. Every newer one that does not pass is passed to rejected, and never loaded. With none
+// left the error is ErrNoSnapshot.
+func NewestSnapshot(fsys vfs.FS, dir string, rejected func(error)) (*Found, error) {
+	if fsys == nil {
+		fsys = vfs.OS()
+	}
+	h, err := readHistory(fsys, rundir.Dir(dir))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range h.effective() {
+		path := filepath.Join(rundir.Dir(dir).Snapshots(), e.Name)
+		meta, sections, err := snapshot.Load(fsys, path, &e.SHA256)
+		if err == nil && (meta.Step != e.Step || meta.Generation != e.Generation || meta.RunID != filepath.Base(dir)) {
+			err = fmt.Errorf("%s: holds step %d of generation %d of run %s, the log says step %d of generation %d", path, meta.Step, meta.Generation, meta.RunID, e.Step, e.Generation)
+		}
+		if err != nil {
+			rejected(fmt.Errorf("snapshot of step %d not loaded: %w", e.Step, err))
+			continue
+		}
+		return &Found{Name: e.Name, SHA256: e.SHA256, Meta: meta, Sections: sections}, nil
+	}
+	return nil, ErrNoSnapshot
+}
