@@ -1,0 +1,158 @@
+// Package config holds every setting of usp: its default, where it may come
+// from and whether it makes sense. A setting is taken from a flag, else from
+// the environment variable USP_<SECTION>_<KEY>, else from usp.toml, else from
+// the defaults here, and Loaded says which it was.
+//
+// The file is read strictly: an unknown key, a value of the wrong type and a
+// value out of range are errors that name file, line and column, and all of
+// them are reported at once. No setting is a secret; those have files of their
+// own, of which only the path is a setting.
+package config
+
+import (
+	"crypto/sha256"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/usp-project/usp/predictor"
+)
+
+// Config is every setting. The tags are its reference: the name in the file,
+// the comment that documents it, and the values allowed.
+type Config struct {
+	Run       Run              `toml:"run" comment:"usp run: input and output."`
+	Predictor predictor.Config `toml:"predictor" comment:"The forecast. Two runs can only be compared if these are equal."`
+	Ring      Ring             `toml:"ring" comment:"Shared memory between the step loop and the recorder."`
+	Recorder  Recorder         `toml:"recorder" comment:"The process that writes the run directory."`
+	Digest    Digest           `toml:"digest" comment:"The tamper-evident log of digests."`
+	Snapshot  Snapshot         `toml:"snapshot" comment:"Saved states, from which a run resumes."`
+	Log       Log              `toml:"log" comment:"What is written to standard error."`
+}
+
+// Run is the section [run].
+type Run struct {
+	Dir         string `toml:"dir" comment:"Directory that holds the run directories. USP_DIR sets it too."`
+	TimeColumn  string `toml:"time_column" comment:"Column of the input with the times."`
+	ValueColumn string `toml:"value_column" comment:"Column of the input with the values."`
+	Progress    string `toml:"progress" comment:"Progress on standard error; auto: a line on a terminal, else none." enum:"auto,plain,json,none"`
+}
+
+// Ring is the section [ring].
+type Ring struct {
+	Dir             string `toml:"dir" comment:"Memory-backed directory for rings; empty: /dev/shm/usp-<uid>, else $XDG_RUNTIME_DIR/usp."`
+	Slots           int    `toml:"slots" comment:"Records the ring holds before the oldest is overwritten; a power of two." min:"2" max:"16777216"`
+	StagingAreas    int    `toml:"staging_areas" comment:"Snapshots that may wait for the recorder; further ones are dropped and counted." min:"1" max:"64"`
+	StagingCapacity Size   `toml:"staging_capacity" comment:"Largest state a staging area takes; 0B: what the producer's state needs." min:"0" max:"1099511627776"`
+}
+
+// Recorder is the section [recorder].
+type Recorder struct {
+	CommitInterval Duration `toml:"commit_interval" comment:"Longest time from drained to durable, the disk's own time excluded." min:"1ms" max:"1h"`
+	CommitBytes    Size     `toml:"commit_bytes" comment:"Drained bytes that force a commit before the interval is over." min:"4096" max:"1073741824"`
+	SegmentSize    Size     `toml:"segment_size" comment:"Size at which a telemetry or digest segment is sealed and the next begun." min:"65536" max:"17179869184"`
+	DrainTimeout   Duration `toml:"drain_timeout" comment:"Time the recorder has to store the rest when a run ends." min:"1ms" max:"24h"`
+	KeyFile        string   `toml:"key_file" comment:"Ed25519 key that signs tree heads, created on first use with mode 0600; empty: signing.key in the user's configuration directory."`
+}
+
+// Digest is the section [digest].
+type Digest struct {
+	Interval     uint64   `toml:"interval" comment:"Log the digests of every n-th step." min:"1"`
+	HeadInterval Duration `toml:"head_interval" comment:"Shortest time between two signed tree heads." min:"1ms" max:"24h"`
+}
+
+// Snapshot is the section [snapshot].
+type Snapshot struct {
+	Interval    uint64   `toml:"interval" comment:"Save the state every n steps; 0: only at the end."`
+	Compression string   `toml:"compression" enum:"none,zstd" comment:"How a snapshot is stored."`
+	Level       int      `toml:"level" comment:"Level of zstd, 1 to 22; 0: 3." min:"0" max:"22"`
+	KeepLast    int      `toml:"keep_last" comment:"Newest snapshots that are kept; 0: this rule keeps none." min:"0" max:"1000000"`
+	KeepEvery   uint64   `toml:"keep_every" comment:"Also keep the oldest of every block of n steps; 0: none."`
+	MaxAge      Duration `toml:"max_age" comment:"What is older goes, unless keep_last holds it; 0s: no limit." min:"0s"`
+}
+
+// Log is the section [log].
+type Log struct {
+	Level  string `toml:"level" enum:"debug,info,warn,error" comment:"Least severe message written."`
+	Format string `toml:"format" enum:"text,json" comment:"Form of a message."`
+}
+
+// Default returns the settings used where nothing else is said.
+func Default() Config {
+	return Config{
+		Run:       Run{Dir: "runs", TimeColumn: "time", ValueColumn: "value", Progress: "auto"},
+		Predictor: predictor.Config{}.WithDefaults(),
+		Ring:      Ring{Slots: 1 << 14, StagingAreas: 4},
+		Recorder: Recorder{
+			CommitInterval: Duration(50 * time.Millisecond),
+			CommitBytes:    1 << 20,
+			SegmentSize:    64 << 20,
+			DrainTimeout:   Duration(10 * time.Second),
+		},
+		Digest:   Digest{Interval: 1, HeadInterval: Duration(time.Second)},
+		Snapshot: Snapshot{Interval: 100, Compression: "none", KeepLast: 5},
+		Log:      Log{Level: "warn", Format: "text"},
+	}
+}
+
+// SHA256 returns the digest of the effective settings: of one line
+// "section.key = value" for each, in the order of Keys, values as in the file.
+// Two processes with the same settings get the same digest, however they came
+// by them.
+func (c *Config) SHA256() [sha256.Size]byte {
+	var b strings.Builder
+	for _, f := range fieldsOf(c) {
+		b.WriteString(f.name + " = " + f.text() + "\n")
+	}
+	return sha256.Sum256([]byte(b.String()))
+}
+
+// Keys returns the dotted name of every setting, in the order of the file.
+func Keys() []string {
+	var names []string
+	for _, f := range fieldsOf(new(Config)) {
+		names = append(names, f.name)
+	}
+	return names
+}
+
+// FileNames returns the files looked for when none is named, the first one
+// found being the only one read. userDir is the user's configuration directory
+// as from os.UserConfigDir; it may be empty.
+func FileNames(userDir string) []string {
+	names := []string{"usp.toml"}
+	if userDir != "" {
+		names = append(names, strings.TrimRight(userDir, "/")+"/usp/config.toml")
+	}
+	if runtime.GOOS != "windows" {
+		names = append(names, "/etc/usp/config.toml")
+	}
+	return names
+}
+
+// predictorDocs documents the settings of the predictor, which has its own
+// type; the comments in its source say more.
+func predictorDocs() map[string]string {
+	return map[string]string{
+		"season":             "Observations in one period; 0: found from what was seen, 1: there is none.",
+		"warm_up":            "Scored forecasts before alarms, outliers and measured intervals.",
+		"forgetting":         "Forgetting of the autoregressions, per step.",
+		"switch_cost":        "Least cost of moving weight between two experts.",
+		"epsilon_base":       "Regularisation of the transport at no volatility.",
+		"epsilon_volatility": "How much relative volatility raises the regularisation.",
+		"epsilon_min":        "Least regularisation.",
+		"epsilon_max":        "Greatest regularisation.",
+		"cusum_slack":        "Slack of the change detector, in standard deviations of the clipped score.",
+		"cusum_clip":         "Where scores are clipped, in standard deviations.",
+		"target_run_length":  "Steps between two false alarms of the change detector, on average.",
+		"grace":              "Steps after an alarm in which no other is raised.",
+		"soft_reset":         "Share of the weights made uniform at an alarm.",
+		"outlier_sigma":      "Errors beyond so many scales are held back until they are confirmed.",
+		"confirm_steps":      "Observations after which that is decided.",
+		"freeze_steps":       "Equal values in a row that raise the frozen flag.",
+		"coverage":           "Share of observations that the forecast interval is to hold.",
+		"conformal_rate":     "How fast the interval adapts.",
+		"kurtosis_window":    "Window of the kurtosis, in steps.",
+		"holder_window":      "Window of the Hölder exponent, in steps.",
+	}
+}
