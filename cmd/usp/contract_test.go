@@ -1,0 +1,196 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestStoppedRecorder stops the recorder under a run whose ring is much too small for it: the loop must not notice, and
+// what was lost must be counted exactly once the recorder continues.
+func TestStoppedRecorder(t *testing.T) {
+	w := newWorld(t)
+	const n = 40_000
+	input := w.writeSeries("series.csv", n, 3)
+	w.env = append(w.env, "USP_RING_SLOTS=1024")
+	free := w.summary("run", input, "--dir", "free")
+
+	cmd := w.command("run", input, "--dir", "stopped", "--json")
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { cmd.Wait(); close(done) }()
+	pid := w.recorderPID(done)
+	if pid == 0 {
+		t.Fatal("the run ended before its recorder could be stopped")
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer kill(pid)
+	<-done
+	if code := cmd.ProcessState.ExitCode(); code != 3 {
+		t.Fatalf("exit code %d with a stopped recorder, want 3 (partial)\n%s", code, out.String())
+	}
+	var stopped map[string]any
+	if err := json.Unmarshal(out.Bytes(), &stopped); err != nil {
+		t.Fatal(err)
+	}
+	if stopped["emitted"].(float64) != n || stopped["complete"].(bool) {
+		t.Errorf("summary with a stopped recorder: %s", out.String())
+	}
+	// Figures for the reader; a test is no place to judge time.
+	t.Logf("seconds free %v, recorder stopped %v; emit p99 %v and %v ns", free["seconds"], stopped["seconds"], free["emit_ns_p99"], stopped["emit_ns_p99"])
+
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	w.idle()
+	report := w.summary("verify", "latest", "--dir", "stopped")
+	c := report["completeness"].(map[string]any)
+	if c["stored"].(float64)+c["lost"].(float64) != n || c["lost"].(float64) == 0 {
+		t.Errorf("stored %v + lost %v, want %d with a loss", c["stored"], c["lost"], n)
+	}
+	t.Logf("stored %v, lost %v", c["stored"], c["lost"])
+}
+
+// TestNothingLeaks plants canaries, in the input and in the environment, and searches everything that a run leaves
+// outside its snapshots.
+func TestNothingLeaks(t *testing.T) {
+	w := newWorld(t)
+	secret := "canary-4f1c9a77e2"
+	w.env = append(w.env, "SECRET_TOKEN="+secret, "AWS_SECRET_ACCESS_KEY=x"+secret)
+	rnd := rand.New(rand.NewPCG(11, 12))
+	var needles [][]byte
+	var csv strings.Builder
+	csv.WriteString("time,value\n")
+	for i := range 400 {
+		v := math.Round(1e9*(1234.5+rnd.Float64()))/1e9 + float64(i%7)
+		text := fmt.Sprint(v)
+		fmt.Fprintf(&csv, "%d,%s\n", i*3_600_000_000_000, text)
+		needles = append(needles, []byte(text), binary.LittleEndian.AppendUint64(nil, math.Float64bits(v)), binary.BigEndian.AppendUint64(nil, math.Float64bits(v)))
+	}
+	needles = append(needles, []byte(secret))
+	for _, e := range os.Environ() { // and no value of this process's own environment, as far as it is distinctive
+		if _, v, _ := strings.Cut(e, "="); len(v) >= 8 && strings.HasPrefix(v, "/") {
+			needles = append(needles, []byte(v))
+		}
+	}
+	if err := os.WriteFile(filepath.Join(w.dir, "in.csv"), []byte(csv.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := w.summary("run", "in.csv", "--log-level", "debug")
+	searched := 0
+	err := filepath.WalkDir(s["run_dir"].(string), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) == ".snap" {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		searched++
+		for _, n := range needles {
+			if i := bytes.Index(b, n); i >= 0 {
+				t.Errorf("%s holds %q at byte %d", path, n, i)
+			}
+		}
+		return nil
+	})
+	if err != nil || searched < 4 {
+		t.Errorf("%d files searched, error %v", searched, err)
+	}
+	// The search itself works: the snapshots, which must hold the state, hold the last value.
+	snaps, err := filepath.Glob(filepath.Join(s["run_dir"].(string), "snapshots", "*.snap"))
+	if err != nil || len(snaps) == 0 {
+		t.Fatalf("no snapshots: %v", err)
+	}
+	b, err := os.ReadFile(snaps[len(snaps)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(b, needles[3*399+1]) {
+		t.Error("the last value is not in the last snapshot: the search would find nothing anywhere")
+	}
+	for _, p := range snaps {
+		if info, err := os.Stat(p); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: mode %v, error %v, want 0600", p, info.Mode(), err)
+		}
+	}
+}
+
+// TestFlippedByte changes bytes of a closed run, some in every file, one at a time.
+func TestFlippedByte(t *testing.T) {
+	w := newWorld(t)
+	s := w.summary("run", "example:nile", "--snapshot-interval", "40")
+	dir := s["run_dir"].(string)
+	rnd := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 5))
+	var files []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			files = append(files, path)
+		}
+		return err
+	})
+	if err != nil || len(files) < 5 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	for _, path := range files {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, offset := range []int{0, len(b) / 2, len(b) - 1, rnd.IntN(len(b)), rnd.IntN(len(b))} {
+			flipped := bytes.Clone(b)
+			flipped[offset] ^= 1 << rnd.IntN(8)
+			overwrite(t, path, flipped)
+			_, out := w.want([]int{20}, "verify", dir)
+			if name := filepath.Base(path); !strings.Contains(out, name) {
+				t.Errorf("byte %d of %s changed; verify does not name the file:\n%s", offset, path, out)
+			}
+		}
+		overwrite(t, path, b)
+	}
+	w.want([]int{0}, "verify", dir)
+}
+
+// TestCutLog cuts frames off the end of a closed run's digest log, at every length that leaves a header.
+func TestCutLog(t *testing.T) {
+	w := newWorld(t)
+	dir := w.summary("run", "example:nile")["run_dir"].(string)
+	path := filepath.Join(dir, "digests", "00000000000000000000.seg")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := 8; cut < len(b)-4096; cut += 512 {
+		overwrite(t, path, b[:len(b)-cut])
+		w.want([]int{20}, "verify", dir)
+	}
+	overwrite(t, path, b)
+	w.want([]int{0}, "verify", dir)
+}
+
+// overwrite changes a read-only file.
+func overwrite(t *testing.T, path string, b []byte) {
+	t.Helper()
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"github.com/usp-project/usp"
+	"github.com/usp-project/usp/internal/config"
+	"github.com/usp-project/usp/internal/input"
+	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/recorder"
+)
+
+// The exit codes, a contract for scripts.
+const (
+	exitOK        = 0
+	exitError     = 1
+	exitUsage     = 2
+	exitPartial   = 3
+	exitNotFound  = 10
+	exitLocked    = 11
+	exitWrongKey  = 12
+	exitFailed    = 20
+	exitCrashTail = 21
+	exitDiverge   = 22
+)
+
+// codeError is an error with an exit code. With a nil cause the command has said everything already.
+type codeError struct {
+	code  int
+	cause error
+}
+
+func (e *codeError) Error() string {
+	if e.cause == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.cause.Error()
+}
+
+func (e *codeError) Unwrap() error { return e.cause }
+
+func withCode(code int, err error) error { return &codeError{code, err} }
+
+func usageError(err error) error { return withCode(exitUsage, err) }
+
+// signalError says which signal asked the command to end.
+type signalError struct{ signal syscall.Signal }
+
+func (e signalError) Error() string { return "ended by " + e.signal.String() }
+
+func exitCode(err error) int {
+	var (
+		code     *codeError
+		settings config.Errors
+		data     *input.DataError
+		died     *usp.RecorderError
+		sig      signalError
+	)
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &code):
+		return code.code
+	case errors.As(err, &sig):
+		return 128 + int(sig.signal)
+	case errors.As(err, &settings), errors.As(err, &data):
+		return exitUsage
+	case errors.Is(err, rundir.ErrNotFound):
+		return exitNotFound
+	case errors.Is(err, vfs.ErrLocked), errors.Is(err, recorder.ErrRunning):
+		return exitLocked
+	case errors.As(err, &died) && died.ExitCode > 1:
+		return died.ExitCode
+	case errors.Is(err, usp.ErrIncomplete):
+		return exitPartial
+	case strings.HasPrefix(err.Error(), "unknown command"), strings.HasPrefix(err.Error(), "accepts "), strings.HasPrefix(err.Error(), "requires "):
+		return exitUsage // cobra's own errors have no type
+	}
+	return exitError
+}
+
+// exit prints the error, if it was not printed, and returns the exit code.
+func (a *app) exit(ctx context.Context, err error) int {
+	if err != nil && errors.Is(err, context.Canceled) && context.Cause(ctx) != nil {
+		err = context.Cause(ctx)
+	}
+	code := exitCode(err)
+	said := &codeError{}
+	if err == nil || errors.As(err, &said) && said.cause == nil {
+		return code
+	}
+	if a.json {
+		json.NewEncoder(a.err).Encode(map[string]any{"type": "exit_error", "code": code, "message": message(err)})
+		return code
+	}
+	fmt.Fprintf(a.err, "usp: %s\n", message(err))
+	return code
+}
+
+// message is an error as a person should see it: without Go's package prefix, and for file errors the plain words.
+func message(err error) string {
+	var path *fs.PathError
+	msg := strings.TrimPrefix(err.Error(), "usp: ")
+	if errors.As(err, &path) && errors.Is(err, fs.ErrNotExist) && msg == path.Error() {
+		return path.Path + ": no such file or directory"
+	}
+	return msg
+}

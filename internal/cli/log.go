@@ -1,0 +1,185 @@
+package cli
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/rundir"
+)
+
+const logLong = `Print the entries of a run's digest log: openings, step digests, losses, snapshots,
+rewinds, seals and the end. --follow goes on until the run has ended.`
+
+// followInterval is how often --follow looks for new entries.
+const followInterval = 200 * time.Millisecond
+
+type logFlags struct {
+	follow bool
+	kind   string
+	last   int
+}
+
+func (a *app) logCommand() *cobra.Command {
+	var f logFlags
+	cmd := &cobra.Command{
+		Use: "log RUN", Short: "Print the digest log of a run", Long: logLong, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.log(cmd.Context(), args[0], f) },
+	}
+	cmd.Flags().BoolVarP(&f.follow, "follow", "f", false, "wait for further entries until the run has ended")
+	cmd.Flags().StringVar(&f.kind, "kind", "", "print only entries of this `kind`, such as STEP or LOST")
+	cmd.Flags().IntVarP(&f.last, "last", "n", 0, "print only the last `n` entries")
+	return cmd
+}
+
+func (a *app) log(ctx context.Context, run string, f logFlags) error {
+	dir, err := a.resolve(run)
+	if err != nil {
+		return err
+	}
+	m, _, err := rundir.ReadManifest(a.fs, dir, 0)
+	if err != nil {
+		return err
+	}
+	schema, err := m.ParsedSchema()
+	if err != nil {
+		return err
+	}
+	p := &logPrinter{app: a, flags: f, fields: schema.DigestFields()}
+	for {
+		if err := p.read(dir); err != nil {
+			return err
+		}
+		if err := p.flush(); err != nil {
+			return err
+		}
+		if !f.follow || p.ended && !rundir.Locked(a.fs, dir) {
+			return nil
+		}
+		select {
+		case <-time.After(followInterval):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// logPrinter prints entries once, however often the log is read.
+type logPrinter struct {
+	app    *app
+	flags  logFlags
+	fields []string
+	seen   uint64
+	ended  bool
+	tail   []logLine // the last entries, with --last
+}
+
+// logLine is one entry as printed.
+type logLine struct {
+	Index      uint64            `json:"index"`
+	Kind       string            `json:"kind"`
+	Generation uint32            `json:"generation"`
+	Step       uint64            `json:"step"`
+	Seq        uint64            `json:"seq"`
+	Digests    map[string]string `json:"digests,omitempty"`
+	Detail     string            `json:"detail,omitempty"`
+}
+
+func (p *logPrinter) read(dir rundir.Dir) error {
+	index := uint64(0)
+	for item, err := range digestlog.Entries(p.app.fs, dir.Digests()) {
+		var fault *digestlog.Fault
+		if errors.As(err, &fault) && fault.Benign() {
+			if fault.Class != digestlog.ClassUnknown {
+				continue
+			}
+		} else if err != nil {
+			return withCode(exitFailed, err)
+		}
+		if index = item.Index + 1; index <= p.seen {
+			continue
+		}
+		p.seen = index
+		p.ended = item.Entry.Kind == digestlog.KindEnd
+		if p.flags.kind != "" && p.flags.kind != item.Entry.Kind.String() {
+			continue
+		}
+		if err := p.put(p.line(&item)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *logPrinter) line(item *digestlog.Item) logLine {
+	e := &item.Entry
+	l := logLine{Index: item.Index, Kind: e.Kind.String(), Generation: e.Generation, Step: e.Step, Seq: e.Seq, Detail: detail(e)}
+	if e.Kind == digestlog.KindStep {
+		l.Digests = make(map[string]string, len(e.Digests))
+		for i, d := range e.Digests {
+			name := fmt.Sprintf("field%d", i)
+			if i < len(p.fields) {
+				name = p.fields[i]
+			}
+			l.Digests[name] = hex.EncodeToString(d[:])
+			l.Detail += fmt.Sprintf("%s %x… ", name, d[:6])
+		}
+	}
+	return l
+}
+
+func detail(e *digestlog.Entry) string {
+	switch e.Kind {
+	case digestlog.KindOpen:
+		return fmt.Sprintf("manifest %x… schema %x…", e.Manifest[:6], e.Schema[:6])
+	case digestlog.KindLost:
+		return fmt.Sprintf("records %d to %d: %v", e.From, e.To-1, e.Reason)
+	case digestlog.KindSnapshot:
+		return fmt.Sprintf("%s, %s, %x…", e.Name, bytesText(int64(e.Size)), e.SHA256[:6])
+	case digestlog.KindRewind:
+		return fmt.Sprintf("continues behind step %d of generation %d", e.Target, e.FromGeneration)
+	case digestlog.KindSeal:
+		return fmt.Sprintf("%s, frames %d to %d, %s, %x…", e.Name, e.Base, e.Base+e.Count, bytesText(int64(e.Size)), e.SHA256[:6])
+	case digestlog.KindEnd:
+		return fmt.Sprintf("%v: %d emitted, %d stored, %d lost", e.Status, e.Emitted, e.Stored, e.Lost)
+	case digestlog.KindPrune:
+		return e.Name
+	case digestlog.KindEvent:
+		return fmt.Sprintf("%v: %s", e.Code, e.Text)
+	}
+	return ""
+}
+
+func (p *logPrinter) put(l logLine) error {
+	if n := p.flags.last; n > 0 {
+		if p.tail = append(p.tail, l); len(p.tail) > n {
+			p.tail = p.tail[1:]
+		}
+		return nil
+	}
+	return p.print(l)
+}
+
+// flush prints what --last has held back; what follows later is printed as it comes.
+func (p *logPrinter) flush() error {
+	for _, l := range p.tail {
+		if err := p.print(l); err != nil {
+			return err
+		}
+	}
+	p.tail, p.flags.last = nil, 0
+	return nil
+}
+
+func (p *logPrinter) print(l logLine) error {
+	if p.app.json {
+		return p.app.printJSON(l, false)
+	}
+	_, err := fmt.Fprintf(p.app.out, "%6d  %-8s gen %d  step %-6d %s\n", l.Index, l.Kind, l.Generation, l.Step, l.Detail)
+	return err
+}

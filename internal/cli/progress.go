@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/usp-project/usp/predictor"
+)
+
+// progress shows how far a run is: on a terminal a line that is drawn over, as plain text a line now and then, or JSON
+// lines.
+type progress struct {
+	w       io.Writer
+	mode    string // line, plain, json or none
+	rows    uint64 // known in advance, or 0
+	now     func() time.Time
+	began   time.Time
+	last    time.Time
+	first   uint64
+	every   time.Duration
+	drawn   int
+	pending uint64 // steps since the clock was looked at
+}
+
+func newProgress(w io.Writer, mode string, rows uint64, now func() time.Time) *progress {
+	p := &progress{w: w, mode: mode, rows: rows, now: now, every: 100 * time.Millisecond}
+	switch {
+	case mode == "auto" && isTerminal(w):
+		p.mode = "line"
+	case mode == "auto":
+		p.mode = "none"
+	case mode == "plain":
+		p.every = 30 * time.Second
+	case mode == "json":
+		p.every = time.Second
+	}
+	return p
+}
+
+// step is called after every step; it draws only when it is time.
+func (p *progress) step(out *predictor.Output) {
+	if p.mode == "none" {
+		return
+	}
+	if p.began.IsZero() {
+		p.began, p.first = p.now(), out.Step-1
+		p.last = p.began
+	}
+	if p.pending++; p.pending < 64 && p.rows > 1<<12 {
+		return // looking at the clock costs as much as emitting
+	}
+	p.pending = 0
+	now := p.now()
+	if now.Sub(p.last) < p.every {
+		return
+	}
+	p.last = now
+	rate := float64(out.Step-p.first) / max(now.Sub(p.began).Seconds(), 1e-9)
+	flags := predictor.FlagNames(out.Flags)
+	switch p.mode {
+	case "json":
+		json.NewEncoder(p.w).Encode(map[string]any{
+			"type": "status", "step": out.Step, "rows": p.rows, "rate": rate, "cusum_pos": out.CusumPos, "cusum_neg": out.CusumNeg, "flags": flags,
+		})
+	case "plain":
+		fmt.Fprintln(p.w, p.line(out, rate, flags))
+	default:
+		line := p.line(out, rate, flags)
+		fmt.Fprintf(p.w, "\r%s%s", line, strings.Repeat(" ", max(0, p.drawn-len(line))))
+		p.drawn = len(line)
+	}
+}
+
+func (p *progress) line(out *predictor.Output, rate float64, flags []string) string {
+	of := ""
+	if p.rows > 0 {
+		of = fmt.Sprintf(" of %d (%d %%)", p.rows, 100*out.Step/p.rows)
+	}
+	return fmt.Sprintf("step %d%s, %.0f steps/s, cusum +%.2f -%.2f of %.2f %s", out.Step, of, rate, out.CusumPos, out.CusumNeg, out.Threshold, strings.Join(flags, ","))
+}
+
+// end clears the line.
+func (p *progress) end() {
+	if p.mode == "line" && p.drawn > 0 {
+		fmt.Fprintf(p.w, "\r%s\r", strings.Repeat(" ", p.drawn))
+	}
+}

@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/recorder"
+	"github.com/usp-project/usp/ring"
+)
+
+const recordLong = `Record what a producer emits into a ring.
+
+RING is the path of a ring file, or a run id: then the ring is looked for in the
+ring directory. Without RING, the one ring there that nobody records is taken.
+The command ends when the producer has, and everything is stored.
+
+"usp run" starts its own recorder; this command is for programs that make a ring
+themselves, and for rings left behind by programs that died.`
+
+// optionsOnStdin is how usp run and the library hand settings to the recorder that they start: the settings are theirs,
+// not those of a file that this process would find.
+const optionsOnStdin = "options-on-stdin"
+
+// recorderCommand is this program's own command line as a recorder, without the ring's path.
+func recorderCommand() ([]string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("where is this program? %w", err)
+	}
+	return []string{self, "record", "--" + optionsOnStdin}, nil
+}
+
+func (a *app) recordCommand() *cobra.Command {
+	var onStdin bool
+	cmd := &cobra.Command{
+		Use: "record [RING]", Short: "Record what another program emits", Long: recordLong, Args: cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			opts, err := a.recorderOptions()
+			if err != nil {
+				return err
+			}
+			if onStdin {
+				if opts, err = readOptions(a.in); err != nil {
+					return usageError(err)
+				}
+				opts.Logger = a.logger()
+			}
+			path, err := a.findRing(args)
+			if err != nil {
+				return err
+			}
+			if code := recorder.Process(path, opts, a.out, a.err); code != exitOK {
+				return withCode(code, nil)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&onStdin, optionsOnStdin, false, "read the settings as JSON from standard input")
+	_ = cmd.Flags().MarkHidden(optionsOnStdin) // it exists: it was made in the line above
+	a.setting(cmd, false, "key-file", "", "recorder.key_file", "`file` of the signing key, created on first use")
+	a.setting(cmd, false, "digest-interval", "", "digest.interval", "log the digests of every `n`-th step")
+	return cmd
+}
+
+// readOptions reads the settings that another process hands over. A library that knows the binary only by name writes
+// them too, so an empty input leaves the defaults.
+func readOptions(r io.Reader) (recorder.Options, error) {
+	var o recorder.Options
+	dec := json.NewDecoder(r)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&o); err != nil && !errors.Is(err, io.EOF) {
+		return o, fmt.Errorf("options on standard input: %w", err)
+	}
+	return o, nil
+}
+
+// findRing turns the argument of usp record into a path.
+func (a *app) findRing(args []string) (string, error) {
+	dir := a.cfg.Ring.Dir
+	if dir == "" {
+		dir, _ = ring.DefaultDir()
+	}
+	if len(args) > 0 {
+		if _, err := os.Stat(args[0]); err == nil || !rundir.ValidID(args[0]) {
+			return args[0], nil
+		}
+		return filepath.Join(dir, rundir.RingName(args[0])), nil
+	}
+	paths, err := ring.List(dir)
+	if err != nil {
+		return "", err
+	}
+	var free []string
+	for _, path := range paths {
+		id, _ := rundir.ParseRingName(filepath.Base(path))
+		run := rundir.Dir(filepath.Join(a.cfg.Run.Dir, id))
+		if lock, err := a.fs.Lock(string(run)); err == nil {
+			lock.Close()
+		} else if errors.Is(err, vfs.ErrLocked) {
+			continue
+		}
+		free = append(free, path)
+	}
+	switch len(free) {
+	case 1:
+		return free[0], nil
+	case 0:
+		return "", withCode(exitNotFound, fmt.Errorf("no ring in %s waits for a recorder", dir))
+	}
+	msg := fmt.Sprintf("%d rings in %s wait for a recorder; name one:", len(free), dir)
+	for _, path := range free {
+		msg += "\n  usp record " + path
+	}
+	return "", usageError(errors.New(msg))
+}

@@ -1,0 +1,137 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/usp-project/usp"
+	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/input"
+	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/predictor"
+	"github.com/usp-project/usp/record"
+	"github.com/usp-project/usp/recorder"
+)
+
+// errComplete says that there was nothing to resume, and that the user was told so.
+var errComplete = errors.New("the run is complete")
+
+// resume continues a run: same prediction settings, same columns, same input, from the newest snapshot that verifies.
+func (s *session) resume(ctx context.Context, args []string) error {
+	a := s.app
+	dir, err := a.resolve(s.flags.resume)
+	if err != nil {
+		return err
+	}
+	if err := s.readMeta(dir); err != nil {
+		return err
+	}
+	runs := filepath.Dir(string(dir))
+	name, err := locate(args, s.meta.Input, runs)
+	if err != nil {
+		return err
+	}
+	columns := input.Options{TimeColumn: s.meta.Input.TimeColumn, ValueColumn: s.meta.Input.ValueColumn}
+	if s.source, err = openSource(name, columns, a.in); err != nil {
+		return err
+	}
+	if err := s.source.checkPrefix(s.meta.Input); err != nil {
+		return err
+	}
+	s.source.meta.relativeTo(runs)
+	s.meta.Input, s.meta.Version = s.source.meta, version()
+	if s.predictor, err = predictor.New(s.meta.Predictor); err != nil {
+		return err
+	}
+	if done, err := s.alreadyComplete(ctx, dir); done || err != nil {
+		return err
+	}
+	if err := s.openOutputs(); err != nil {
+		return err
+	}
+	opts, err := s.options()
+	if err != nil {
+		return err
+	}
+	opts.Recorder.Runs = runs
+	run, state, err := usp.Resume(ctx, string(dir), opts)
+	if err != nil {
+		return err
+	}
+	s.run = run
+	if err := s.restore(state); err != nil {
+		_, failErr := run.Fail()
+		return errors.Join(err, failErr)
+	}
+	return s.beginForecasts()
+}
+
+func (s *session) readMeta(dir rundir.Dir) error {
+	m, _, err := rundir.ReadManifest(s.app.fs, dir, 0)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(m.Producer, &s.meta); err != nil || s.meta.Program != "usp run" {
+		return usageError(fmt.Errorf("run %s was not made by usp run; the program that made it has to resume it", dir.ID()))
+	}
+	// Digests must fall on the same steps in every generation, whatever the settings say today.
+	s.app.cfg.Digest.Interval = max(m.DigestEvery, 1)
+	return nil
+}
+
+// alreadyComplete reports whether the run ended well and its input has no further rows.
+func (s *session) alreadyComplete(ctx context.Context, dir rundir.Dir) (bool, error) {
+	state, err := recorder.LastStep(s.app.fs, string(dir))
+	last := state.Step
+	if err != nil || state.Status != digestlog.StatusClean || s.source.rows == 0 || last < s.source.rows {
+		return false, err
+	}
+	if ctx.Err() != nil {
+		return true, context.Cause(ctx)
+	}
+	fmt.Fprintf(s.app.err, "usp: run %s is complete: %d of %d rows were predicted; nothing to resume\n", dir.ID(), last, s.source.rows)
+	if s.app.json {
+		return true, errors.Join(s.app.printJSON(map[string]any{"run_id": dir.ID(), "run_dir": string(dir), "steps": last, "complete": true}, false), errComplete)
+	}
+	return true, errComplete
+}
+
+// restore puts predictor, input and scores where the snapshot left them.
+func (s *session) restore(state *usp.State) error {
+	for _, err := range state.Rejected {
+		fmt.Fprintf(s.app.err, "usp: warning: %v\n", err)
+	}
+	if state.Snapshot == "" {
+		fmt.Fprintf(s.app.err, "usp: run %s has no snapshot that can be loaded; starting at its first row\n", s.run.ID())
+		return nil
+	}
+	sections := make(map[string][]byte, len(state.Sections))
+	for _, sec := range state.Sections {
+		sections[sec.Name] = sec.Data
+	}
+	var err error
+	if s.predictor, err = predictor.Restore(s.meta.Predictor, sections); err != nil {
+		return fmt.Errorf("snapshot %s: %w", state.Snapshot, err)
+	}
+	var at input.Prefix
+	if err := json.Unmarshal(sections[sectionInput], &at); err != nil {
+		return fmt.Errorf("snapshot %s: section %s: %w", state.Snapshot, sectionInput, err)
+	}
+	if err := s.scores.restore(sections[sectionScores]); err != nil {
+		return fmt.Errorf("snapshot %s: %w", state.Snapshot, err)
+	}
+	if s.predictor.Steps() != state.Step || at.Rows != state.Step {
+		return fmt.Errorf("snapshot %s is of step %d, but holds a predictor after step %d and an input after row %d", state.Snapshot, state.Step, s.predictor.Steps(), at.Rows)
+	}
+	if err := s.source.reader.Resume(at); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	s.from, s.saved = state.Step, state.Step
+	s.out.Step = state.Step
+	s.values = record.NewValues(s.values.Schema())
+	return nil
+}

@@ -1,0 +1,284 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usp-project/usp"
+	"github.com/usp-project/usp/internal/input"
+	"github.com/usp-project/usp/predictor"
+	"github.com/usp-project/usp/record"
+	"github.com/usp-project/usp/snapshot"
+)
+
+// runFlags are the flags of usp run that are not settings.
+type runFlags struct {
+	resume    string
+	forecasts string
+}
+
+const runLong = `Predict a series one step ahead and record every step.
+
+INPUT is a CSV file with a header line, "-" for CSV on standard input (each line is
+predicted as it arrives), or example:NAME for a shipped series (sunspots, nile,
+co2). Without INPUT it is example:sunspots.
+
+The columns are "time" (RFC 3339 date or date-time, or nanoseconds) and "value", or
+those named by --time-column and --value-column.
+
+The recorder runs as a process of its own; the prediction never waits for it.
+--resume continues a run that was killed or interrupted behind its newest snapshot;
+its input is the one it was started with unless INPUT says where it is now.`
+
+func (a *app) runCommand() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use: "run [INPUT]", Short: "Predict a series and record every step", Long: runLong, Args: cobra.MaximumNArgs(1),
+		Example: "  usp run\n  usp run prices.csv --value-column close --forecasts out.csv\n  tail -f prices.csv | usp run -\n  usp run --resume latest",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.run(cmd.Context(), args, f)
+		},
+	}
+	cmd.Flags().StringVar(&f.resume, "resume", "", "continue `RUN` behind its newest snapshot")
+	cmd.Flags().StringVar(&f.forecasts, "forecasts", "", "write time, forecast and interval of every step to `FILE` (CSV; - for standard output)")
+	a.setting(cmd, false, "time-column", "", "run.time_column", "`column` of the input with the times")
+	a.setting(cmd, false, "value-column", "", "run.value_column", "`column` of the input with the values")
+	a.setting(cmd, false, "season", "", "predictor.season", "observations in one period (0: find one)")
+	a.setting(cmd, false, "digest-interval", "", "digest.interval", "log the digests of every `n`-th step")
+	a.setting(cmd, false, "snapshot-interval", "", "snapshot.interval", "save the state every `n` steps")
+	a.setting(cmd, false, "progress", "", "run.progress", "progress on standard error: auto, plain, json, none")
+	return cmd
+}
+
+// producerMeta is what the manifest says of usp run: enough to run the same prediction again over the same input. It
+// holds no value of the input.
+type producerMeta struct {
+	Program          string           `json:"program"`
+	Version          string           `json:"version"`
+	Input            inputMeta        `json:"input"`
+	Predictor        predictor.Config `json:"predictor"`
+	SnapshotInterval uint64           `json:"snapshot_interval"`
+}
+
+// Sections of a snapshot of usp run, beside the predictor's.
+const (
+	sectionInput  = "input"
+	sectionScores = "scores"
+)
+
+// session is one execution of usp run.
+type session struct {
+	app   *app
+	flags runFlags
+	meta  producerMeta
+
+	source    *source
+	predictor *predictor.Predictor
+	run       *usp.Run
+	values    *record.Values
+	out       predictor.Output
+	scores    scores
+	emits     latencies
+	forecasts *forecastWriter
+	progress  *progress
+
+	from     uint64 // step before the first one of this generation
+	saved    uint64 // step of the last snapshot handed over
+	started  time.Time
+	rejected uint64 // snapshot requests that were not taken
+	sections []usp.Section
+	buffers  map[string][]byte
+}
+
+func (a *app) run(ctx context.Context, args []string, f runFlags) error {
+	s := &session{app: a, flags: f, started: a.now(), buffers: map[string][]byte{}}
+	defer s.close()
+	var err error
+	if f.resume != "" {
+		err = s.resume(ctx, args)
+	} else {
+		err = s.begin(ctx, args)
+	}
+	if errors.Is(err, errComplete) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	loopErr := s.loop(ctx)
+	return s.end(ctx, loopErr)
+}
+
+// begin opens the input and starts a new run. A fault in the input that can be known beforehand is found before anything
+// is created.
+func (s *session) begin(ctx context.Context, args []string) error {
+	a := s.app
+	name := "example:sunspots"
+	if len(args) > 0 {
+		name = args[0]
+	}
+	columns := input.Options{TimeColumn: a.cfg.Run.TimeColumn, ValueColumn: a.cfg.Run.ValueColumn}
+	var err error
+	if s.source, err = openSource(name, columns, a.in); err != nil {
+		return err
+	}
+	cfg := a.cfg.Predictor
+	if cfg.Season == 0 {
+		cfg.Season = s.source.season
+	}
+	if s.predictor, err = predictor.New(cfg); err != nil {
+		return usageError(err)
+	}
+	s.meta = producerMeta{Program: "usp run", Version: version(), Input: s.source.meta, Predictor: cfg, SnapshotInterval: a.cfg.Snapshot.Interval}
+	if s.source.meta.Kind != kindStdin {
+		s.source.meta.relativeTo(a.cfg.Run.Dir)
+		s.meta.Input = s.source.meta
+	} else if err := s.source.peek(); err != nil {
+		return err
+	}
+	if err := s.openOutputs(); err != nil {
+		return err
+	}
+	opts, err := s.options()
+	if err != nil {
+		return err
+	}
+	if s.run, err = usp.Start(ctx, opts); err != nil {
+		return err
+	}
+	return s.beginForecasts()
+}
+
+// beginForecasts puts the forecasts where the predictor is.
+func (s *session) beginForecasts() error {
+	if s.forecasts == nil {
+		return nil
+	}
+	if err := s.forecasts.keepThrough(s.from); err != nil {
+		_, failErr := s.run.Fail()
+		return errors.Join(fmt.Errorf("forecasts: %w", err), failErr)
+	}
+	return nil
+}
+
+// options are those of the library, from the settings.
+func (s *session) options() (usp.Options, error) {
+	a := s.app
+	rec, err := a.recorderOptions()
+	if err != nil {
+		return usp.Options{}, err
+	}
+	command, err := recorderCommand()
+	if err != nil {
+		return usp.Options{}, err
+	}
+	schema := predictor.Schema(len(s.predictor.Experts()))
+	s.values = record.NewValues(schema)
+	capacity := int64(a.cfg.Ring.StagingCapacity)
+	if capacity == 0 {
+		capacity = int64(snapshot.SectionsSize(s.state()))*2 + 1<<16
+	}
+	return usp.Options{
+		Schema: schema, Recorder: rec, Producer: s.meta, Command: command,
+		Ring: usp.RingOptions{
+			Dir: a.cfg.Ring.Dir, Slots: a.cfg.Ring.Slots, StagingAreas: a.cfg.Ring.StagingAreas, StagingCapacity: capacity,
+		},
+		DrainTimeout: time.Duration(a.cfg.Recorder.DrainTimeout), Stderr: a.err, Logger: a.logger(), Now: a.now,
+	}, nil
+}
+
+func (s *session) openOutputs() error {
+	var err error
+	if s.flags.forecasts == "-" && s.app.json {
+		return usageError(errors.New("--forecasts - and --json both want standard output; name a file for the forecasts"))
+	}
+	if s.flags.forecasts != "" {
+		if s.forecasts, err = newForecastWriter(s.flags.forecasts, s.app.out); err != nil {
+			return err
+		}
+	}
+	mode := s.app.cfg.Run.Progress
+	if s.app.quiet {
+		mode = "none"
+	}
+	s.progress = newProgress(s.app.err, mode, s.source.rows, s.app.now)
+	return nil
+}
+
+// loop is the step loop: observe, learn, forecast, emit. It stops at the end of the input, at an error of it, or when
+// ctx ends.
+func (s *session) loop(ctx context.Context) error {
+	for ctx.Err() == nil {
+		obs, err := s.source.next(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.step(obs); err != nil {
+			return err
+		}
+	}
+	return context.Cause(ctx)
+}
+
+func (s *session) step(obs input.Observation) error {
+	out := &s.out
+	if err := s.predictor.Step(predictor.Observation{Time: obs.Time, Value: obs.Value}, out); err != nil {
+		return fmt.Errorf("%s:%d: %w", s.source.name, obs.Line, err)
+	}
+	s.scores.add(obs.Value, out.Prior, out.PriorLower, out.PriorUpper, out.HasPrior)
+	predictor.Fill(s.values, out)
+	t := time.Now()
+	s.run.Emit(out.Step, out.Time, s.values)
+	s.emits.add(time.Since(t))
+	if s.forecasts != nil {
+		if err := s.forecasts.write(out); err != nil {
+			return err
+		}
+	}
+	if n := s.meta.SnapshotInterval; n > 0 && out.Step%n == 0 {
+		s.snapshot()
+	}
+	s.progress.step(out)
+	return nil
+}
+
+// state is everything a resumed run needs: the predictor's sections, where the input was, the scores so far.
+func (s *session) state() []usp.Section {
+	s.sections = s.sections[:0]
+	s.predictor.State(func(name string, data []byte) {
+		b := append(s.buffers[name][:0], data...)
+		s.buffers[name] = b
+		s.sections = append(s.sections, usp.Section{Name: name, Data: b})
+	})
+	consumed, err := json.Marshal(s.source.consumed())
+	if err != nil { // three numbers and a digest
+		panic("usp run: input position: " + err.Error())
+	}
+	return append(s.sections, usp.Section{Name: sectionInput, Data: consumed}, usp.Section{Name: sectionScores, Data: s.scores.state()})
+}
+
+func (s *session) snapshot() {
+	if s.run.Snapshot(s.out.Step, usp.ReasonCadence, s.state()...) {
+		s.saved = s.out.Step
+	} else {
+		s.rejected++
+	}
+}
+
+func (s *session) close() {
+	if s.source != nil {
+		s.source.close()
+	}
+	if s.forecasts != nil {
+		s.forecasts.close()
+	}
+}

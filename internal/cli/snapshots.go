@@ -1,0 +1,220 @@
+package cli
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usp-project/usp/recorder"
+	"github.com/usp-project/usp/snapshot"
+)
+
+// snapshotRow is one snapshot as the commands print it.
+type snapshotRow struct {
+	Name       string       `json:"name"`
+	Step       uint64       `json:"step"`
+	Generation uint32       `json:"generation"`
+	Size       int64        `json:"size"`
+	Created    time.Time    `json:"created,omitzero"`
+	SHA256     string       `json:"sha256,omitempty"` // what the digest log says
+	Logged     bool         `json:"logged"`           // the digest log vouches for it
+	Sections   []sectionRow `json:"sections,omitempty"`
+	Error      string       `json:"error,omitempty"`
+}
+
+type sectionRow struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`
+	Stored int64  `json:"stored"`
+}
+
+func (a *app) snapshotCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "snapshot", Short: "List, show, verify and prune snapshots", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(
+		&cobra.Command{Use: "ls RUN", Short: "List the snapshots of a run", Args: cobra.ExactArgs(1),
+			RunE: func(_ *cobra.Command, args []string) error { return a.snapshotList(args[0]) }},
+		&cobra.Command{Use: "show RUN [STEP]", Short: "Show what a snapshot holds (default: the newest)", Args: cobra.RangeArgs(1, 2),
+			RunE: func(_ *cobra.Command, args []string) error { return a.snapshotShow(args) }},
+		&cobra.Command{Use: "verify RUN", Short: "Read every snapshot whole and check it against itself and the digest log", Args: cobra.ExactArgs(1),
+			RunE: func(_ *cobra.Command, args []string) error { return a.snapshotVerify(args[0]) }},
+		a.pruneCommand(),
+	)
+	return cmd
+}
+
+// snapshotRows lists the files of a run with what the log says of each.
+func (a *app) snapshotRows(run string) (dir string, rows []snapshotRow, err error) {
+	d, err := a.resolve(run)
+	if err != nil {
+		return "", nil, err
+	}
+	infos, err := snapshot.List(a.fs, d.Snapshots())
+	if err != nil {
+		return "", nil, err
+	}
+	logged, err := recorder.LoggedSnapshots(a.fs, string(d))
+	if err != nil {
+		return "", nil, err
+	}
+	for i := range infos {
+		s := &infos[i]
+		row := snapshotRow{Name: s.Name, Step: s.Step, Generation: s.Generation, Size: s.Size, Created: s.Created}
+		if s.Err != nil {
+			row.Error = s.Err.Error()
+		}
+		if sum, ok := logged[s.Name]; ok {
+			row.Logged, row.SHA256 = true, hex.EncodeToString(sum[:])
+		}
+		rows = append(rows, row)
+	}
+	return d.Snapshots(), rows, nil
+}
+
+func (a *app) snapshotList(run string) error {
+	_, rows, err := a.snapshotRows(run)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(rows, true)
+	}
+	if len(rows) == 0 {
+		fmt.Fprintln(a.out, "no snapshots")
+		return nil
+	}
+	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "STEP\tGENERATION\tSIZE\tCREATED\tSHA-256\tSTATE")
+	for _, r := range rows {
+		state := "logged"
+		switch {
+		case r.Error != "":
+			state = "unreadable: " + r.Error
+		case !r.Logged:
+			state = "not logged: never loaded"
+		}
+		fmt.Fprintf(w, "%d\t%d\t%d\t%s\t%.12s\t%s\n", r.Step, r.Generation, r.Size, r.Created.Format("2006-01-02 15:04:05"), r.SHA256, state)
+	}
+	return w.Flush()
+}
+
+func (a *app) snapshotShow(args []string) error {
+	dir, rows, err := a.snapshotRows(args[0])
+	if err != nil {
+		return err
+	}
+	var found *snapshotRow
+	for i := range rows {
+		if len(args) == 1 || fmt.Sprint(rows[i].Step) == args[1] {
+			found = &rows[i] // the last one: the newest, or the newest generation's of that step
+		}
+	}
+	if found == nil {
+		return withCode(exitNotFound, fmt.Errorf("the run has no such snapshot; usp snapshot ls %s lists them", args[0]))
+	}
+	meta, sections, err := snapshot.Inspect(a.fs, filepath.Join(dir, found.Name))
+	if err != nil {
+		return withCode(exitFailed, err)
+	}
+	for _, s := range sections {
+		found.Sections = append(found.Sections, sectionRow{s.Name, s.Size, s.StoredSize})
+	}
+	if a.json {
+		return a.printJSON(found, true)
+	}
+	fmt.Fprintf(a.out, "%s\n  run %s, generation %d, step %d, after record %d\n  log of %d entries, root %x\n  logged as %s\n",
+		found.Name, meta.RunID, meta.Generation, meta.Step, meta.Seq, meta.TreeSize, meta.TreeRoot[:8], found.SHA256)
+	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "  SECTION\tBYTES\tSTORED")
+	for _, s := range found.Sections {
+		fmt.Fprintf(w, "  %s\t%d\t%d\n", s.Name, s.Size, s.Stored)
+	}
+	return w.Flush()
+}
+
+func (a *app) snapshotVerify(run string) error {
+	dir, rows, err := a.snapshotRows(run)
+	if err != nil {
+		return err
+	}
+	bad := 0
+	for i := range rows {
+		r := &rows[i]
+		var want [32]byte
+		_, _ = hex.Decode(want[:], []byte(r.SHA256)) // written by hex.EncodeToString, or empty and not used
+		if !r.Logged {
+			_, err = snapshot.Verify(a.fs, filepath.Join(dir, r.Name), nil)
+			err = errors.Join(errors.New("not in the digest log"), err)
+		} else {
+			_, err = snapshot.Verify(a.fs, filepath.Join(dir, r.Name), &want)
+		}
+		if r.Error = ""; err != nil {
+			r.Error = err.Error()
+			bad++
+		}
+	}
+	if a.json {
+		if err := a.printJSON(map[string]any{"snapshots": rows, "failed": bad}, true); err != nil {
+			return err
+		}
+	} else {
+		for _, r := range rows {
+			verdict := "ok"
+			if r.Error != "" {
+				verdict = r.Error
+			}
+			fmt.Fprintf(a.out, "%s  %s\n", r.Name, verdict)
+		}
+		fmt.Fprintf(a.out, "%d of %d verified\n", len(rows)-bad, len(rows))
+	}
+	if bad > 0 {
+		return withCode(exitFailed, nil)
+	}
+	return nil
+}
+
+func (a *app) pruneCommand() *cobra.Command {
+	var dry bool
+	cmd := &cobra.Command{
+		Use: "prune RUN", Short: "Remove the snapshots that the retention settings give up",
+		Long: "Remove the snapshots of a finished run that the retention settings give up.\nEach removal is logged before it is done; the two newest verified ones always stay.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir, err := a.resolve(args[0])
+			if err != nil {
+				return err
+			}
+			opts, err := a.recorderOptions()
+			if err != nil {
+				return err
+			}
+			removed, err := recorder.Prune(string(dir), opts, dry)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]any{"removed": removed, "dry_run": dry}, true)
+			}
+			verb := "removed"
+			if dry {
+				verb = "would remove"
+			}
+			for _, name := range removed {
+				fmt.Fprintf(a.out, "%s %s\n", verb, name)
+			}
+			if len(removed) == 0 {
+				fmt.Fprintln(a.out, "nothing to remove")
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVarP(&dry, "dry-run", "n", false, "only say what would be removed")
+	a.setting(cmd, false, "keep-last", "", "snapshot.keep_last", "newest snapshots that are kept")
+	a.setting(cmd, false, "keep-every", "", "snapshot.keep_every", "also keep one of every `n` steps")
+	return cmd
+}

@@ -1,0 +1,140 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/usp-project/usp"
+)
+
+// runSummary is the last line of usp run --json.
+type runSummary struct {
+	Type       string  `json:"type"`
+	RunID      string  `json:"run_id"`
+	RunDir     string  `json:"run_dir"`
+	Generation uint32  `json:"generation"`
+	Complete   bool    `json:"complete"` // the recorder stored everything and closed the run
+	FromStep   uint64  `json:"from_step"`
+	Steps      uint64  `json:"steps"` // of the whole series so far
+	Emitted    uint64  `json:"emitted"`
+	Stored     uint64  `json:"stored"`
+	Lost       uint64  `json:"lost"`
+	Digests    uint64  `json:"digests"`
+	Snapshots  uint64  `json:"snapshots"`
+	Dropped    uint64  `json:"snapshots_dropped"` // requests while every staging area was busy
+	RMSE       float64 `json:"rmse"`
+	RMSENaive  float64 `json:"rmse_naive"`
+	MAE        float64 `json:"mae"`
+	MASE       float64 `json:"mase"`
+	Skill      float64 `json:"skill"`
+	Coverage   float64 `json:"coverage"`
+	Next       float64 `json:"next_forecast"`
+	NextLower  float64 `json:"next_lower"`
+	NextUpper  float64 `json:"next_upper"`
+	Seconds    float64 `json:"seconds"`
+	EmitP50    int64   `json:"emit_ns_p50"`
+	EmitP99    int64   `json:"emit_ns_p99"`
+	EmitMax    int64   `json:"emit_ns_max"`
+}
+
+// end takes the last snapshot, closes the run and says what it amounted to. cause is why the loop ended; nil at the end
+// of the input.
+func (s *session) end(ctx context.Context, cause error) error {
+	s.progress.end()
+	var sig signalError
+	interrupted := errors.As(cause, &sig)
+	// The last state goes into a snapshot of its own, so that a resume continues exactly here.
+	if s.out.Step > s.saved && !s.run.SnapshotLast(s.out.Step, s.state()...) {
+		s.rejected++
+	}
+	finish := s.run.Close
+	if cause != nil && !interrupted {
+		finish = s.run.Fail
+	}
+	sum, err := finish()
+	incomplete := errors.Is(err, usp.ErrIncomplete)
+	if err != nil && !incomplete {
+		return errors.Join(cause, err)
+	}
+	if s.forecasts != nil {
+		if ferr := s.forecasts.flush(); ferr != nil {
+			return errors.Join(cause, ferr)
+		}
+	}
+	report := s.report(sum, !incomplete)
+	if s.app.json {
+		if perr := s.app.printJSON(report, false); perr != nil {
+			return errors.Join(cause, perr)
+		}
+	} else {
+		s.print(report, interrupted)
+	}
+	if incomplete {
+		return errors.Join(cause, err)
+	}
+	return cause
+}
+
+func (s *session) report(sum usp.Summary, complete bool) runSummary {
+	return runSummary{
+		Type: "summary", RunID: sum.RunID, RunDir: sum.Dir, Generation: sum.Generation, Complete: complete, FromStep: s.from, Steps: s.out.Step,
+		Emitted: sum.Emitted, Stored: sum.Stored, Lost: sum.Lost, Digests: sum.Digests, Snapshots: sum.Snapshots, Dropped: s.rejected,
+		RMSE: s.scores.rmse(), RMSENaive: s.scores.rmseNaive(), MAE: s.scores.mae(), MASE: s.scores.mase(), Skill: s.scores.skill(), Coverage: s.scores.coverage(),
+		Next: finite(s.out.Forecast), NextLower: finite(s.out.Lower), NextUpper: finite(s.out.Upper),
+		Seconds: s.app.now().Sub(s.started).Seconds(),
+		EmitP50: s.emits.quantile(.5).Nanoseconds(), EmitP99: s.emits.quantile(.99).Nanoseconds(), EmitMax: s.emits.max.Nanoseconds(),
+	}
+}
+
+func (s *session) print(r runSummary, interrupted bool) {
+	w := s.app.out
+	verb := "predicted"
+	if interrupted {
+		verb = "interrupted after"
+	}
+	fmt.Fprintf(w, "%s: %s %s in %s\n", s.source.name, verb, count(r.Steps, "step"), seconds(r.Seconds))
+	fmt.Fprintf(w, "  accuracy   RMSE %.6g, naive %.6g (%s); MAE %.6g, MASE %.3f; 90 %% interval held %.1f %%\n",
+		r.RMSE, r.RMSENaive, skillText(r.Skill), r.MAE, r.MASE, 100*r.Coverage)
+	fmt.Fprintf(w, "  next       %.6g in [%.6g, %.6g]\n", r.Next, r.NextLower, r.NextUpper)
+	fmt.Fprintf(w, "  recorded   %d emitted, %d stored, %d lost; %s, %s%s\n",
+		r.Emitted, r.Stored, r.Lost, count(r.Digests, "digest"), count(r.Snapshots, "snapshot"), dropped(r.Dropped))
+	fmt.Fprintf(w, "  emit       p50 %d ns, p99 %d ns, max %d ns\n", r.EmitP50, r.EmitP99, r.EmitMax)
+	fmt.Fprintf(w, "  run        %s\n", display(r.RunDir))
+	if s.app.quiet {
+		return
+	}
+	var next []string
+	if interrupted {
+		next = append(next, "usp run --resume "+r.RunID)
+	}
+	next = append(next, "usp show latest", "usp verify latest", "usp compare "+r.RunID+" OTHER-RUN")
+	fmt.Fprintf(w, "next: %s\n", strings.Join(next, "\n      "))
+}
+
+func skillText(skill float64) string {
+	if skill > 0 {
+		return fmt.Sprintf("%.1f %% better", 100*skill)
+	}
+	return fmt.Sprintf("not better: %.1f %% worse", -100*skill)
+}
+
+func count(n uint64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func dropped(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d more dropped: the recorder was busy)", n)
+}
+
+func seconds(s float64) string {
+	return time.Duration(s * float64(time.Second)).Round(time.Millisecond).String()
+}

@@ -1,0 +1,186 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/audit"
+	"github.com/usp-project/usp/internal/rundir"
+)
+
+const verifyLong = `Check a run directory: every byte against its checksum and the digest log, the log
+against its signed head, and the count of what was emitted against what is there.
+Nothing is changed.
+
+The head is checked with the key that the manifest names. If that is this user's
+own key the report says so; --key demands a particular one (a verifier key, or a
+file with one) and exits 12 if the run is signed with another.`
+
+func (a *app) verifyCommand() *cobra.Command {
+	var key string
+	cmd := &cobra.Command{
+		Use: "verify RUN", Short: "Check that a run directory is intact and complete", Long: verifyLong, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args[0], key) },
+	}
+	cmd.Flags().StringVar(&key, "key", "", "verifier `key`, or a file with one, that must have signed the run")
+	return cmd
+}
+
+func (a *app) verify(ctx context.Context, run, key string) error {
+	dir, err := a.resolve(run)
+	if err != nil {
+		return err
+	}
+	var o audit.Options
+	var v note.Verifier
+	if key != "" {
+		if v, err = verifier(key); err != nil {
+			return usageError(err)
+		}
+	} else {
+		v = a.ownVerifier(dir)
+	}
+	if v != nil {
+		o.Verifiers = note.VerifierList(v)
+	}
+	report, err := audit.Verify(ctx, a.fs, dir.Path(), o)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		if err := a.printJSON(report, true); err != nil {
+			return err
+		}
+	} else {
+		a.printReport(report)
+	}
+	if report.Exit != exitOK {
+		return withCode(report.Exit, nil)
+	}
+	return nil
+}
+
+// verifier reads a verifier key, given itself or by the name of a file.
+func verifier(key string) (note.Verifier, error) {
+	if b, err := os.ReadFile(key); err == nil {
+		key = string(bytes.TrimSpace(b))
+	}
+	v, err := note.NewVerifier(key)
+	if err != nil {
+		return nil, errors.New("--key: neither a file with a verifier key nor a verifier key (NAME+HASH+KEY); the manifest of a run shows its key as \"signer\"")
+	}
+	return v, nil
+}
+
+// ownVerifier is the public half of the key that this user signs with, if the run says that it is signed with it.
+func (a *app) ownVerifier(dir rundir.Dir) note.Verifier {
+	opts, err := a.recorderOptions()
+	if err != nil {
+		return nil
+	}
+	path, err := opts.SigningKeyFile()
+	if err != nil {
+		return nil
+	}
+	_, own, err := digestlog.LoadKey(a.fs, path)
+	if err != nil {
+		return nil
+	}
+	if m, _, err := rundir.ReadManifest(a.fs, dir, 0); err != nil || m.Signer != own {
+		return nil
+	}
+	v, err := note.NewVerifier(own)
+	if err != nil {
+		return nil
+	}
+	return v
+}
+
+func (a *app) printReport(r *audit.Report) {
+	w := a.out
+	c := &r.Completeness
+	fmt.Fprintf(w, "run %s: %s\n", r.RunID, verdictText(r))
+	if r.Integrity.OK {
+		fmt.Fprintf(w, "  integrity     intact: %d log entries", r.Integrity.LogEntries)
+		if h := r.Integrity.Head; h != nil {
+			fmt.Fprintf(w, ", head over %d signed by %s", h.Size, h.Signer)
+			if h.Trusted {
+				fmt.Fprint(w, " (trusted)")
+			}
+		}
+		fmt.Fprintf(w, "; %d files, %s\n", r.Files.Manifests+r.Files.Telemetry+r.Files.Digests+r.Files.Snapshots, bytesText(r.Files.Bytes))
+	} else {
+		fmt.Fprintln(w, "  integrity     DAMAGED")
+		for i := range r.Integrity.Problems {
+			fmt.Fprintf(w, "    %s\n", r.Integrity.Problems[i].String())
+		}
+		if n := r.Integrity.Dropped; n > 0 {
+			fmt.Fprintf(w, "    and %d more\n", n)
+		}
+	}
+	fmt.Fprintf(w, "  completeness  %d stored, %d lost, %d digests, %d snapshots\n", c.Stored, c.Lost, c.Digests, c.Snapshots)
+	for _, g := range c.Generations {
+		emitted := "emitted not known"
+		if g.EmittedKnown {
+			emitted = fmt.Sprintf("%d emitted", g.Emitted)
+		}
+		end := g.End
+		if end == "" {
+			end = "no end"
+		}
+		fmt.Fprintf(w, "    generation %d: steps %d to %d, %s = %d stored + %d lost, %s\n", g.Generation, g.FirstStep, g.LastStep, emitted, g.Stored, g.Lost, end)
+		for _, l := range g.LostRanges {
+			fmt.Fprintf(w, "      lost records %d to %d: %s\n", l.From, l.To-1, l.Reason)
+		}
+	}
+	for _, list := range [][]string{c.Tail, r.Notes} {
+		for _, line := range list {
+			fmt.Fprintf(w, "  note: %s\n", line)
+		}
+	}
+	for _, f := range r.Files.Unknown {
+		fmt.Fprintf(w, "  note: %s is not a file of usp's; passed over\n", f)
+	}
+	for _, f := range r.Files.Leftovers {
+		fmt.Fprintf(w, "  note: %s is left over from a crash or repair\n", f)
+	}
+	if r.Verdict == audit.CrashTail && !a.quiet {
+		fmt.Fprintf(w, "next: usp run --resume %s\n", r.RunID)
+	}
+}
+
+func verdictText(r *audit.Report) string {
+	switch {
+	case r.Verdict == audit.OK && r.InProgress:
+		return "ok so far; it is being recorded"
+	case r.Verdict == audit.OK:
+		return "ok: intact and closed"
+	case r.Verdict == audit.CrashTail && r.InProgress:
+		return "ok so far; it is being recorded"
+	case r.Verdict == audit.CrashTail:
+		return "intact, but not closed: its recorder or producer died; it can be resumed"
+	case r.Verdict == audit.WrongKey:
+		return "signed with another key than the one given"
+	}
+	return strings.ToUpper(r.Verdict.String()) + ": it is not what was recorded"
+}
+
+func bytesText(n int64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, i := float64(n)/unit, 0
+	for ; f >= unit && i < 4; i++ {
+		f /= unit
+	}
+	return fmt.Sprintf("%.1f %ciB", f, "KMGTP"[i])
+}
