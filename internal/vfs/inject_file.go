@@ -92,3 +92,5 @@ func (f *injectFile) Close() error {
 }
 
 func (f *injectFile) dropCache() error { return DropCache(f.File) }
+
+func (f *injectFile) startWriteback(off, n int64) error { return StartWriteback(f.File, off, n) }

@@ -85,6 +85,14 @@ func (f osFile) Preallocate(size int64) error {
 
 func (f osFile) dropCache() error { return f.do("fadvise", dropCache) }
 
+func (f osFile) startWriteback(off, n int64) error {
+	err := f.do("sync_file_range", func(fd int) error { return startWriteback(fd, off, n) })
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ESPIPE) {
+		return nil // not known here; the sync does all of the work then
+	}
+	return err
+}
+
 func (f osFile) do(op string, call func(fd int) error) error {
 	if err := control(f.File, call); err != nil {
 		return &fs.PathError{Op: op, Path: f.Name(), Err: err}

@@ -89,6 +89,21 @@ func DropCache(f File) error {
 	return nil
 }
 
+// writebackStarter is a file that can begin to write dirty pages before it is asked to sync.
+type writebackStarter interface {
+	startWriteback(off, n int64) error
+}
+
+// StartWriteback asks the kernel to begin writing n bytes of f at off to the device and does not wait for
+// it, so that a later Sync finds less to do. It promises nothing: only Sync makes data durable and only
+// Sync reports an error of the device. File systems without it succeed silently.
+func StartWriteback(f File, off, n int64) error {
+	if w, ok := f.(writebackStarter); ok && n > 0 {
+		return w.startWriteback(off, n)
+	}
+	return nil
+}
+
 // ReadFile reads a whole file of at most limit bytes; a larger one is an error that wraps [ErrTooLarge],
 // so that a hostile file cannot exhaust memory.
 func ReadFile(fsys FS, name string, limit int64) (data []byte, err error) {
