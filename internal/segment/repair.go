@@ -43,8 +43,8 @@ func repair(fsys vfs.FS, path string) (s Sealed, err error) {
 		return s, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	// After a failed sync the cache may show what the disk does not have.
-	if err := vfs.DropCache(r.f); err != nil {
+	// After a failed sync the cache may show what the disk does not have, up to the size of the file.
+	if err := errors.Join(vfs.DropCache(r.f), r.refresh()); err != nil {
 		return s, err
 	}
 	found, err := r.scan(limit)
