@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,15 +40,6 @@ const (
 )
 
 func areaPath(path string, i int) string { return path + ".stage" + strconv.Itoa(i) }
-
-// isAreaPath reports whether a name is that of a staging area.
-func isAreaPath(name string) bool {
-	i := strings.LastIndex(name, ".stage")
-	if i < 0 || i+6 == len(name) {
-		return false
-	}
-	return strings.Trim(name[i+6:], "0123456789") == ""
-}
 
 func areaSize(capacity int64) int64 { return areaHeaderLen + roundUp(capacity, pageSize) }
 

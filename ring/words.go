@@ -12,10 +12,6 @@ func load(p unsafe.Pointer) uint64 { return atomic.LoadUint64((*uint64)(p)) }
 
 func store(p unsafe.Pointer, v uint64) { atomic.StoreUint64((*uint64)(p), v) }
 
-func swap(p unsafe.Pointer, was, is uint64) bool {
-	return atomic.CompareAndSwapUint64((*uint64)(p), was, is)
-}
-
 // payloadBytes views private words as bytes; hosts are little-endian.
 func payloadBytes(w []uint64) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(w))), len(w)*8)
