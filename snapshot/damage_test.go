@@ -26,7 +26,8 @@ func small(t testing.TB, codec snapshot.Codec) []byte {
 func classified(err error) error {
 	var corrupt *snapshot.CorruptError
 	n := 0
-	for _, is := range []bool{errors.As(err, &corrupt), errors.Is(err, snapshot.ErrNotSnapshot), errors.Is(err, snapshot.ErrVersion), errors.Is(err, snapshot.ErrMismatch)} {
+	for _, is := range []bool{errors.As(err, &corrupt), errors.Is(err, snapshot.ErrNotSnapshot), errors.Is(err, snapshot.ErrVersion), errors.Is(err, snapshot.ErrMismatch),
+		errors.Is(err, snapshot.ErrEncrypted), errors.Is(err, snapshot.ErrWrongIdentity)} {
 		if is {
 			n++
 		}
@@ -189,7 +190,8 @@ func TestErrorAtEveryOperation(t *testing.T) {
 	}
 }
 
-// TestOrder wants a file to be synced, then read back, and only then linked.
+// TestOrder wants state and padding to be read back before the footer makes the
+// file whole, and a file to be read once more, synced, and only then linked.
 func TestOrder(t *testing.T) {
 	mem := vfs.NewMem()
 	var order []vfs.OpKind
@@ -199,7 +201,7 @@ func TestOrder(t *testing.T) {
 		}
 	})
 	write(t, mem, meta(1), []snapshot.Section{{Name: "s", Data: noise(5000)}}, snapshot.None)
-	want := []vfs.OpKind{vfs.OpWrite, vfs.OpSync, vfs.OpRead, vfs.OpSync, vfs.OpLink, vfs.OpSyncDir}
+	want := []vfs.OpKind{vfs.OpWrite, vfs.OpRead, vfs.OpWrite, vfs.OpRead, vfs.OpWrite, vfs.OpRead, vfs.OpSync, vfs.OpLink, vfs.OpSyncDir}
 	if !slices.Equal(order, want) {
 		t.Errorf("order %v, want %v", order, want)
 	}

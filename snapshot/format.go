@@ -28,6 +28,7 @@ const (
 	maxRatio   = 1024 // a compressed chunk holds at least 1/maxRatio of its state's size
 	compressed = 1 << 31
 	flagRawSum = 1 << 0 // entry: raw_sha256 is present
+	flagSealed = 1 << 0 // header: the sections are encrypted
 
 	// ChunkSize is how many bytes of state are checksummed, and compressed, together.
 	ChunkSize = 1 << 20
@@ -36,7 +37,8 @@ const (
 	// MaxState is the largest state in bytes, all sections together.
 	MaxState = 64 << 30
 
-	maxIndex = MaxSections*entryLen + (MaxState/ChunkSize+MaxSections)*chunkLen
+	// Encryption adds 1/4096 to a section, and up to 3 chunks for keys and ends.
+	maxIndex = MaxSections*entryLen + (MaxState/ChunkSize+MaxState/ChunkSize/4096+4*MaxSections)*chunkLen
 )
 
 const (
@@ -95,12 +97,15 @@ func inFile(file string, base int64, err error) error {
 	return err
 }
 
-func appendHeader(dst []byte, m Meta, codec Codec) []byte {
+func appendHeader(dst []byte, m Meta, codec Codec, encrypted bool) []byte {
 	var b [headerLen]byte
 	copy(b[:], magic)
 	le := binary.LittleEndian
 	le.PutUint32(b[8:], version)
 	le.PutUint32(b[12:], headerLen)
+	if encrypted {
+		le.PutUint32(b[16:], flagSealed)
+	}
 	le.PutUint32(b[20:], m.Reason)
 	copy(b[24:24+runIDLen], m.RunID)
 	le.PutUint32(b[56:], m.Generation)
@@ -116,27 +121,27 @@ func appendHeader(dst []byte, m Meta, codec Codec) []byte {
 }
 
 // parseHeader reads the first headerLen bytes of a file that begins with magic.
-func parseHeader(b []byte) (Meta, Codec, error) {
+func parseHeader(b []byte) (m Meta, codec Codec, encrypted bool, err error) {
 	le := binary.LittleEndian
 	if crc(b[:headerLen-4]) != le.Uint32(b[headerLen-4:]) {
-		return Meta{}, 0, at(0, "header checksum differs")
+		return Meta{}, 0, false, at(0, "header checksum differs")
 	}
 	// Every version keeps magic, version, length and the checksum at the end
 	// of the header where they are, so that newer and damaged stay apart.
-	if le.Uint32(b[8:]) != version || le.Uint32(b[16:]) != 0 || le.Uint32(b[60:]) > uint32(Zstd) {
-		return Meta{}, 0, ErrVersion
+	if le.Uint32(b[8:]) != version || le.Uint32(b[16:])&^flagSealed != 0 || le.Uint32(b[60:]) > uint32(Zstd) {
+		return Meta{}, 0, false, ErrVersion
 	}
 	if n := le.Uint32(b[12:]); n != headerLen {
-		return Meta{}, 0, at(12, "header length %d, want %d", n, headerLen)
+		return Meta{}, 0, false, at(12, "header length %d, want %d", n, headerLen)
 	}
 	id, err := parsePadded(b[24 : 24+runIDLen])
 	if err != nil {
-		return Meta{}, 0, at(24, "run id: %w", err)
+		return Meta{}, 0, false, at(24, "run id: %w", err)
 	}
 	if i := firstNonZero(b[160 : headerLen-4]); i >= 0 {
-		return Meta{}, 0, at(160+int64(i), "reserved byte is not zero")
+		return Meta{}, 0, false, at(160+int64(i), "reserved byte is not zero")
 	}
-	m := Meta{
+	m = Meta{
 		RunID:      id,
 		Reason:     le.Uint32(b[20:]),
 		Generation: le.Uint32(b[56:]),
@@ -147,7 +152,7 @@ func parseHeader(b []byte) (Meta, Codec, error) {
 		Schema:     [32]byte(b[96:128]),
 		TreeRoot:   [32]byte(b[128:160]),
 	}
-	return m, Codec(le.Uint32(b[60:])), checkRunID(id)
+	return m, Codec(le.Uint32(b[60:])), le.Uint32(b[16:])&flagSealed != 0, checkRunID(id)
 }
 
 func appendIndex(dst []byte, entries []entry) []byte {
@@ -177,7 +182,7 @@ func appendIndex(dst []byte, entries []entry) []byte {
 
 // parseIndex reads count sections whose data must fill the file exactly from
 // the header to end, the offset of the index.
-func parseIndex(b []byte, count uint32, end int64) ([]entry, error) {
+func parseIndex(b []byte, count uint32, end int64, encrypted bool) ([]entry, error) {
 	if count > MaxSections || int64(count)*entryLen > int64(len(b)) {
 		return nil, at(0, "index of %d bytes cannot hold %d sections", len(b), count)
 	}
@@ -185,7 +190,7 @@ func parseIndex(b []byte, count uint32, end int64) ([]entry, error) {
 	seen := make(map[string]bool, count)
 	next, total, pos := int64(headerLen), int64(0), 0
 	for range count {
-		e, n, err := parseEntry(b[pos:], next, end)
+		e, n, err := parseEntry(b[pos:], next, end, encrypted)
 		if err != nil {
 			var p *placed
 			if errors.As(err, &p) {
@@ -214,7 +219,7 @@ func parseIndex(b []byte, count uint32, end int64) ([]entry, error) {
 }
 
 // parseEntry reads one entry and its chunk table and returns their length.
-func parseEntry(b []byte, offset, end int64) (entry, int, error) {
+func parseEntry(b []byte, offset, end int64, encrypted bool) (entry, int, error) {
 	if len(b) < entryLen {
 		return entry{}, 0, at(0, "index ends inside an entry")
 	}
@@ -233,34 +238,48 @@ func parseEntry(b []byte, offset, end int64) (entry, int, error) {
 	if e.flags == 0 && e.sum != [32]byte{} {
 		return entry{}, 0, at(96, "digest without its flag")
 	}
+	if encrypted && e.flags != 0 {
+		return entry{}, 0, at(92, "digest of an encrypted state")
+	}
 	off, raw, stored, chunks := le.Uint64(b[64:]), le.Uint64(b[72:]), le.Uint64(b[80:]), int64(le.Uint32(b[88:]))
 	switch {
 	case off != uint64(offset):
 		return entry{}, 0, at(64, "section %q at byte %d, want %d", name, off, offset)
-	case raw > MaxState || chunkCount(int64(raw)) != chunks:
-		return entry{}, 0, at(72, "section %q of %d bytes in %d chunks", name, raw, chunks)
 	case stored > uint64(end-offset):
 		return entry{}, 0, at(80, "section %q runs past the index", name)
+	case raw > MaxState, !encrypted && chunkCount(int64(raw)) != chunks, encrypted && chunkCount(int64(stored)) != chunks:
+		return entry{}, 0, at(72, "section %q of %d bytes, %d stored, in %d chunks", name, raw, stored, chunks)
+	case encrypted && (raw > stored*maxRatio || raw == 0 && stored != 0):
+		return entry{}, 0, at(80, "section %q: %d bytes stored for %d", name, stored, raw)
 	case int64(len(b)-entryLen) < chunks*chunkLen:
 		return entry{}, 0, at(entryLen, "index ends inside a chunk table")
 	}
 	e.offset, e.raw, e.stored = offset, int64(raw), int64(stored)
-	return parseChunks(e, b[entryLen:entryLen+chunks*chunkLen])
+	return parseChunks(e, b[entryLen:entryLen+chunks*chunkLen], encrypted)
 }
 
-func parseChunks(e entry, b []byte) (entry, int, error) {
+// fits says whether a chunk of n bytes of state can be stored like that.
+func (c chunk) fits(n int) bool {
+	if c.zstd {
+		return int(c.stored) < n && int64(c.stored)*maxRatio >= int64(n)
+	}
+	return int(c.stored) == n
+}
+
+func parseChunks(e entry, b []byte, encrypted bool) (entry, int, error) {
 	le := binary.LittleEndian
 	e.chunks = make([]chunk, 0, len(b)/chunkLen)
 	var sum int64
 	for i := range len(b) / chunkLen {
 		row := b[i*chunkLen:]
-		size, raw := le.Uint32(row), rawChunk(e.raw, i)
-		c := chunk{stored: size &^ compressed, zstd: size&compressed != 0, crc: le.Uint32(row[4:])}
-		bad := int(c.stored) != raw
-		if c.zstd {
-			bad = int(c.stored) >= raw || int64(c.stored)*maxRatio < int64(raw)
+		size, raw := le.Uint32(row), 0
+		if encrypted { // a table of the stored bytes
+			raw = rawChunk(e.stored, i)
+		} else {
+			raw = rawChunk(e.raw, i)
 		}
-		if bad {
+		c := chunk{stored: size &^ compressed, zstd: size&compressed != 0, crc: le.Uint32(row[4:])}
+		if !c.fits(raw) || c.zstd && encrypted {
 			return entry{}, 0, at(int64(entryLen+i*chunkLen), "chunk %d of section %q: %d bytes stored for %d", i, e.name, c.stored, raw)
 		}
 		sum += int64(c.stored)

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
+
+	"filippo.io/age"
 
 	"github.com/usp-project/usp/internal/vfs"
 )
@@ -27,6 +30,23 @@ func reseal(b []byte) {
 	sealFooter(end, sha256.Sum256(b[:len(b)-footerLen+sumOffset]))
 }
 
+// recheck makes the checksums of an encrypted file's chunk tables right again.
+func recheck(b []byte) {
+	end := b[len(b)-footerLen:]
+	le := binary.LittleEndian
+	index := b[le.Uint64(end[16:]):][:le.Uint64(end[24:])]
+	for len(index) > 0 {
+		at := le.Uint64(index[64:])
+		rows := index[entryLen:][:le.Uint32(index[88:])*chunkLen]
+		index = index[entryLen+len(rows):]
+		for ; len(rows) > 0; rows = rows[chunkLen:] {
+			n := uint64(le.Uint32(rows) &^ compressed)
+			le.PutUint32(rows[4:], crc(b[at:at+n]))
+			at += n
+		}
+	}
+}
+
 func put(t testing.TB, b []byte) vfs.FS {
 	t.Helper()
 	mem := vfs.NewMem()
@@ -42,8 +62,13 @@ func put(t testing.TB, b []byte) vfs.FS {
 
 func encoded(t testing.TB, codec Codec, sections ...Section) []byte {
 	t.Helper()
+	return encodedTo(t, nil, codec, sections...)
+}
+
+func encodedTo(t testing.TB, to []age.Recipient, codec Codec, sections ...Section) []byte {
+	t.Helper()
 	mem := vfs.NewMem()
-	info, err := Write("/", Meta{RunID: "r", Step: 1}, sections, Options{FS: mem, Codec: codec})
+	info, err := Write("/", Meta{RunID: "r", Step: 1}, sections, Options{FS: mem, Codec: codec, Recipients: to})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,16 +83,22 @@ func encoded(t testing.TB, codec Codec, sections ...Section) []byte {
 func FuzzLoadResealed(f *testing.F) {
 	zip := make([]byte, 4000)
 	copy(zip, "compressible")
+	id, err := age.ParseX25519Identity("AGE-SECRET-KEY-1M7QNJULVTHRU6V5QSWGYR0JGL9HAY0E34XZDPKS98E4U7434XZUSDD77XS")
+	if err != nil {
+		f.Fatal(err)
+	}
 	for _, codec := range []Codec{None, Zstd} {
-		f.Add(encoded(f, codec, Section{"zip", zip}, Section{"raw", []byte{1, 2, 3}}, Section{"empty", nil}))
+		for _, to := range [][]age.Recipient{nil, {id.Recipient()}} {
+			f.Add(encodedTo(f, to, codec, Section{"zip", zip}, Section{"raw", []byte{1, 2, 3}}, Section{"empty", nil}))
+		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = bytes.Clone(b) // the engine's own
 		reseal(b)
 		fsys := put(t, b)
-		_, sections, err := Load(fsys, "/x.snap", nil)
-		if _, verr := Verify(fsys, "/x.snap", nil); (verr == nil) != (err == nil) {
-			t.Fatalf("Load says %v, Verify %v", err, verr)
+		_, sections, err := LoadWith(fsys, "/x.snap", nil, LoadOptions{Identities: []age.Identity{id}})
+		if _, verr := Verify(fsys, "/x.snap", nil); verr != nil && err == nil {
+			t.Fatalf("Verify says %v, LoadWith nothing", verr)
 		}
 		total := 0
 		for _, s := range sections {
@@ -77,6 +108,105 @@ func FuzzLoadResealed(f *testing.F) {
 			t.Fatalf("%d bytes of state from a file of %d", total, len(b))
 		}
 	})
+}
+
+// FuzzUnseal hands hostile contents to the reader behind a true encryption, as a
+// recipient's public key allows anybody to do.
+func FuzzUnseal(f *testing.F) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte("\x05\x00\x00\x00state"), uint32(5))
+	f.Add([]byte("\x05\x00\x00\x80state"), uint32(500))
+	f.Add([]byte("\xff\xff\xff\xff"), uint32(1<<20))
+	f.Fuzz(func(t *testing.T, inner []byte, raw uint32) {
+		raw = max(raw%(3*ChunkSize), 1)
+		b, err := forge(id.Recipient(), inner, int64(raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, sections, err := LoadWith(put(t, b), "/x.snap", nil, LoadOptions{Identities: []age.Identity{id}})
+		var corrupt *CorruptError
+		switch {
+		case err != nil && !errors.As(err, &corrupt):
+			t.Fatalf("%v, want a *CorruptError", err)
+		case err == nil && len(sections[0].Data) != int(raw):
+			t.Fatalf("%d bytes of state, want %d", len(sections[0].Data), raw)
+		}
+	})
+}
+
+// forge is a file with one section of raw bytes whose age file holds inner.
+func forge(to age.Recipient, inner []byte, raw int64) ([]byte, error) {
+	var sealed bytes.Buffer
+	enc, err := age.Encrypt(&sealed, to)
+	if err == nil {
+		_, err = enc.Write(inner)
+	}
+	if err == nil {
+		err = enc.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	b := appendHeader(nil, Meta{RunID: "r", Step: 1}, None, true)
+	e := entry{name: "s", offset: headerLen, raw: raw, stored: int64(sealed.Len())}
+	for rest := sealed.Bytes(); len(rest) > 0; {
+		piece := rest[:min(len(rest), ChunkSize)]
+		rest = rest[len(piece):]
+		e.chunks = append(e.chunks, chunk{stored: uint32(len(piece)), crc: crc(piece)})
+	}
+	b = append(b, sealed.Bytes()...)
+	b = append(b, make([]byte, aligned(int64(len(b)))-int64(len(b)))...)
+	ft := footer{sections: 1, indexOffset: int64(len(b))}
+	b = appendIndex(b, []entry{e})
+	ft.indexLen = int64(len(b)) - ft.indexOffset
+	ft.total = int64(len(b)) + footerLen
+	b = appendFooter(b, ft)
+	reseal(b)
+	return b, nil
+}
+
+// TestForged opens what only a hostile writer would make.
+func TestForged(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		inner string
+		raw   int64
+		want  string
+	}{
+		"right":          {"\x05\x00\x00\x00state", 5, ""},
+		"longer":         {"\x05\x00\x00\x00state!", 5, "does not end after 5 bytes"},
+		"shorter":        {"\x05\x00\x00\x00stat", 5, "unexpected EOF"},
+		"no word":        {"\x05\x00", 5, "unexpected EOF"},
+		"nothing":        {"", 5, "EOF"},
+		"other size":     {"\x06\x00\x00\x00states", 5, "6 bytes stored for 5"},
+		"no zstd":        {"\x05\x00\x00\x80state", 50, "zstd"},
+		"expands":        {"\x05\x00\x00\x80state", 50000, "5 bytes stored for 50000"},
+		"beyond 1/1024":  {"\x05\x00\x00\x00state", 1 << 30, "stored for 1073741824"},
+		"chunk too many": {"\x05\x00\x00\x00state\x00\x00\x00\x00", 5, "does not end"},
+	} {
+		b, err := forge(id.Recipient(), []byte(tc.inner), tc.raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = LoadWith(put(t, b), "/x.snap", nil, LoadOptions{Identities: []age.Identity{id}})
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+	// The flag over sections that are no age files.
+	b := encoded(t, None, Section{"s", make([]byte, 100)})
+	b[16] |= flagSealed
+	reseal(b)
+	var corrupt *CorruptError
+	if _, err := Verify(put(t, b), "/x.snap", nil); !errors.As(err, &corrupt) || corrupt.Offset != headerLen {
+		t.Errorf("plain sections called encrypted: %v", err)
+	}
 }
 
 // TestHostileSizes claims more than the file holds in every field that sizes memory.
@@ -141,7 +271,7 @@ func TestExpansion(t *testing.T) {
 	}
 	defer p.enc.Close()
 	for _, n := range []int{1, 100, 9000, 100000, ChunkSize - 1, ChunkSize} {
-		if got := len(p.pack(make([]byte, n))); got*maxRatio < n || got > n {
+		if got := len(p.pack(nil, make([]byte, n))); got*maxRatio < n || got > n {
 			t.Errorf("%d zero bytes stored in %d", n, got)
 		}
 	}
@@ -159,7 +289,7 @@ func TestExpansionRefused(t *testing.T) {
 	for stored, ok := range map[uint32]bool{1023: false, 1024: true, ChunkSize - 1: true, ChunkSize: false} {
 		row := binary.LittleEndian.AppendUint32(nil, stored|compressed)
 		row = binary.LittleEndian.AppendUint32(row, 0)
-		_, _, err := parseChunks(entry{raw: ChunkSize, stored: int64(stored)}, row)
+		_, _, err := parseChunks(entry{raw: ChunkSize, stored: int64(stored)}, row, false)
 		if (err == nil) != ok {
 			t.Errorf("1 MiB compressed to %d bytes: %v", stored, err)
 		}

@@ -80,10 +80,13 @@ func appendZeros(dst []byte, n int) []byte {
 // copies: they are valid while b is. Every offset is checked, the data is not.
 func ParseSections(b []byte) ([]Section, error) {
 	sections, err := parseContainer(b)
+	if err == nil {
+		err = checkSections(sections)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSections, err)
 	}
-	return sections, checkSections(sections)
+	return sections, nil
 }
 
 func parseContainer(b []byte) ([]Section, error) {

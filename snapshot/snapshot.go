@@ -11,6 +11,11 @@
 // A file alone proves nothing: a snapshot counts when the SHA-256 of the whole
 // file is also in the run's digest log. Pass that sum to [Load].
 //
+// With recipients the state is encrypted with age (age-encryption.org/v1). What a
+// snapshot is of, the names and sizes of its sections and all checksums, which
+// are of the stored bytes, stay readable, so [Verify], [Inspect] and [List] need
+// no key. Nothing that is stored tells whether two states are equal.
+//
 // The layout is specified in doc/format/snapshot.md.
 package snapshot
 
@@ -18,6 +23,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"filippo.io/age"
 
 	"github.com/usp-project/usp/internal/vfs"
 )
@@ -38,6 +45,12 @@ var (
 	// ErrMismatch says that the file is consistent in itself but is not the one
 	// whose SHA-256 was asked for.
 	ErrMismatch = errors.New("not the snapshot the digest log names")
+	// ErrEncrypted says that the snapshot can only be loaded with a key. Verify,
+	// Inspect and List need none.
+	ErrEncrypted = errors.New("is encrypted; an age identity is needed to load it")
+	// ErrWrongIdentity says that the snapshot is encrypted to other recipients than
+	// those whose identities were given.
+	ErrWrongIdentity = errors.New("none of the given age identities can decrypt it")
 )
 
 // CorruptError reports the first damaged place of a snapshot.
@@ -123,7 +136,8 @@ type SectionInfo struct {
 	Offset     int64 // of its first stored byte in the file, a multiple of 64
 	Size       int64 // bytes of state
 	StoredSize int64 // bytes in the file
-	Codec      Codec // None when no chunk is compressed
+	Codec      Codec // None when no chunk is compressed; of an encrypted section what the writer was set to
+	Encrypted  bool
 }
 
 // Info describes a snapshot file.
@@ -134,6 +148,8 @@ type Info struct {
 	SHA256   [32]byte // of the whole file; zero from List, which does not read it
 	Verified bool     // every byte was checked; set by Write and Verify
 	Err      error    // from List: why the file cannot be read; Meta then has step and generation of its name only
+
+	Encrypted bool // the state needs a key; all else here does not
 }
 
 // Options configure Write. The zero value writes uncompressed to the operating
@@ -143,6 +159,10 @@ type Options struct {
 	Codec Codec            // None by default
 	Level int              // zstd level 1 to 22 as of the zstd program; 0 means 3
 	Now   func() time.Time // nil: time.Now; only used when Meta.Created is zero
+
+	// Recipients are the age public keys to encrypt the state to, each of which can
+	// then load it alone; none: it is not encrypted. See ParseRecipients.
+	Recipients []age.Recipient
 }
 
 func (o Options) withDefaults() Options {

@@ -7,10 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"filippo.io/age"
 
 	"github.com/usp-project/usp/internal/vfs"
 )
@@ -22,14 +25,16 @@ const vectorDir = "../testdata/vectors/snapshot"
 // vector is one line of index.json.
 type vector struct {
 	File     string          `json:"file"`
-	Kind     string          `json:"kind"`  // snapshot, or sections for the container of staging areas
-	Class    string          `json:"class"` // ok, not-ours, too-new, corrupt, torn-tail, digest-mismatch
+	Kind     string          `json:"kind"`               // snapshot, or sections for the container of staging areas
+	Class    string          `json:"class"`              // ok, not-ours, too-new, corrupt, torn-tail, digest-mismatch, encrypted, wrong-key
+	Identity string          `json:"identity,omitempty"` // file with the age identity to load it with
 	Note     string          `json:"note"`
 	SHA256   string          `json:"sha256,omitempty"` // that the digest log would hold
 	Offset   *int64          `json:"offset,omitempty"` // where the damage is reported
 	Step     uint64          `json:"step,omitempty"`
 	Sections []vectorSection `json:"sections,omitempty"`
 	data     []byte
+	loose    bool // the bytes are chance, or the encoder's own affair
 }
 
 type vectorSection struct {
@@ -57,9 +62,9 @@ func buildVectors(t *testing.T) []vector {
 		RunID: "20261122T201833-9f3kq", Generation: 1, Step: 7, Seq: 8, TreeSize: 9, Reason: 1,
 		Schema: sha256.Sum256([]byte("usp-schema v1\n")), TreeRoot: sha256.Sum256(nil), Created: time.Unix(1795378713, 0),
 	}
-	build := func(codec Codec, s []Section) []byte {
+	build := func(codec Codec, s []Section, to ...age.Recipient) []byte {
 		mem := vfs.NewMem()
-		info, err := Write("/", m, s, Options{FS: mem, Codec: codec})
+		info, err := Write("/", m, s, Options{FS: mem, Codec: codec, Recipients: to})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,13 +88,21 @@ func buildVectors(t *testing.T) []vector {
 	badTable := bytes.Clone(container)
 	badTable[40] ^= 1
 	end := len(plain) - footerLen
+	sealed := vectorFile(t, "sealed.snap", func() []byte { return build(Zstd, state, vectorKey(t, "identity.txt").Recipient()) })
+	flip := func(at int) []byte { // a bit of what is encrypted, all checksums right
+		b := bytes.Clone(sealed)
+		b[at] ^= 1
+		recheck(b)
+		reseal(b)
+		return b
+	}
 	return []vector{
 		{File: "plain.snap", Kind: "snapshot", Class: "ok", Note: "codec none", data: plain},
 		{File: "none.snap", Kind: "snapshot", Class: "ok", Note: "no section at all", data: build(None, nil)},
-		{File: "zstd.snap", Kind: "snapshot", Class: "ok", Note: "codec zstd; zip is compressed, f64 is stored as it is", data: build(Zstd, state)},
+		{File: "zstd.snap", Kind: "snapshot", Class: "ok", Note: "codec zstd; zip is compressed, f64 is stored as it is", data: build(Zstd, state), loose: true},
 		{File: "other.snap", Kind: "snapshot", Class: "not-ours", Note: "magic differs", data: change(0, 1, true)},
 		{File: "version.snap", Kind: "snapshot", Class: "too-new", Note: "version 3, checksums right", data: change(8, 2, true)},
-		{File: "flags.snap", Kind: "snapshot", Class: "too-new", Note: "header flag 1, checksums right", data: change(16, 1, true)},
+		{File: "flags.snap", Kind: "snapshot", Class: "too-new", Note: "header flag 2, checksums right", data: change(16, 2, true)},
 		{File: "header.snap", Kind: "snapshot", Class: "corrupt", Note: "a bit of the step", Offset: pos(0), data: change(64, 1, false)},
 		{File: "chunk.snap", Kind: "snapshot", Class: "corrupt", Note: "a bit of section zip", Offset: pos(320), data: change(330, 1, false)},
 		{File: "padding.snap", Kind: "snapshot", Class: "corrupt", Note: "a byte between sections, checksums right", Offset: pos(300), data: change(300, 1, true)},
@@ -98,9 +111,41 @@ func buildVectors(t *testing.T) []vector {
 		{File: "sum.snap", Kind: "snapshot", Class: "corrupt", Note: "another SHA-256 in the footer, its checksum right", Offset: pos(end + sumOffset), data: otherSum(plain)},
 		{File: "cut.snap", Kind: "snapshot", Class: "torn-tail", Note: "the last 100 bytes are missing", Offset: pos(end - 100), data: plain[:len(plain)-100]},
 		{File: "exchanged.snap", Kind: "snapshot", Class: "digest-mismatch", Note: "whole, but not the file with that SHA-256", SHA256: hex.EncodeToString(make([]byte, 32)), data: plain},
+		{File: "sealed.snap", Kind: "snapshot", Class: "ok", Note: "encrypted, codec zstd", Identity: "identity.txt", data: sealed, loose: true},
+		{File: "sealed.snap", Kind: "snapshot", Class: "encrypted", Note: "no identity is given", data: sealed},
+		{File: "sealed.snap", Kind: "snapshot", Class: "wrong-key", Note: "the identity of somebody else", Identity: "stranger.txt", data: sealed},
+		{File: "sealed-chunk.snap", Kind: "snapshot", Class: "corrupt", Note: "a bit of the encrypted state, all checksums right", Identity: "identity.txt", Offset: pos(256), data: flip(256 + 200 + 10)},
 		{File: "staged.bin", Kind: "sections", Class: "ok", Note: "the same state as a container", data: container},
 		{File: "staged-name.bin", Kind: "sections", Class: "corrupt", Note: "a bit of the table", data: badTable},
 	}
+}
+
+// vectorFile is the file of an earlier run: encryption never gives the same bytes
+// twice. Remove the file to have another one with -update.
+func vectorFile(t *testing.T, name string, build func() []byte) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(vectorDir, name))
+	if errors.Is(err, fs.ErrNotExist) && *update {
+		return build()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// vectorKey reads a throw-away identity of the vectors, which is no secret and has no mode.
+func vectorKey(t *testing.T, name string) *age.X25519Identity {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(vectorDir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := parseIdentities(b)
+	if err != nil || len(ids) != 1 {
+		t.Fatalf("%s: %d identities, %v", name, len(ids), err)
+	}
+	return ids[0].(*age.X25519Identity)
 }
 
 // otherSum has a footer that is consistent but names another file.
@@ -172,7 +217,7 @@ func checkVector(t *testing.T, v, built vector) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.File != "zstd.snap" && !bytes.Equal(data, built.data) {
+	if !built.loose && !bytes.Equal(data, built.data) {
 		t.Error("this program writes other bytes; if the format changed on purpose, run with -update")
 	}
 	var sections []Section
@@ -186,7 +231,11 @@ func checkVector(t *testing.T, v, built vector) {
 				t.Fatal(derr)
 			}
 		}
-		_, sections, err = Load(vfs.OS(), filepath.Join(vectorDir, v.File), want)
+		var o LoadOptions
+		if v.Identity != "" {
+			o.Identities = []age.Identity{vectorKey(t, v.Identity)}
+		}
+		_, sections, err = LoadWith(vfs.OS(), filepath.Join(vectorDir, v.File), want, o)
 	}
 	var corrupt *CorruptError
 	class := "ok"
@@ -199,6 +248,10 @@ func checkVector(t *testing.T, v, built vector) {
 		class = "torn-tail"
 	case errors.Is(err, ErrMismatch):
 		class = "digest-mismatch"
+	case errors.Is(err, ErrEncrypted):
+		class = "encrypted"
+	case errors.Is(err, ErrWrongIdentity):
+		class = "wrong-key"
 	case err != nil:
 		class = "corrupt"
 	}
