@@ -2,7 +2,6 @@ package audit_test
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -468,5 +467,3 @@ func (f *overlayFile) Stat() (fs.FileInfo, error) {
 	st, err := f.File.Stat()
 	return overlayInfo{st, int64(len(f.data))}, err
 }
-
-func sum(b []byte) rundir.Hash { return sha256.Sum256(b) }

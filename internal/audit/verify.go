@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -412,11 +411,4 @@ func (j *judge) has(file string) bool {
 // from then on nothing may be open or unaccounted for.
 func (j *judge) closedLog() bool {
 	return j.book.ended && j.log.Sealed && j.log.Head != nil && j.log.Head.Size == j.log.Size
-}
-
-func relative(dir rundir.Dir, path string) string {
-	if rel, err := filepath.Rel(dir.Path(), path); err == nil {
-		return filepath.ToSlash(rel)
-	}
-	return path
 }
