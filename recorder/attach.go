@@ -10,16 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/rundir"
-	"github.com/usp-project/usp/internal/segment"
 	"github.com/usp-project/usp/internal/vfs"
-	"github.com/usp-project/usp/record"
 	"github.com/usp-project/usp/snapshot"
 )
 
@@ -57,9 +54,14 @@ func (r *Recorder) openDirectory() error {
 	case g.end != nil:
 		return r.finishAgain(g.end)
 	case g.opened:
-		return r.takeUp(h, g)
+		err = r.takeUp(h, g)
+	default:
+		err = r.beginGeneration(h)
 	}
-	return r.beginGeneration(h)
+	if err != nil {
+		return err
+	}
+	return r.keep(h)
 }
 
 // takeLock takes a run's lock. A command that looks whether the run is being recorded holds it for an instant, so one
@@ -130,25 +132,17 @@ func (r *Recorder) tidy(h *history) error {
 
 // tidySnapshots finishes removals that were logged, and sets aside what was not logged.
 func (r *Recorder) tidySnapshots(h *history) error {
-	if err := r.keep(h); err != nil {
-		return err
-	}
 	entries, err := r.fs().ReadDir(r.dir.Snapshots())
 	if err != nil {
 		return err
 	}
-	live := map[string]bool{}
-	r.logged = slices.Clone(h.pruned)
-	for i := range h.snapshots {
-		live[h.snapshots[i].Name] = true
-		r.logged = append(r.logged, h.snapshots[i].Name)
-	}
 	for _, e := range entries {
-		if _, _, ok := snapshot.ParseFileName(e.Name()); !ok || live[e.Name()] {
+		_, _, ok := snapshot.ParseFileName(e.Name())
+		if _, live := h.snapshots[e.Name()]; !ok || live {
 			continue
 		}
-		path := filepath.Join(r.dir.Snapshots(), e.Name())
-		if slices.Contains(h.pruned, e.Name()) {
+		path := r.dir.Snapshot(e.Name())
+		if h.pruned[e.Name()] {
 			err = r.fs().Remove(path)
 		} else {
 			r.logger().Warn("snapshot was never logged; set aside", "file", path+rundir.OrphanSuffix)
@@ -161,19 +155,22 @@ func (r *Recorder) tidySnapshots(h *history) error {
 	return nil
 }
 
-// keep lists the snapshots that are there and logged. They were verified when they were written; their digests are the
-// log's.
+// keep lists the snapshots that retention is about: those on the effective timeline that are there. They were verified
+// when they were written; their digests are the log's. What lies on an abandoned timeline was rejected by a resume; it
+// stays as evidence, and must not count as newer than what the run goes on from.
 func (r *Recorder) keep(h *history) error {
 	infos, err := snapshot.List(r.fs(), r.dir.Snapshots())
 	if err != nil {
 		return err
 	}
+	sums := map[string][32]byte{}
+	for _, e := range h.effective() {
+		sums[e.Name] = e.SHA256
+	}
 	for _, info := range infos {
-		for i := range h.snapshots {
-			if h.snapshots[i].Name == info.Name {
-				info.SHA256, info.Verified = h.snapshots[i].SHA256, info.Err == nil
-				r.kept = append(r.kept, info)
-			}
+		if sum, ok := sums[info.Name]; ok {
+			info.SHA256, info.Verified = sum, info.Err == nil
+			r.kept = append(r.kept, info)
 		}
 	}
 	return nil
@@ -187,6 +184,9 @@ func (r *Recorder) beginGeneration(h *history) error {
 	meta, producer, err := r.ringMeta()
 	if err != nil {
 		return err
+	}
+	if err := h.checkResumed(meta.Resumed); err != nil {
+		return fmt.Errorf("ring %s: %w", r.ring.Path(), err)
 	}
 	// A manifest that no entry names is left over from a recorder killed between the two.
 	if err := r.fs().Remove(r.dir.Manifest(r.generation)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -206,6 +206,9 @@ func (r *Recorder) beginGeneration(h *history) error {
 	}
 	for i := range entries {
 		if _, err := r.log.Append(&entries[i]); err != nil {
+			return err
+		}
+		if err := h.add(&entries[i]); err != nil {
 			return err
 		}
 	}
@@ -259,144 +262,19 @@ func (r *Recorder) manifest(meta RingMeta, producer json.RawMessage) rundir.Mani
 	return m
 }
 
-// takeUp continues a generation that another recorder began: telemetry that was not sealed is repaired and sealed, losses
-// that did not reach the log are logged, and reading resumes at the first record that lacks telemetry or a digest.
-func (r *Recorder) takeUp(h *history, g generation) error {
-	if g.schema != r.schema.Sum() {
-		return fmt.Errorf("generation %d was begun with another schema", r.generation)
-	}
-	if err := r.repairTelemetry(h); err != nil {
-		return err
-	}
-	tail, err := r.readTail(g.next)
-	if err != nil {
-		return err
-	}
-	r.stats.stored.Store(tail.stored)
-	r.stats.lost.Store(tail.lost)
-	r.storeFrom = tail.stored + tail.lost
-	r.logFrom = tail.undigested
-	if r.logFrom > r.storeFrom {
-		r.logFrom = max(r.storeFrom, g.next)
-	}
-	r.next = min(r.storeFrom, r.logFrom)
-	for i := range tail.unlogged {
-		if _, err := r.log.Append(&tail.unlogged[i]); err != nil {
-			return err
-		}
-	}
-	if err := r.log.Sync(); err != nil {
-		return err
-	}
-	r.logger().Info("recorder took up a run", "run", r.header.RunID, "generation", r.generation, "stored", tail.stored, "lost", tail.lost, "next", r.next)
-	return r.beginSegment(r.telemetryNext)
-}
-
-// repairTelemetry seals every telemetry segment that the log does not know as sealed, and logs it.
-func (r *Recorder) repairTelemetry(h *history) error {
-	r.telemetryNext = h.telemetry
-	infos, err := segment.List(r.fs(), r.dir.Telemetry())
-	if err != nil {
-		return err
-	}
-	for _, info := range infos {
-		if info.Base < h.telemetry {
-			continue
-		}
-		path := filepath.Join(r.dir.Telemetry(), info.Name)
-		sealed, err := segment.Repair(r.fs(), path)
-		if err != nil {
-			return fmt.Errorf("repair telemetry: %w", err)
-		}
-		if sealed.Count == 0 {
-			continue // it never held a record, and is gone
-		}
-		if sealed.Torn > 0 {
-			r.logger().Warn("an unacknowledged tail was cut off", "file", path, "bytes", sealed.Torn)
-		}
-		if err := r.logSeal(sealed); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// tail is what the telemetry of a generation says that its log may not.
-type tail struct {
-	stored, lost uint64
-	undigested   uint64 // first stored sequence number whose digest is due and not logged
-	unlogged     []digestlog.Entry
-}
-
-// readTail counts the generation's records and losses from its last segment, whose header holds the counts before it.
-// logged is the sequence number up to which the log is complete. Only the last segment can hold what is not logged:
-// a segment is rolled after its batch was logged.
-func (r *Recorder) readTail(logged uint64) (tail, error) {
-	t := tail{undigested: ^uint64(0)}
-	infos, err := segment.List(r.fs(), r.dir.Telemetry())
-	if err != nil || len(infos) == 0 {
-		return t, err
-	}
-	path := filepath.Join(r.dir.Telemetry(), infos[len(infos)-1].Name)
-	seg, err := segment.Open(r.fs(), path)
-	if err != nil {
-		return t, err
-	}
-	defer seg.Close()
-	meta, err := record.ParseStreamMeta(seg.Header().Meta)
-	if err != nil {
-		return t, fmt.Errorf("%s: %w", path, err)
-	}
-	if meta.Generation != r.generation {
-		return t, nil // nothing of this generation was stored
-	}
-	t.stored, t.lost = meta.Stored, meta.Lost
-	var f record.Frame
-	for {
-		b, _, err := seg.Next()
-		if err != nil {
-			return t, endOfSegment(err)
-		}
-		if err := record.DecodeFrame(b, &f); err != nil {
-			return t, fmt.Errorf("%s: %w", path, err)
-		}
-		t.add(&f, logged, r.opts.DigestInterval)
-	}
-}
-
-// endOfSegment is nil for the orderly end of a segment's data.
-func endOfSegment(err error) error {
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
-}
-
-func (t *tail) add(f *record.Frame, logged, interval uint64) {
-	if f.Kind == record.KindRecord {
-		t.stored++
-		if f.Seq >= logged && f.Step()%interval == 0 {
-			t.undigested = min(t.undigested, f.Seq)
-		}
-		return
-	}
-	t.lost += f.To - f.Seq
-	if f.Seq >= logged {
-		t.unlogged = append(t.unlogged, lostEntry(f.Generation, f.Seq, f.To, f.Reason))
-	}
-}
-
 // finishAgain completes a close that was cut off behind its END entry: the head is signed and the ring removed.
 func (r *Recorder) finishAgain(end *digestlog.Entry) error {
+	r.next = end.Seq
+	r.stats.stored.Store(end.Stored)
+	r.stats.lost.Store(end.Lost)
+	r.stats.synced.Store(end.Seq)
 	if err := r.closeLog(); err != nil {
 		return err
 	}
-	if err := r.ring.Remove(); err != nil {
+	if err := r.dismissRing(); err != nil {
 		return err
 	}
-	return &FinishedError{Summary{
-		RunID: r.header.RunID, Dir: string(r.dir), Generation: r.generation, Status: end.Status,
-		Emitted: end.Emitted, Stored: end.Stored, Lost: end.Lost,
-		Digests: r.stats.digests.Load(), Snapshots: r.stats.snapshots.Load(),
-	}}
+	sum := r.summary(end.Status)
+	sum.Emitted = end.Emitted
+	return &FinishedError{sum}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unsafe"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/record"
@@ -38,7 +39,12 @@ func (b *batch) reset() {
 	*b = batch{frames: b.frames[:0], ends: b.ends[:0], entries: b.entries[:0], sums: b.sums[:0]}
 }
 
-func (b *batch) empty() bool { return len(b.ends) == 0 && len(b.entries) == 0 }
+func (b *batch) empty() bool { return len(b.ends) == 0 }
+
+// size is about how many bytes the batch holds. Each item has its share: a record may be all digests.
+func (b *batch) size() int {
+	return len(b.frames) + int(unsafe.Sizeof(digestlog.Entry{}))*len(b.entries) + len(b.sums[0])*len(b.sums)
+}
 
 // work is one item in ring order: a batch to commit, or a snapshot whose turn has come.
 type work struct {
@@ -56,6 +62,9 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		return 0, err
 	}
 	for {
+		if failed.Err() != nil {
+			return 0, context.Cause(failed)
+		}
 		// Both questions are asked before the ring is read, so that nothing can come in unseen between answer and reading.
 		stop := ctx.Err() != nil
 		ended, status, err := r.producerDone(pause.idle())
@@ -66,8 +75,9 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		if err != nil {
 			return 0, err
 		}
+		r.releaseAreas()
 		staged, ok := r.nextStaged()
-		due := len(cur.frames) >= r.opts.CommitBytes || r.opts.Now().Sub(cur.began) >= r.opts.CommitInterval
+		due := cur.size() >= r.opts.CommitBytes || r.opts.Now().Sub(cur.began) >= r.opts.CommitInterval
 		if !cur.empty() && (due || ok || stop || ended && n == 0) {
 			cur.next = r.next
 			if err := r.push(failed, work{batch: cur}); err != nil {
@@ -91,7 +101,7 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		case ended:
 			return status, nil
 		default:
-			pause.wait(ctx)
+			pause.wait(ctx, failed)
 		}
 	}
 }
@@ -106,6 +116,21 @@ func (r *Recorder) nextStaged() (*ring.Staged, bool) {
 		return s, true
 	}
 	return nil, false
+}
+
+// releaseAreas gives the staging areas of finished snapshots back to the producer. The persister does not do it itself:
+// the ring is for one goroutine.
+func (r *Recorder) releaseAreas() {
+	for {
+		select {
+		case s := <-r.released:
+			if err := s.Release(); err != nil {
+				r.logger().Error("a staging area cannot be given back", "step", s.Step, "err", err)
+			}
+		default:
+			return
+		}
+	}
 }
 
 func (r *Recorder) push(failed context.Context, w work) error {
@@ -130,7 +155,7 @@ func (r *Recorder) takeFree(failed context.Context) (*batch, error) {
 // fill takes records until the ring is empty or the batch is full, and returns how many items it took.
 func (r *Recorder) fill(b *batch, payload []uint64) (int, error) {
 	n := 0
-	for len(b.frames) < r.opts.CommitBytes {
+	for b.size() < r.opts.CommitBytes {
 		seq, st := r.ring.Next(payload)
 		switch st {
 		case ring.Got:
@@ -157,15 +182,13 @@ func (r *Recorder) fill(b *batch, payload []uint64) (int, error) {
 }
 
 // add puts one record into the batch: its persisted prefix as a telemetry frame and, where one is due, its digests as
-// a log entry. After a re-attach either may exist already.
+// a log entry.
 func (r *Recorder) add(b *batch, seq uint64, payload []uint64) {
-	if seq >= r.storeFrom {
-		b.frames = record.AppendRecord(b.frames, r.generation, seq, payload[:r.schema.StoredWords()])
-		b.ends = append(b.ends, len(b.frames))
-		b.stored++
-	}
+	b.frames = record.AppendRecord(b.frames, r.generation, seq, payload[:r.schema.StoredWords()])
+	b.ends = append(b.ends, len(b.frames))
+	b.stored++
 	step := payload[0]
-	if seq < r.logFrom || step%r.opts.DigestInterval != 0 {
+	if step%r.opts.DigestInterval != 0 {
 		return
 	}
 	first := len(b.sums)
@@ -178,21 +201,12 @@ func (r *Recorder) add(b *batch, seq uint64, payload []uint64) {
 	b.digests++
 }
 
-// addLost puts a range that the ring could not deliver into the batch. What of it is stored already is not lost; only
-// its digests may be.
+// addLost puts a range that the ring could not deliver into the batch, for the telemetry and for the log.
 func (r *Recorder) addLost(b *batch, from, to uint64, reason record.LostReason) {
-	if from := max(from, r.storeFrom); from < to {
-		b.frames = record.AppendLost(b.frames, r.generation, from, to, reason)
-		b.ends = append(b.ends, len(b.frames))
-		b.lost += to - from
-		b.entries = append(b.entries, lostEntry(r.generation, from, to, reason))
-	}
-	if from, to := max(from, r.logFrom), min(to, r.storeFrom); from < to {
-		b.entries = append(b.entries, digestlog.Entry{
-			Kind: digestlog.KindEvent, Generation: r.generation, Seq: from, Code: digestlog.EventDigestsMissing,
-			Text: fmt.Sprintf("records %d to %d are stored, their digests were lost with a recorder", from, to-1),
-		})
-	}
+	b.frames = record.AppendLost(b.frames, r.generation, from, to, reason)
+	b.ends = append(b.ends, len(b.frames))
+	b.lost += to - from
+	b.entries = append(b.entries, lostEntry(r.generation, from, to, reason))
 }
 
 func lostEntry(gen uint32, from, to uint64, reason record.LostReason) digestlog.Entry {
@@ -238,12 +252,13 @@ func (p *backoff) reset() { p.d = 0 }
 // idle reports whether the wait has reached its longest.
 func (p *backoff) idle() bool { return p.d == longestPause }
 
-func (p *backoff) wait(ctx context.Context) {
+func (p *backoff) wait(ctx, failed context.Context) {
 	p.d = min(max(2*p.d, 50*time.Microsecond), longestPause)
 	t := time.NewTimer(p.d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 	case <-ctx.Done():
+	case <-failed.Done():
 	}
 }

@@ -1,9 +1,11 @@
 package recorder
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 
 	"github.com/usp-project/usp/digestlog"
@@ -13,11 +15,11 @@ import (
 
 // history is what the digest log of a run says so far.
 type history struct {
-	generations []generation      // by number
-	snapshots   []digestlog.Entry // SNAPSHOT entries without a PRUNE entry, in log order
-	pruned      []string          // names of the others
-	lost        uint64            // records in LOST entries
-	telemetry   uint64            // ordinal after the last sealed telemetry frame
+	generations []generation               // by number
+	snapshots   map[string]digestlog.Entry // SNAPSHOT entries without a PRUNE entry, by file name
+	pruned      map[string]bool            // names of the others
+	lost        uint64                     // records in LOST entries
+	telemetry   uint64                     // ordinal after the last sealed telemetry frame
 }
 
 // generation is what the log says of one generation.
@@ -25,37 +27,41 @@ type generation struct {
 	opened    bool
 	end       *digestlog.Entry
 	schema    [32]byte
-	next      uint64 // sequence number after the last one that has a digest or is known to be lost
+	digested  uint64 // sequence number after the last one whose digest is logged, or noted as missing
+	lostTo    uint64 // sequence number after the last one that is logged as lost
 	digests   uint64
 	lastStep  uint64 // newest step with a digest or a snapshot
 	snapshots uint64
-	rewound   bool
-	rewindTo  uint64 // the step it continued behind
-	rewindGen uint32
+	rewind    *digestlog.Entry
 }
 
 // readHistory reads the log once. A log that is not there yet is an empty history.
 func readHistory(fsys vfs.FS, dir rundir.Dir) (*history, error) {
-	h := &history{}
+	h := &history{snapshots: map[string]digestlog.Entry{}, pruned: map[string]bool{}}
 	if _, err := fsys.Stat(dir.Digests()); errors.Is(err, fs.ErrNotExist) {
 		return h, nil
 	}
 	for item, err := range digestlog.Entries(fsys, dir.Digests()) {
 		var fault *digestlog.Fault
 		switch {
-		case errors.As(err, &fault) && fault.Class == digestlog.ClassUnknown: // of a newer version: what is common is known
-		case errors.As(err, &fault) && fault.Benign():
+		case errors.As(err, &fault) && fault.Benign(): // a torn tail, or an entry that only a newer version understands
 			continue
 		case err != nil:
 			return nil, fmt.Errorf("read the digest log: %w", err)
 		}
-		h.add(&item.Entry)
+		if err := h.add(&item.Entry); err != nil {
+			return nil, fmt.Errorf("read the digest log: entry %d in %s at byte %d: %w", item.Index, item.File, item.Offset, err)
+		}
 	}
 	return h, nil
 }
 
-func (h *history) add(e *digestlog.Entry) {
-	for int(e.Generation) >= len(h.generations) {
+// add takes one entry in. Generations are opened one after the other; the bound keeps a hostile log from asking for memory.
+func (h *history) add(e *digestlog.Entry) error {
+	switch n := uint64(len(h.generations)); {
+	case uint64(e.Generation) > n:
+		return fmt.Errorf("generation %d follows %d generations", e.Generation, n)
+	case uint64(e.Generation) == n:
 		h.generations = append(h.generations, generation{})
 	}
 	g := &h.generations[e.Generation]
@@ -63,36 +69,44 @@ func (h *history) add(e *digestlog.Entry) {
 	case digestlog.KindOpen:
 		g.opened, g.schema = true, e.Schema
 	case digestlog.KindStep:
-		g.next = e.Seq + 1
+		g.digested = e.Seq + 1
 		g.digests++
 		g.lastStep = e.Step
 	case digestlog.KindLost:
-		g.next = max(g.next, e.To)
+		g.lostTo = e.To
 		h.lost += e.To - e.From
 	case digestlog.KindSnapshot:
 		g.snapshots++
 		g.lastStep = max(g.lastStep, e.Step)
-		h.snapshots = append(h.snapshots, *e)
+		h.snapshots[e.Name] = *e
+		delete(h.pruned, e.Name)
 	case digestlog.KindPrune:
-		h.snapshots = slices.DeleteFunc(h.snapshots, func(s digestlog.Entry) bool { return s.Name == e.Name })
-		h.pruned = append(h.pruned, e.Name)
+		delete(h.snapshots, e.Name)
+		h.pruned[e.Name] = true
 	case digestlog.KindRewind:
-		g.rewound, g.rewindTo, g.rewindGen = true, e.Target, e.FromGeneration
+		rewind := *e
+		g.rewind = &rewind
 	case digestlog.KindSeal:
 		h.telemetry = max(h.telemetry, e.Base+e.Count)
 	case digestlog.KindEnd:
 		end := *e
 		g.end = &end
+	case digestlog.KindEvent:
+		if e.Code == digestlog.EventDigestsMissing {
+			g.digested = max(g.digested, e.Seq+1)
+		}
 	}
+	return nil
 }
 
-// last returns the newest generation, or nil if the log has none.
+// last returns the newest generation that was opened, or nil if there is none.
 func (h *history) last() (number uint32, g *generation) {
-	if len(h.generations) == 0 {
-		return 0, nil
+	for n := range slices.Backward(h.generations) {
+		if h.generations[n].opened {
+			return uint32(n), &h.generations[n]
+		}
 	}
-	n := len(h.generations) - 1
-	return uint32(n), &h.generations[n]
+	return 0, nil
 }
 
 func (h *history) generation(n uint32) generation {
@@ -105,17 +119,38 @@ func (h *history) generation(n uint32) generation {
 // effective returns the snapshots that lie on the effective timeline, the one to resume from first: those of the newest
 // generation, then those of older ones up to the step from which a newer one took over.
 func (h *history) effective() []digestlog.Entry {
+	all := slices.SortedFunc(maps.Values(h.snapshots), func(a, b digestlog.Entry) int {
+		return cmp.Or(-cmp.Compare(a.Generation, b.Generation), -cmp.Compare(a.Step, b.Step))
+	})
 	var out []digestlog.Entry
 	limit := ^uint64(0)
-	for n := len(h.generations) - 1; n >= 0; n-- {
-		for _, e := range slices.Backward(h.snapshots) {
+	for n, g := range slices.Backward(h.generations) {
+		for _, e := range all {
 			if e.Generation == uint32(n) && e.Step <= limit {
 				out = append(out, e)
 			}
 		}
-		if g := &h.generations[n]; g.rewound {
-			limit = min(limit, g.rewindTo)
+		if g.rewind == nil {
+			continue
 		}
+		if g.rewind.SHA256 == [32]byte{} { // a cold start: nothing older counts
+			break
+		}
+		limit = min(limit, g.rewind.Target)
 	}
 	return out
+}
+
+// checkResumed refuses a start from a snapshot that the log does not have: the REWIND entry would name something that
+// nothing vouches for.
+func (h *history) checkResumed(to *rundir.Resumed) error {
+	if to == nil || to.SnapshotSHA256 == (rundir.Hash{}) {
+		return nil
+	}
+	for _, e := range h.snapshots {
+		if e.SHA256 == to.SnapshotSHA256 && e.Step == to.Step && e.Generation == to.Generation {
+			return nil
+		}
+	}
+	return fmt.Errorf("it continues from snapshot %v of step %d, generation %d, which the run's log does not have", to.SnapshotSHA256, to.Step, to.Generation)
 }

@@ -3,6 +3,7 @@ package recorder
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/rundir"
@@ -29,7 +30,10 @@ func LastStep(fsys vfs.FS, dir string) (Progress, error) {
 	if g == nil {
 		return Progress{}, nil
 	}
-	p := Progress{Generation: n, Step: max(g.lastStep, g.rewindTo), Lost: h.lost}
+	p := Progress{Generation: n, Step: g.lastStep, Lost: h.lost}
+	if g.rewind != nil {
+		p.Step = max(p.Step, g.rewind.Target)
+	}
 	if g.end != nil {
 		p.Status = g.end.Status
 	}
@@ -43,14 +47,14 @@ func LoggedSnapshots(fsys vfs.FS, dir string) (map[string][32]byte, error) {
 		return nil, err
 	}
 	sums := make(map[string][32]byte, len(h.snapshots))
-	for i := range h.snapshots {
-		sums[h.snapshots[i].Name] = h.snapshots[i].SHA256
+	for name, e := range h.snapshots {
+		sums[name] = e.SHA256
 	}
 	return sums, nil
 }
 
-// Prune removes the snapshots of a run that nobody records now and that retention gives up, as the recorder would:
-// logged first. With dry it only says which. It returns their names.
+// Prune removes the snapshots that retention gives up, of a run that has ended, as its recorder would: logged first. It
+// also finishes removals that were logged and cut off. With dry it only says which it would remove. It returns their names.
 func Prune(dir string, o Options, dry bool) ([]string, error) {
 	o = o.withDefaults()
 	o.Runs = filepath.Dir(dir)
@@ -78,7 +82,13 @@ func Prune(dir string, o Options, dry bool) ([]string, error) {
 	for i := range plan {
 		names[i] = plan[i].Name
 	}
-	if dry || len(plan) == 0 {
+	if dry {
+		return names, nil
+	}
+	if err := r.tidy(h); err != nil {
+		return nil, err
+	}
+	if len(plan) == 0 {
 		return names, nil
 	}
 	if _, err := r.openLog(); err != nil {
@@ -98,4 +108,26 @@ func Prune(dir string, o Options, dry bool) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// Logged is a snapshot that the log vouches for.
+type Logged struct {
+	Name       string
+	Step       uint64
+	Generation uint32
+	SHA256     [32]byte
+}
+
+// EffectiveSnapshots returns the snapshots of a run directory that lie on its effective timeline, oldest first.
+func EffectiveSnapshots(fsys vfs.FS, dir string) ([]Logged, error) {
+	h, err := readHistory(fsys, rundir.At(dir))
+	if err != nil {
+		return nil, err
+	}
+	var out []Logged
+	for _, e := range h.effective() {
+		out = append(out, Logged{Name: e.Name, Step: e.Step, Generation: e.Generation, SHA256: e.SHA256})
+	}
+	slices.Reverse(out)
+	return out, nil
 }

@@ -18,7 +18,7 @@ type Options struct {
 	CommitInterval time.Duration   `json:"commit_interval"` // longest time from drained to durable, fsync excluded; default 50 ms
 	CommitBytes    int             `json:"commit_bytes"`    // drained bytes that force a commit; default 1 MiB
 	HeadInterval   time.Duration   `json:"head_interval"`   // shortest time between signed tree heads; default 1 s
-	SegmentSize    int64           `json:"segment_size"`    // pre-allocated size at which a segment is sealed; default 64 MiB
+	SegmentSize    int64           `json:"segment_size"`    // pre-allocated size at which a segment is sealed; default 16 MiB
 	DigestInterval uint64          `json:"digest_interval"` // digests of every step divisible by it are logged; default 1
 	Snapshot       SnapshotOptions `json:"snapshot"`
 	ConfigSum      string          `json:"config_sha256"` // for the manifest; hexadecimal, may be empty
@@ -52,7 +52,7 @@ func (o Options) withDefaults() Options {
 		o.CommitBytes = 1 << 20
 	}
 	if o.SegmentSize <= 0 {
-		o.SegmentSize = 64 << 20
+		o.SegmentSize = 16 << 20
 	}
 	if o.DigestInterval == 0 {
 		o.DigestInterval = 1

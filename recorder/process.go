@@ -26,11 +26,11 @@ const (
 // the exit code. The process outlives what it records: the terminal's interrupt and hang-up are not for it, and neither
 // is the loss of the pipes to a producer that died. SIGTERM makes it store what it has and leave the run for the next
 // recorder.
-func Process(ring string, o Options, stdout, stderr io.Writer) int {
+func Process(path string, o Options, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	sum, err := record1(ctx, ring, o)
+	sum, err := attachAndRun(ctx, path, o)
 	switch {
 	case err == nil:
 		json.NewEncoder(stdout).Encode(sum) // nobody may be left to read it; the log has it all
@@ -46,8 +46,8 @@ func Process(ring string, o Options, stdout, stderr io.Writer) int {
 	return exitError
 }
 
-func record1(ctx context.Context, ring string, o Options) (Summary, error) {
-	r, err := Attach(ring, o)
+func attachAndRun(ctx context.Context, path string, o Options) (Summary, error) {
+	r, err := Attach(path, o)
 	if finished := (*FinishedError)(nil); errors.As(err, &finished) {
 		return finished.Summary, nil
 	}

@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -60,12 +61,10 @@ type Recorder struct {
 	verifierKey string // public half of the signing key
 
 	// The drainer's.
-	ring      *ring.Consumer
-	digester  *record.Digester
-	waiting   *ring.Staged // a snapshot request taken before all its records were
-	next      uint64       // next sequence number to take from the ring
-	storeFrom uint64       // below it telemetry is stored already; only digests are still owed (after a re-attach)
-	logFrom   uint64       // below it digests are logged already
+	ring     *ring.Consumer
+	digester *record.Digester
+	waiting  *ring.Staged // a snapshot request taken before all its records were
+	next     uint64       // next sequence number to take from the ring
 
 	// The writer's.
 	telemetry     *segment.Writer
@@ -74,15 +73,15 @@ type Recorder struct {
 	headAt        time.Time
 
 	// The persister's.
-	kept   []snapshot.Info // logged, not pruned, in the order written
-	logged []string        // names that the log had when this recorder attached, pruned ones included
+	kept []snapshot.Info // on the effective timeline: logged, not pruned, in the order written
 
 	// Between them.
-	work    chan work      // drainer → writer, in ring order
-	free    chan *batch    // writer → drainer
-	entries chan entryCall // persister → writer
-	jobs    chan snapshotJob
-	stats   stats
+	work     chan work         // drainer → writer, in ring order
+	free     chan *batch       // writer → drainer
+	entries  chan entryCall    // persister → writer
+	jobs     chan snapshotJob  // writer → persister
+	released chan *ring.Staged // persister → drainer
+	stats    stats
 }
 
 // stats are the live counts: written by the writer and the persister, published into the ring by the drainer.
@@ -104,7 +103,7 @@ type Summary struct {
 }
 
 // Attach opens the ring at path and the run directory it belongs to. The directory is created for generation 0 and
-// continued otherwise, whatever state an earlier recorder left it in. It starts nothing; call Run, or Close.
+// continued otherwise, whatever state an earlier recorder left it in. It starts nothing; call Run, which releases it.
 // Errors: vfs.ErrLocked if another recorder has the run, *FinishedError, those of the packages ring, segment and digestlog.
 func Attach(path string, o Options) (*Recorder, error) {
 	o = o.withDefaults()
@@ -122,6 +121,9 @@ func Attach(path string, o Options) (*Recorder, error) {
 
 func (r *Recorder) open() error {
 	var err error
+	if !rundir.ValidID(r.header.RunID) { // it becomes a path
+		return fmt.Errorf("ring %s: %q cannot be a run id", r.ring.Path(), r.header.RunID)
+	}
 	if r.schema, err = record.ParseSchema(r.header.Schema); err != nil {
 		return fmt.Errorf("ring %s: %w", r.ring.Path(), err)
 	}
@@ -155,7 +157,8 @@ func (r *Recorder) Run(ctx context.Context) (Summary, error) {
 		r.free <- newBatch(r.opts.CommitBytes)
 	}
 	r.entries = make(chan entryCall)
-	r.jobs = make(chan snapshotJob, r.header.StagingAreas+1)
+	r.jobs = make(chan snapshotJob, r.header.StagingAreas)
+	r.released = make(chan *ring.Staged, r.header.StagingAreas)
 	persisted := make(chan struct{})
 
 	var status digestlog.Status
@@ -180,6 +183,8 @@ func (r *Recorder) Run(ctx context.Context) (Summary, error) {
 		}
 	})
 	wg.Wait()
+	r.releaseAreas()
+	r.publish(ring.ConsumerAttached)
 	if err := context.Cause(failed); err != nil {
 		return r.summary(0), err
 	}
@@ -206,11 +211,25 @@ func (r *Recorder) finish(status digestlog.Status) (Summary, error) {
 	if err := r.closeLog(); err != nil {
 		return sum, err
 	}
+	return sum, r.dismissRing()
+}
+
+// dismissRing tells the producer that all is done and removes the ring. The producer says that it ended an instant before
+// it gives up its lock; until then the ring is not to be removed. One that somebody else has removed is no loss any more.
+func (r *Recorder) dismissRing() error {
 	r.publish(ring.ConsumerDone)
-	if err := r.ring.Remove(); err != nil {
-		return sum, fmt.Errorf("remove the ring: %w", err)
+	err := r.ring.Remove()
+	for range 200 {
+		if !errors.Is(err, ring.ErrAlive) {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+		err = r.ring.Remove()
 	}
-	return sum, nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the ring: %w", err)
+	}
+	return nil
 }
 
 func (r *Recorder) closeLog() error {
@@ -228,10 +247,12 @@ func (r *Recorder) closeLog() error {
 	return nil
 }
 
+// summary counts what is there. A record that its producer died in was begun but not emitted; once the recorder has
+// accounted for it, it counts, also with a later recorder that never meets it.
 func (r *Recorder) summary(status digestlog.Status) Summary {
 	return Summary{
 		RunID: r.header.RunID, Dir: string(r.dir), Generation: r.generation, Status: status,
-		Emitted: r.ring.Produced(), Stored: r.stats.stored.Load(), Lost: r.stats.lost.Load(),
+		Emitted: max(r.ring.Produced(), r.next), Stored: r.stats.stored.Load(), Lost: r.stats.lost.Load(),
 		Digests: r.stats.digests.Load(), Snapshots: r.stats.snapshots.Load(),
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
-	"github.com/usp-project/usp/record"
 	"github.com/usp-project/usp/ring"
 	"github.com/usp-project/usp/snapshot"
 )
@@ -35,8 +34,8 @@ type Last struct {
 }
 
 // Recover brings a run whose producer died into order, so that a new generation can begin: what is left in a ring is
-// stored, telemetry is repaired and sealed, the interrupted generation gets its END entry. A run that ended well is left
-// as it is. ringDir is where its ring would be; empty means the default. Errors: ErrRunning, vfs.ErrLocked.
+// stored, telemetry is repaired and sealed, the interrupted generation gets its END entry, the log is closed. A run that
+// ended well is left as it is. ringDir is where its ring would be; empty means the default. Errors: ErrRunning, vfs.ErrLocked.
 func Recover(ctx context.Context, dir, ringDir string, o Options) (Last, error) {
 	o = o.withDefaults()
 	o.Runs = filepath.Dir(dir)
@@ -60,10 +59,8 @@ func Recover(ctx context.Context, dir, ringDir string, o Options) (Last, error) 
 	if g == nil {
 		return Last{}, fmt.Errorf("run %s: its log is empty: nothing was recorded, start a new run", id)
 	}
-	if g.end == nil {
-		if g, err = closeVanished(id, n, o); err != nil {
-			return Last{}, err
-		}
+	if g, err = closeLeft(id, n, o); err != nil {
+		return Last{}, err
 	}
 	return Last{RunID: id, Generation: n, Schema: g.schema, Status: g.end.Status}, nil
 }
@@ -114,8 +111,9 @@ func refuseAlive(path string) error {
 	return err
 }
 
-// closeVanished ends a generation whose ring is gone, with whatever was in it: after a restart of the machine, say.
-func closeVanished(id string, n uint32, o Options) (*generation, error) {
+// closeLeft brings a run without a ring to its end. If the generation has none in the log, the ring is gone with whatever
+// was in it: after a restart of the machine, say.
+func closeLeft(id string, n uint32, o Options) (*generation, error) {
 	r := &Recorder{opts: o, generation: n, dir: rundir.Dir(filepath.Join(o.Runs, id)), header: ring.Header{RunID: id, Generation: n}}
 	defer r.release()
 	var err error
@@ -126,31 +124,36 @@ func closeVanished(id string, n uint32, o Options) (*generation, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := h.generation(n)
-	if g.end != nil { // somebody else was faster
-		return &g, nil
-	}
 	if err := r.tidy(h); err != nil {
 		return nil, err
+	}
+	g := h.generation(n)
+	if g.end != nil {
+		if rec := r.log.Recovery(); rec.File == "" && rec.Head != nil && rec.Head.Size == rec.Entries {
+			return &g, nil // its log is closed as well
+		}
+		return &g, r.closeLog()
 	}
 	if err := r.repairTelemetry(h); err != nil {
 		return nil, err
 	}
-	t, err := r.readTail(g.next)
+	t, err := r.readTail(g)
 	if err != nil {
 		return nil, err
 	}
-	if from := t.stored + t.lost; from < g.next { // digests of records whose telemetry did not reach the disk
-		t.unlogged = append(t.unlogged, lostEntry(n, from, g.next, record.LostVanished))
-		t.lost += g.next - from
+	entries := t.unlogged
+	if t.undigested < t.next() {
+		entries = append(entries, missingEntry(n, t.undigested, t.next()))
 	}
-	end := digestlog.Entry{Kind: digestlog.KindEnd, Generation: n, Seq: t.stored + t.lost, Status: digestlog.StatusCrashed, Stored: t.stored, Lost: t.lost}
-	for _, e := range append(t.unlogged, end) {
-		if _, err := r.log.Append(&e); err != nil {
+	entries = append(entries, digestlog.Entry{
+		Kind: digestlog.KindEnd, Generation: n, Seq: t.next(), Status: digestlog.StatusCrashed, Stored: t.stored, Lost: t.lost,
+	})
+	for i := range entries {
+		if err := r.append(&entries[i]); err != nil {
 			return nil, err
 		}
 	}
-	g.end = &end
+	g.end = &entries[len(entries)-1]
 	return &g, r.closeLog()
 }
 
@@ -174,7 +177,7 @@ func NewestSnapshot(fsys vfs.FS, dir string, rejected func(error)) (*Found, erro
 		return nil, err
 	}
 	for _, e := range h.effective() {
-		path := filepath.Join(rundir.Dir(dir).Snapshots(), e.Name)
+		path := rundir.Dir(dir).Snapshot(e.Name)
 		meta, sections, err := snapshot.Load(fsys, path, &e.SHA256)
 		if err == nil && (meta.Step != e.Step || meta.Generation != e.Generation || meta.RunID != filepath.Base(dir)) {
 			err = fmt.Errorf("%s: holds step %d of generation %d of run %s, the log says step %d of generation %d", path, meta.Step, meta.Generation, meta.RunID, e.Step, e.Generation)

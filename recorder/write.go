@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"io/fs"
 	"slices"
 
 	"github.com/usp-project/usp/digestlog"
@@ -77,8 +77,8 @@ func (r *Recorder) commit(b *batch) error {
 		return fmt.Errorf("sync telemetry: %w", err)
 	}
 	for i := range b.entries {
-		if _, err := r.log.Append(&b.entries[i]); err != nil {
-			return fmt.Errorf("append to the digest log: %w", err)
+		if err := r.append(&b.entries[i]); err != nil {
+			return err
 		}
 	}
 	if err := r.log.Sync(); err != nil {
@@ -100,9 +100,23 @@ func (r *Recorder) commit(b *batch) error {
 	return nil
 }
 
-func (r *Recorder) logNow(e *digestlog.Entry) error {
-	if _, err := r.log.Append(e); err != nil {
+// append adds an entry to the log. The log bounds what it holds unsynced, so a batch of many large entries takes several syncs.
+func (r *Recorder) append(e *digestlog.Entry) error {
+	_, err := r.log.Append(e)
+	if errors.Is(err, digestlog.ErrBacklog) {
+		if err = r.log.Sync(); err == nil {
+			_, err = r.log.Append(e)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("append to the digest log: %w", err)
+	}
+	return nil
+}
+
+func (r *Recorder) logNow(e *digestlog.Entry) error {
+	if err := r.append(e); err != nil {
+		return err
 	}
 	if err := r.log.Sync(); err != nil {
 		return fmt.Errorf("sync the digest log: %w", err)
@@ -176,19 +190,32 @@ func (r *Recorder) persist(failed context.Context) error {
 	}
 }
 
-// persistOne publishes one snapshot: file durable under its name, digest logged and synced, area given back, older
-// snapshots pruned. A request that does not hold a well-formed state is reported and dropped: the run goes on.
+// persistOne publishes one snapshot and gives its area back. If that fails the area is kept: the next recorder finds the
+// state there and tries again. A request that does not hold a well-formed state is reported and dropped: the run goes on.
 func (r *Recorder) persistOne(failed context.Context, job snapshotJob) error {
 	s := job.staged
-	defer s.Release()
-	if slices.Contains(r.logged, snapshot.FileName(s.Step, r.generation)) {
-		return nil // an earlier recorder logged it and died before it gave the area back
-	}
-	info, err := r.writeSnapshot(job)
+	err := r.publishSnapshot(failed, job)
 	if errors.Is(err, snapshot.ErrSections) || errors.Is(err, ring.ErrTruncated) {
 		r.logger().Error("snapshot request dropped: it holds no state", "step", s.Step, "err", err)
-		return nil
-	} else if err != nil {
+		err = nil
+	}
+	if err == nil {
+		r.released <- s // never blocks: room for every area
+	}
+	return err
+}
+
+// publishSnapshot makes the file durable under its name, has its digest logged and synced, and prunes older ones. A state
+// that is published already is left alone: a recorder died before it gave the area back, or the producer asked twice.
+func (r *Recorder) publishSnapshot(failed context.Context, job snapshotJob) error {
+	s := job.staged
+	name := snapshot.FileName(s.Step, r.generation)
+	if slices.ContainsFunc(r.kept, func(k snapshot.Info) bool { return k.Name == name }) {
+		r.logger().Info("snapshot is there already", "step", s.Step)
+		return r.prune(failed)
+	}
+	info, err := r.writeSnapshot(job)
+	if err != nil {
 		return fmt.Errorf("write the snapshot of step %d: %w", s.Step, err)
 	}
 	err = r.call(failed, digestlog.Entry{
@@ -242,7 +269,7 @@ func (r *Recorder) pruneEntry(info *snapshot.Info) *digestlog.Entry {
 }
 
 func (r *Recorder) unlink(info *snapshot.Info) error {
-	if err := r.fs().Remove(filepath.Join(r.dir.Snapshots(), info.Name)); err != nil {
+	if err := r.fs().Remove(r.dir.Snapshot(info.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("prune snapshot %s: %w", info.Name, err)
 	}
 	return nil
