@@ -65,8 +65,6 @@ type supervisor struct {
 	done chan struct{} // closed when no recorder will run any more
 
 	mu      sync.Mutex
-	process *os.Process       // the one that runs now
-	closing bool              // the ring is closed: a recorder that ends well is not replaced
 	summary *recorder.Summary // what the recorder said when it had closed the generation
 	err     error             // why the last recorder failed
 }
