@@ -86,7 +86,7 @@ func Default() Config {
 		Recorder: Recorder{
 			CommitInterval: Duration(50 * time.Millisecond),
 			CommitBytes:    1 << 20,
-			SegmentSize:    64 << 20,
+			SegmentSize:    16 << 20,
 			DrainTimeout:   Duration(10 * time.Second),
 		},
 		Digest:   Digest{Interval: 1, HeadInterval: Duration(time.Second)},

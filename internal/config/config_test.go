@@ -175,7 +175,7 @@ usp.toml:4:1: run.value_column: time_column and value_column must name two diffe
 usp.toml:5:1: run.dir: is empty; name a directory, such as "runs"
    5 | dir = ""
      | ^^^
-usp.toml:7:1: recorder.commit_bytes: commit_bytes, 65MiB, is more than segment_size, 64MiB
+usp.toml:7:1: recorder.commit_bytes: commit_bytes, 65MiB, is more than segment_size, 16MiB
    7 | commit_bytes = "65MiB"
      | ^^^^^^^^^^^^
 usp.toml:9:1: predictor.epsilon_min: epsilon_min, 0.6, is above epsilon_max, 0.5
