@@ -194,3 +194,32 @@ func overwrite(t *testing.T, path string, b []byte) {
 		t.Fatal(err)
 	}
 }
+
+// TestVerifyWhileRecording judges a run again and again while its recorder seals, prunes and publishes: nothing of that is
+// damage.
+func TestVerifyWhileRecording(t *testing.T) {
+	w := newWorld(t)
+	input := w.writeSeries("series.csv", 40_000, 5)
+	cmd := w.command("run", input, "--dir", "runs", "--snapshot-interval", "20")
+	cmd.Env = append(cmd.Env, "USP_RECORDER_SEGMENT_SIZE=1MiB")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { cmd.Wait(); close(done) }()
+	w.recorderPID(done)
+	looks := 0
+	for running := true; running; looks++ {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		w.want([]int{0, 21}, "verify", "latest", "--dir", "runs")
+		w.want([]int{0}, "show", "latest", "--dir", "runs", "--json")
+	}
+	if looks < 2 {
+		t.Errorf("looked %d times only", looks)
+	}
+	w.want([]int{0}, "verify", "latest", "--dir", "runs")
+}

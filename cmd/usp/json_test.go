@@ -44,6 +44,9 @@ func lookup(doc map[string]any, key string) (any, bool) {
 }
 
 func matches(doc map[string]any, got any, want string) bool {
+	if got == nil {
+		return want == "null"
+	}
 	if want == "" || want[0] != '<' && want[0] != '>' {
 		if other, ok := lookup(doc, want); ok {
 			return fmt.Sprint(other) == fmt.Sprint(got)

@@ -12,12 +12,14 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -38,6 +40,8 @@ type app struct {
 	err io.Writer
 	env []string
 
+	stdout io.Writer // out as it was given, to ask whether it is a terminal
+
 	configFile string
 	json       bool
 	quiet      bool
@@ -49,23 +53,44 @@ type app struct {
 
 // Main runs one command line and returns the exit code.
 func Main(args []string, in io.Reader, out, errw io.Writer) int {
-	a := &app{in: in, out: out, err: errw, env: os.Environ(), fs: vfs.OS(), now: time.Now}
+	checked := &checkedWriter{w: out}
+	a := &app{in: in, out: checked, err: errw, env: os.Environ(), fs: vfs.OS(), now: time.Now, stdout: out}
+	a.json = slices.Contains(args, "--json") // also for what is wrong with the flags before it
 	ctx, stop := withSignals(context.Background())
 	defer stop()
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(in)
-	root.SetOut(out)
+	root.SetOut(checked)
 	root.SetErr(errw)
-	return a.exit(ctx, root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	if checked.err != nil && (err == nil || errors.Is(err, checked.err)) {
+		err = fmt.Errorf("standard output: %w", checked.err)
+	}
+	return a.exit(ctx, err)
 }
 
-// withSignals returns a context that the first SIGINT or SIGTERM cancels with a signalError. A second one ends the
+// checkedWriter remembers the first error, so that no command has to look at each line it prints.
+type checkedWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (c *checkedWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	if c.err == nil {
+		c.err = err
+	}
+	return n, err
+}
+
+// withSignals returns a context that the first SIGINT, SIGTERM or SIGHUP cancels with a signalError. A second one ends the
 // process at once.
 func withSignals(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	ch := make(chan os.Signal, 1)
-	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM)
+	signal.Ignore(syscall.SIGPIPE) // a reader that goes away is an error of writing, not the end of a run
+	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
 		select {
 		case s := <-ch:
@@ -94,15 +119,15 @@ Exit codes:
   2 usage, config or input   20 verification failed: damage or tampering
   3 partial                  21 unsealed end after a crash (recoverable)
   10 not found               22 runs diverge
-  130, 143 ended by SIGINT, SIGTERM`
+  129, 130, 143 ended by SIGHUP, SIGINT, SIGTERM; 141 nobody reads the output`
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "usp", Short: "Predict series and record step loops without stalling them", Long: rootLong,
-		SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
+		SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs, Version: version(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			if cmd.Name() == "completion" || cmd.Parent() != nil && (cmd.Parent().Name() == "completion" || cmd.Parent().Name() == "config") {
+			if cmd.Name() == "version" || cmd.Name() == "help" || cmd.Name() == "completion" || cmd.Parent() != nil && (cmd.Parent().Name() == "completion" || cmd.Parent().Name() == "config") {
 				return nil
 			}
 			return a.loadConfig()
@@ -178,9 +203,37 @@ func (a *app) recorderOptions() (recorder.Options, error) {
 	}, nil
 }
 
-// resolve finds a run directory.
+// resolve finds a run directory, links followed: what lies beside it is found from where it really is.
 func (a *app) resolve(run string) (rundir.Dir, error) {
-	return rundir.Resolve(a.fs, a.cfg.Run.Dir, run)
+	dir, err := rundir.Resolve(a.fs, a.cfg.Run.Dir, run)
+	if err != nil {
+		return dir, err
+	}
+	if path, err := filepath.EvalSymlinks(dir.Path()); err == nil {
+		return rundir.At(path), nil
+	}
+	return dir, nil
+}
+
+// dirFlag is what a command that is suggested must say to find the same runs.
+func (a *app) dirFlag() string {
+	if a.cfg.Origin("run.dir").Source != config.FromFlag {
+		return ""
+	}
+	return " --dir " + a.cfg.Run.Dir
+}
+
+// steady runs a command's reading of a run that a recorder may be changing meanwhile: files are sealed, pruned and
+// published under its eyes. What fails then is tried again; what fails of a run that nobody records is an error.
+func (a *app) steady(dir rundir.Dir, read func() error) error {
+	for try := 0; ; try++ {
+		busy := rundir.Locked(a.fs, dir)
+		err := read()
+		if err == nil || try == 10 || !busy && !rundir.Locked(a.fs, dir) {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // printJSON prints one document, or one line of many.
@@ -200,7 +253,7 @@ func isTerminal(w io.Writer) bool {
 
 // width is that of the terminal, or 80 columns.
 func (a *app) width() int {
-	if f, ok := a.out.(*os.File); ok {
+	if f, ok := a.stdout.(*os.File); ok {
 		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 20 {
 			return min(w, 160)
 		}

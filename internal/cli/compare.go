@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usp-project/usp/internal/audit"
+	"github.com/usp-project/usp/internal/rundir"
 )
 
 const compareLong = `Hold the digests of two runs against each other, step by step, without moving any
@@ -32,10 +33,18 @@ func (a *app) compare(ctx context.Context, runA, runB string) error {
 	if err != nil {
 		return err
 	}
-	c, err := audit.Compare(ctx, a.fs, dirA.Path(), dirB.Path())
+	var c *audit.Comparison
+	err = a.steady(dirA, func() error {
+		return a.steady(dirB, func() error {
+			var err error
+			c, err = audit.Compare(ctx, a.fs, dirA.Path(), dirB.Path())
+			return err
+		})
+	})
 	if err != nil {
 		return err
 	}
+	c.Notes = append(c.Notes, a.differentSettings(dirA, dirB)...)
 	if a.json {
 		if err := a.printJSON(c, true); err != nil {
 			return err
@@ -47,6 +56,19 @@ func (a *app) compare(ctx context.Context, runA, runB string) error {
 		return withCode(c.Exit, nil)
 	}
 	return nil
+}
+
+// differentSettings says how two runs of usp run were told to predict differently: then they must diverge.
+func (a *app) differentSettings(dirA, dirB rundir.Dir) []string {
+	ma, errA := readProducerMeta(a.fs, dirA)
+	mb, errB := readProducerMeta(a.fs, dirB)
+	if errA != nil || errB != nil || ma.Predictor == mb.Predictor {
+		return nil
+	}
+	if ma.Predictor.Season != mb.Predictor.Season {
+		return []string{fmt.Sprintf("the predictions have different settings: season %d in A and %d in B", ma.Predictor.Season, mb.Predictor.Season)}
+	}
+	return []string{"the predictions have different settings; the manifests list them"}
 }
 
 func (a *app) printComparison(c *audit.Comparison) {

@@ -15,6 +15,7 @@ import (
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/recorder"
+	"github.com/usp-project/usp/ring"
 )
 
 // The exit codes, a contract for scripts.
@@ -29,6 +30,7 @@ const (
 	exitFailed    = 20
 	exitCrashTail = 21
 	exitDiverge   = 22
+	exitPipe      = 141 // as a shell says of a command that SIGPIPE ended
 )
 
 // codeError is an error with an exit code. With a nil cause the command has said everything already.
@@ -70,11 +72,13 @@ func exitCode(err error) int {
 		return code.code
 	case errors.As(err, &sig):
 		return 128 + int(sig.signal)
+	case errors.Is(err, syscall.EPIPE):
+		return exitPipe
 	case errors.As(err, &settings), errors.As(err, &data):
 		return exitUsage
 	case errors.Is(err, rundir.ErrNotFound):
 		return exitNotFound
-	case errors.Is(err, vfs.ErrLocked), errors.Is(err, recorder.ErrRunning):
+	case errors.Is(err, vfs.ErrLocked), errors.Is(err, recorder.ErrRunning), errors.Is(err, ring.ErrExist):
 		return exitLocked
 	case errors.As(err, &died) && died.ExitCode > 1:
 		return died.ExitCode
@@ -93,7 +97,7 @@ func (a *app) exit(ctx context.Context, err error) int {
 	}
 	code := exitCode(err)
 	said := &codeError{}
-	if err == nil || errors.As(err, &said) && said.cause == nil {
+	if err == nil || code == exitPipe || errors.As(err, &said) && said.cause == nil {
 		return code
 	}
 	if a.json {

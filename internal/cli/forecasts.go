@@ -18,25 +18,37 @@ import (
 // forecastWriter writes one row per step: the forecast that was made for it one step before, and the interval. The
 // first row has none.
 type forecastWriter struct {
-	name string
-	file *os.File // nil for standard output
-	buf  *bufio.Writer
-	csv  *csv.Writer
-	row  [5]string
+	name   string
+	file   *os.File // nil for standard output
+	stream bool     // somebody may be reading along, and nothing can be taken back
+	buf    *bufio.Writer
+	csv    *csv.Writer
+	row    [5]string
 }
 
-// newForecastWriter opens the file and changes nothing in it yet: keepThrough does, once the run has begun.
-func newForecastWriter(name string, stdout io.Writer) (*forecastWriter, error) {
+// newForecastWriter opens the file and changes nothing in it yet: keepThrough does, once the run has begun. The file must
+// not be the input. What is not a regular file, such as a pipe or a terminal, is written to as it is.
+func newForecastWriter(name string, stdout io.Writer, input os.FileInfo) (*forecastWriter, error) {
 	f := &forecastWriter{name: name}
 	if name == "-" {
-		f.buf = bufio.NewWriter(stdout)
-	} else {
-		var err error
-		if f.file, err = os.OpenFile(filepath.Clean(name), os.O_RDWR|os.O_CREATE, 0o644); err != nil {
-			return nil, err
-		}
-		f.buf = bufio.NewWriter(f.file)
+		f.buf, f.stream = bufio.NewWriter(stdout), true
+		f.csv = csv.NewWriter(f.buf)
+		return f, nil
 	}
+	flags := os.O_RDWR | os.O_CREATE
+	if info, err := os.Stat(name); err == nil {
+		if input != nil && os.SameFile(info, input) {
+			return nil, usageError(fmt.Errorf("--forecasts %s is the input itself; name another file", name))
+		}
+		if f.stream = !info.Mode().IsRegular(); f.stream {
+			flags = os.O_WRONLY
+		}
+	}
+	var err error
+	if f.file, err = os.OpenFile(filepath.Clean(name), flags, 0o644); err != nil {
+		return nil, err
+	}
+	f.buf = bufio.NewWriter(f.file)
 	f.csv = csv.NewWriter(f.buf)
 	return f, nil
 }
@@ -48,7 +60,7 @@ func (f *forecastWriter) header() error {
 // keepThrough makes the output hold the rows up to the given step and no others, so that after a resume it is as if the
 // run had not been interrupted. Step 0 begins a new output.
 func (f *forecastWriter) keepThrough(step uint64) error {
-	if f.file == nil {
+	if f.stream {
 		if step == 0 {
 			return f.header()
 		}
@@ -91,7 +103,7 @@ func (f *forecastWriter) write(out *predictor.Output) error {
 	if err := f.csv.Write(f.row[:]); err != nil {
 		return fmt.Errorf("forecasts: %w", err)
 	}
-	if f.file == nil { // somebody is reading along
+	if f.stream {
 		return f.flush()
 	}
 	return nil

@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,6 +40,13 @@ func (a *app) logCommand() *cobra.Command {
 }
 
 func (a *app) log(ctx context.Context, run string, f logFlags) error {
+	f.kind = strings.ToUpper(f.kind)
+	if f.kind != "" && !slices.Contains(logKinds(), f.kind) {
+		return usageError(fmt.Errorf("--kind %s: there are %s", f.kind, strings.Join(logKinds(), ", ")))
+	}
+	if f.last < 0 {
+		return usageError(fmt.Errorf("--last %d: want 0 or more", f.last))
+	}
 	dir, err := a.resolve(run)
 	if err != nil {
 		return err
@@ -52,7 +61,7 @@ func (a *app) log(ctx context.Context, run string, f logFlags) error {
 	}
 	p := &logPrinter{app: a, flags: f, fields: schema.DigestFields()}
 	for {
-		if err := p.read(dir); err != nil {
+		if err := a.steady(dir, func() error { return p.read(dir) }); err != nil {
 			return err
 		}
 		if err := p.flush(); err != nil {
@@ -67,6 +76,15 @@ func (a *app) log(ctx context.Context, run string, f logFlags) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// logKinds are the names of the kinds of entries.
+func logKinds() []string {
+	var names []string
+	for k := digestlog.KindOpen; k <= digestlog.KindEvent; k++ {
+		names = append(names, k.String())
+	}
+	return names
 }
 
 // logPrinter prints entries once, however often the log is read.

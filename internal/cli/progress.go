@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/term"
 
 	"github.com/usp-project/usp/predictor"
 )
@@ -69,6 +72,7 @@ func (p *progress) step(out *predictor.Output) {
 		fmt.Fprintln(p.w, p.line(out, rate, flags))
 	default:
 		line := p.line(out, rate, flags)
+		line = line[:min(len(line), p.columns()-1)]
 		fmt.Fprintf(p.w, "\r%s%s", line, strings.Repeat(" ", max(0, p.drawn-len(line))))
 		p.drawn = len(line)
 	}
@@ -80,6 +84,16 @@ func (p *progress) line(out *predictor.Output, rate float64, flags []string) str
 		of = fmt.Sprintf(" of %d (%d %%)", p.rows, 100*out.Step/p.rows)
 	}
 	return fmt.Sprintf("step %d%s, %.0f steps/s, cusum +%.2f -%.2f of %.2f %s", out.Step, of, rate, out.CusumPos, out.CusumNeg, out.Threshold, strings.Join(flags, ","))
+}
+
+// columns is the width of the terminal: a longer line would wrap and stay.
+func (p *progress) columns() int {
+	if f, ok := p.w.(*os.File); ok {
+		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 1 {
+			return w
+		}
+	}
+	return 80
 }
 
 // end clears the line.

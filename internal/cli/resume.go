@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/usp-project/usp"
 	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/config"
 	"github.com/usp-project/usp/internal/input"
 	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/predictor"
 	"github.com/usp-project/usp/record"
 	"github.com/usp-project/usp/recorder"
@@ -39,8 +43,13 @@ func (s *session) resume(ctx context.Context, args []string) error {
 	if s.source, err = openSource(name, columns, a.in); err != nil {
 		return err
 	}
-	if err := s.source.checkPrefix(s.meta.Input); err != nil {
+	if err := s.checkConsumed(dir); err != nil {
 		return err
+	}
+	if slices.ContainsFunc(a.settings, func(set config.Setting) bool {
+		return strings.HasPrefix(set.Key, "predictor.") || strings.HasSuffix(set.Key, "_column") || set.Key == "digest.interval"
+	}) {
+		fmt.Fprintf(a.err, "usp: note: what enters the prediction (season, columns, digest interval) is the run's, whatever flags say\n")
 	}
 	s.source.meta.relativeTo(runs)
 	s.meta.Input, s.meta.Version = s.source.meta, version()
@@ -75,12 +84,41 @@ func (s *session) readMeta(dir rundir.Dir) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(m.Producer, &s.meta); err != nil || s.meta.Program != "usp run" {
-		return usageError(fmt.Errorf("run %s was not made by usp run; the program that made it has to resume it", dir.ID()))
+	if s.meta, err = readProducerMeta(s.app.fs, dir); err != nil {
+		return usageError(err)
 	}
 	// Digests must fall on the same steps in every generation, whatever the settings say today.
 	s.app.cfg.Digest.Interval = max(m.DigestEvery, 1)
 	return nil
+}
+
+// checkConsumed refuses an input whose consumed prefix, that of the snapshot the run will continue from, is not the run's;
+// rows behind it may be others. Without a snapshot the whole prefix in the manifest counts.
+func (s *session) checkConsumed(dir rundir.Dir) error {
+	want := s.meta.Input
+	found, err := recorder.NewestSnapshot(s.app.fs, dir.Path(), func(error) {})
+	if err == nil {
+		var at input.Prefix
+		if err := json.Unmarshal(sectionMap(found.Sections)[sectionInput], &at); err != nil {
+			return fmt.Errorf("snapshot %s: section %s: %w", found.Name, sectionInput, err)
+		}
+		want.Rows, want.Size, want.SHA256 = at.Rows, at.Bytes, at.SHA256
+	} else if !errors.Is(err, recorder.ErrNoSnapshot) {
+		return err
+	}
+	return s.source.checkPrefix(want)
+}
+
+// readProducerMeta reads what usp run put into the manifest of generation 0.
+func readProducerMeta(fsys vfs.FS, dir rundir.Dir) (meta producerMeta, err error) {
+	m, _, err := rundir.ReadManifest(fsys, dir, 0)
+	if err != nil {
+		return meta, err
+	}
+	if err := json.Unmarshal(m.Producer, &meta); err != nil || meta.Program != "usp run" {
+		return meta, fmt.Errorf("run %s was not made by usp run; the program that made it has to resume it", dir.ID())
+	}
+	return meta, nil
 }
 
 // alreadyComplete reports whether the run ended well and its input has no further rows.
@@ -109,10 +147,7 @@ func (s *session) restore(state *usp.State) error {
 		fmt.Fprintf(s.app.err, "usp: run %s has no snapshot that can be loaded; starting at its first row\n", s.run.ID())
 		return nil
 	}
-	sections := make(map[string][]byte, len(state.Sections))
-	for _, sec := range state.Sections {
-		sections[sec.Name] = sec.Data
-	}
+	sections := sectionMap(state.Sections)
 	var err error
 	if s.predictor, err = predictor.Restore(s.meta.Predictor, sections); err != nil {
 		return fmt.Errorf("snapshot %s: %w", state.Snapshot, err)

@@ -92,8 +92,10 @@ type session struct {
 	saved    uint64 // step of the last snapshot handed over
 	started  time.Time
 	rejected uint64 // snapshot requests that were not taken
-	sections []usp.Section
-	buffers  map[string][]byte
+
+	saturated bool // the user was told that values are out of range
+	sections  []usp.Section
+	buffers   map[string][]byte
 }
 
 func (a *app) run(ctx context.Context, args []string, f runFlags) error {
@@ -199,7 +201,7 @@ func (s *session) openOutputs() error {
 		return usageError(errors.New("--forecasts - and --json both want standard output; name a file for the forecasts"))
 	}
 	if s.flags.forecasts != "" {
-		if s.forecasts, err = newForecastWriter(s.flags.forecasts, s.app.out); err != nil {
+		if s.forecasts, err = newForecastWriter(s.flags.forecasts, s.app.out, s.source.info); err != nil {
 			return err
 		}
 	}
@@ -235,6 +237,10 @@ func (s *session) step(obs input.Observation) error {
 		return fmt.Errorf("%s:%d: %w", s.source.name, obs.Line, err)
 	}
 	s.scores.add(obs.Value, out.Prior, out.PriorLower, out.PriorUpper, out.HasPrior)
+	if out.Flags&predictor.FlagSaturated != 0 && !s.saturated {
+		s.saturated = true
+		fmt.Fprintf(s.app.err, "usp: warning: %s:%d: values beyond ±%g are taken as that; scale the series\n", s.source.name, obs.Line, predictor.MaxMagnitude)
+	}
 	predictor.Fill(s.values, out)
 	t := time.Now()
 	s.run.Emit(out.Step, out.Time, s.values)

@@ -54,27 +54,18 @@ func finite(x float64) float64 {
 	return x
 }
 
-// mase is the mean absolute error as a share of the naive forecast's; 1 where the naive forecast is perfect and so is ours.
-func (s *scores) mase() float64 { return finite(ratio(s.Abs, s.NaiveAbs)) }
+// mase is the mean absolute error as a share of the naive forecast's; NaN where that makes no error.
+func (s *scores) mase() float64 { return s.Abs / s.NaiveAbs }
 
 // skill is 1 − RMSE/RMSE of the naive forecast: above 0 is better than naive.
-func (s *scores) skill() float64 { return finite(1 - ratio(s.rmse(), s.rmseNaive())) }
+// It is not finite where the naive forecast makes no error.
+func (s *scores) skill() float64 { return 1 - s.rmse()/s.rmseNaive() }
 
 func (s *scores) coverage() float64 {
 	if s.N == 0 {
 		return 0
 	}
 	return float64(s.Covered) / float64(s.N)
-}
-
-func ratio(a, b float64) float64 {
-	switch {
-	case b != 0:
-		return a / b
-	case a == 0:
-		return 1
-	}
-	return math.MaxFloat64
 }
 
 // state returns the scores as the section of a snapshot: the fields in order, little-endian.

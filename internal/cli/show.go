@@ -76,14 +76,15 @@ func (a *app) show(ctx context.Context, run string, fields []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := newShowing(line, fields)
+	var s *showing
+	err = a.steady(dir, func() error {
+		var err error
+		if s, err = newShowing(line, fields); err != nil {
+			return err
+		}
+		return errors.Join(s.read(ctx), a.showState(s, dir))
+	})
 	if err != nil {
-		return err
-	}
-	if err := s.read(ctx); err != nil {
-		return err
-	}
-	if err := a.showState(s, dir); err != nil {
 		return err
 	}
 	if a.json {

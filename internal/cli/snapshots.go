@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/recorder"
 	"github.com/usp-project/usp/snapshot"
 )
@@ -49,11 +50,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 }
 
 // snapshotRows lists the files of a run with what the log says of each.
-func (a *app) snapshotRows(run string) (dir string, rows []snapshotRow, err error) {
-	d, err := a.resolve(run)
-	if err != nil {
-		return "", nil, err
-	}
+func (a *app) snapshotRows(d rundir.Dir) (dir string, rows []snapshotRow, err error) {
 	infos, err := snapshot.List(a.fs, d.Snapshots())
 	if err != nil {
 		return "", nil, err
@@ -77,7 +74,7 @@ func (a *app) snapshotRows(run string) (dir string, rows []snapshotRow, err erro
 }
 
 func (a *app) snapshotList(run string) error {
-	_, rows, err := a.snapshotRows(run)
+	_, rows, err := a.steadyRows(run, nil)
 	if err != nil {
 		return err
 	}
@@ -104,22 +101,27 @@ func (a *app) snapshotList(run string) error {
 }
 
 func (a *app) snapshotShow(args []string) error {
-	dir, rows, err := a.snapshotRows(args[0])
+	var found *snapshotRow
+	var meta snapshot.Meta
+	var sections []snapshot.SectionInfo
+	_, _, err := a.steadyRows(args[0], func(dir string, rows []snapshotRow) error {
+		found = nil
+		for i := range rows {
+			if len(args) == 1 || fmt.Sprint(rows[i].Step) == args[1] {
+				found = &rows[i] // the last one: the newest, or the newest generation's of that step
+			}
+		}
+		if found == nil {
+			return withCode(exitNotFound, fmt.Errorf("the run has no such snapshot; usp snapshot ls %s lists them", args[0]))
+		}
+		var err error
+		if meta, sections, err = snapshot.Inspect(a.fs, filepath.Join(dir, found.Name)); err != nil {
+			return withCode(exitFailed, err)
+		}
+		return nil
+	})
 	if err != nil {
 		return err
-	}
-	var found *snapshotRow
-	for i := range rows {
-		if len(args) == 1 || fmt.Sprint(rows[i].Step) == args[1] {
-			found = &rows[i] // the last one: the newest, or the newest generation's of that step
-		}
-	}
-	if found == nil {
-		return withCode(exitNotFound, fmt.Errorf("the run has no such snapshot; usp snapshot ls %s lists them", args[0]))
-	}
-	meta, sections, err := snapshot.Inspect(a.fs, filepath.Join(dir, found.Name))
-	if err != nil {
-		return withCode(exitFailed, err)
 	}
 	for _, s := range sections {
 		found.Sections = append(found.Sections, sectionRow{s.Name, s.Size, s.StoredSize})
@@ -138,25 +140,22 @@ func (a *app) snapshotShow(args []string) error {
 }
 
 func (a *app) snapshotVerify(run string) error {
-	dir, rows, err := a.snapshotRows(run)
-	if err != nil {
-		return err
-	}
 	bad := 0
-	for i := range rows {
-		r := &rows[i]
-		var want [32]byte
-		_, _ = hex.Decode(want[:], []byte(r.SHA256)) // written by hex.EncodeToString, or empty and not used
-		if !r.Logged {
-			_, err = snapshot.Verify(a.fs, filepath.Join(dir, r.Name), nil)
-			err = errors.Join(errors.New("not in the digest log"), err)
-		} else {
-			_, err = snapshot.Verify(a.fs, filepath.Join(dir, r.Name), &want)
+	_, rows, err := a.steadyRows(run, func(dir string, rows []snapshotRow) error {
+		bad = 0
+		for i := range rows {
+			if err := a.verifySnapshot(dir, &rows[i]); err != nil {
+				rows[i].Error = err.Error()
+				bad++
+			}
 		}
-		if r.Error = ""; err != nil {
-			r.Error = err.Error()
-			bad++
+		if bad > 0 {
+			return withCode(exitFailed, nil)
 		}
+		return nil
+	})
+	if failed := (*codeError)(nil); err != nil && !errors.As(err, &failed) {
+		return err
 	}
 	if a.json {
 		if err := a.printJSON(map[string]any{"snapshots": rows, "failed": bad}, true); err != nil {
@@ -172,10 +171,38 @@ func (a *app) snapshotVerify(run string) error {
 		}
 		fmt.Fprintf(a.out, "%d of %d verified\n", len(rows)-bad, len(rows))
 	}
-	if bad > 0 {
-		return withCode(exitFailed, nil)
+	return err
+}
+
+// verifySnapshot reads a snapshot whole and holds it against the digest log.
+func (a *app) verifySnapshot(dir string, r *snapshotRow) error {
+	path := filepath.Join(dir, r.Name)
+	if !r.Logged {
+		_, err := snapshot.Verify(a.fs, path, nil)
+		return errors.Join(errors.New("not in the digest log"), err)
 	}
-	return nil
+	var want [32]byte
+	if _, err := hex.Decode(want[:], []byte(r.SHA256)); err != nil {
+		return err
+	}
+	_, err := snapshot.Verify(a.fs, path, &want)
+	return err
+}
+
+// steadyRows lists the snapshots and has use look at them, again if a recorder changed them meanwhile.
+func (a *app) steadyRows(run string, use func(dir string, rows []snapshotRow) error) (dir string, rows []snapshotRow, err error) {
+	d, err := a.resolve(run)
+	if err != nil {
+		return "", nil, err
+	}
+	err = a.steady(d, func() error {
+		var err error
+		if dir, rows, err = a.snapshotRows(d); err != nil || use == nil {
+			return err
+		}
+		return use(dir, rows)
+	})
+	return dir, rows, err
 }
 
 func (a *app) pruneCommand() *cobra.Command {

@@ -57,6 +57,7 @@ type source struct {
 	season int    // of an example
 	reader *input.Reader
 	file   io.Closer
+	info   fs.FileInfo // of a file
 
 	first    input.Observation // read ahead by peek
 	firstErr error
@@ -115,6 +116,9 @@ func (s *source) openFile(name string, o input.Options) error {
 		return err
 	}
 	s.file = f
+	if s.info, err = f.Stat(); err != nil {
+		return err
+	}
 	s.reader = input.NewReader(f, name, o)
 	return nil
 }

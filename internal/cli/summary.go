@@ -2,9 +2,12 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/usp-project/usp"
@@ -12,32 +15,32 @@ import (
 
 // runSummary is the last line of usp run --json.
 type runSummary struct {
-	Type       string  `json:"type"`
-	RunID      string  `json:"run_id"`
-	RunDir     string  `json:"run_dir"`
-	Generation uint32  `json:"generation"`
-	Complete   bool    `json:"complete"` // the recorder stored everything and closed the run
-	FromStep   uint64  `json:"from_step"`
-	Steps      uint64  `json:"steps"` // of the whole series so far
-	Emitted    uint64  `json:"emitted"`
-	Stored     uint64  `json:"stored"`
-	Lost       uint64  `json:"lost"`
-	Digests    uint64  `json:"digests"`
-	Snapshots  uint64  `json:"snapshots"`
-	Dropped    uint64  `json:"snapshots_dropped"` // requests while every staging area was busy
-	RMSE       float64 `json:"rmse"`
-	RMSENaive  float64 `json:"rmse_naive"`
-	MAE        float64 `json:"mae"`
-	MASE       float64 `json:"mase"`
-	Skill      float64 `json:"skill"`
-	Coverage   float64 `json:"coverage"`
-	Next       float64 `json:"next_forecast"`
-	NextLower  float64 `json:"next_lower"`
-	NextUpper  float64 `json:"next_upper"`
-	Seconds    float64 `json:"seconds"`
-	EmitP50    int64   `json:"emit_ns_p50"`
-	EmitP99    int64   `json:"emit_ns_p99"`
-	EmitMax    int64   `json:"emit_ns_max"`
+	Type       string    `json:"type"`
+	RunID      string    `json:"run_id"`
+	RunDir     string    `json:"run_dir"`
+	Generation uint32    `json:"generation"`
+	Complete   bool      `json:"complete"` // the recorder stored everything and closed the run
+	FromStep   uint64    `json:"from_step"`
+	Steps      uint64    `json:"steps"` // of the whole series so far
+	Emitted    uint64    `json:"emitted"`
+	Stored     uint64    `json:"stored"`
+	Lost       uint64    `json:"lost"`
+	Digests    uint64    `json:"digests"`
+	Snapshots  uint64    `json:"snapshots"`
+	Dropped    uint64    `json:"snapshots_dropped"` // requests while every staging area was busy
+	RMSE       float64   `json:"rmse"`
+	RMSENaive  float64   `json:"rmse_naive"`
+	MAE        float64   `json:"mae"`
+	MASE       undefined `json:"mase"`  // null if the naive forecast makes no error
+	Skill      undefined `json:"skill"` // likewise
+	Coverage   float64   `json:"coverage"`
+	Next       float64   `json:"next_forecast"`
+	NextLower  float64   `json:"next_lower"`
+	NextUpper  float64   `json:"next_upper"`
+	Seconds    float64   `json:"seconds"`
+	EmitP50    int64     `json:"emit_ns_p50"`
+	EmitP99    int64     `json:"emit_ns_p99"`
+	EmitMax    int64     `json:"emit_ns_max"`
 }
 
 // end takes the last snapshot, closes the run and says what it amounted to. cause is why the loop ended; nil at the end
@@ -45,7 +48,7 @@ type runSummary struct {
 func (s *session) end(ctx context.Context, cause error) error {
 	s.progress.end()
 	var sig signalError
-	interrupted := errors.As(cause, &sig)
+	interrupted := errors.As(cause, &sig) || errors.Is(cause, syscall.EPIPE)
 	// The last state goes into a snapshot of its own, so that a resume continues exactly here.
 	if s.out.Step > s.saved && !s.run.SnapshotLast(s.out.Step, s.state()...) {
 		s.rejected++
@@ -82,7 +85,7 @@ func (s *session) report(sum usp.Summary, complete bool) runSummary {
 	return runSummary{
 		Type: "summary", RunID: sum.RunID, RunDir: sum.Dir, Generation: sum.Generation, Complete: complete, FromStep: s.from, Steps: s.out.Step,
 		Emitted: sum.Emitted, Stored: sum.Stored, Lost: sum.Lost, Digests: sum.Digests, Snapshots: sum.Snapshots, Dropped: s.rejected,
-		RMSE: s.scores.rmse(), RMSENaive: s.scores.rmseNaive(), MAE: s.scores.mae(), MASE: s.scores.mase(), Skill: s.scores.skill(), Coverage: s.scores.coverage(),
+		RMSE: s.scores.rmse(), RMSENaive: s.scores.rmseNaive(), MAE: s.scores.mae(), MASE: undefined(s.scores.mase()), Skill: undefined(s.scores.skill()), Coverage: s.scores.coverage(),
 		Next: finite(s.out.Forecast), NextLower: finite(s.out.Lower), NextUpper: finite(s.out.Upper),
 		Seconds: s.app.now().Sub(s.started).Seconds(),
 		EmitP50: s.emits.quantile(.5).Nanoseconds(), EmitP99: s.emits.quantile(.99).Nanoseconds(), EmitMax: s.emits.max.Nanoseconds(),
@@ -91,13 +94,20 @@ func (s *session) report(sum usp.Summary, complete bool) runSummary {
 
 func (s *session) print(r runSummary, interrupted bool) {
 	w := s.app.out
+	if s.forecasts != nil && s.forecasts.name == "-" {
+		w = s.app.err // standard output is the table of forecasts
+	}
 	verb := "predicted"
 	if interrupted {
 		verb = "interrupted after"
 	}
 	fmt.Fprintf(w, "%s: %s %s in %s\n", s.source.name, verb, count(r.Steps, "step"), seconds(r.Seconds))
-	fmt.Fprintf(w, "  accuracy   RMSE %.6g, naive %.6g (%s); MAE %.6g, MASE %.3f; 90 %% interval held %.1f %%\n",
-		r.RMSE, r.RMSENaive, skillText(r.Skill), r.MAE, r.MASE, 100*r.Coverage)
+	if s.scores.N == 0 {
+		fmt.Fprintln(w, "  accuracy   not scored: there was no forecast to hold against an observation")
+	} else {
+		fmt.Fprintf(w, "  accuracy   RMSE %.6g, naive %.6g (%s); MAE %.6g%s; %.0f %% interval held %.1f %%\n",
+			r.RMSE, r.RMSENaive, skillText(r), r.MAE, maseText(r.MASE), 100*s.predictor.Config().Coverage, 100*r.Coverage)
+	}
 	fmt.Fprintf(w, "  next       %.6g in [%.6g, %.6g]\n", r.Next, r.NextLower, r.NextUpper)
 	fmt.Fprintf(w, "  recorded   %d emitted, %d stored, %d lost; %s, %s%s\n",
 		r.Emitted, r.Stored, r.Lost, count(r.Digests, "digest"), count(r.Snapshots, "snapshot"), dropped(r.Dropped))
@@ -106,19 +116,49 @@ func (s *session) print(r runSummary, interrupted bool) {
 	if s.app.quiet {
 		return
 	}
+	dir := s.app.dirFlag()
 	var next []string
-	if interrupted {
-		next = append(next, "usp run --resume "+r.RunID)
+	switch {
+	case interrupted && s.meta.Input.Kind == kindStdin:
+		next = append(next, "usp run --resume "+r.RunID+dir+" -")
+	case interrupted:
+		next = append(next, "usp run --resume "+r.RunID+dir)
+	case !r.Complete:
+		next = append(next, "usp verify "+r.RunID+dir+"   (again, when the recorder has gone on)", "usp record "+r.RunID+dir+"   (if it is gone)")
 	}
-	next = append(next, "usp show latest", "usp verify latest", "usp compare "+r.RunID+" OTHER-RUN")
+	next = append(next, "usp show latest"+dir, "usp verify latest"+dir, "usp compare "+r.RunID+" OTHER-RUN"+dir)
 	fmt.Fprintf(w, "next: %s\n", strings.Join(next, "\n      "))
 }
 
-func skillText(skill float64) string {
-	if skill > 0 {
-		return fmt.Sprintf("%.1f %% better", 100*skill)
+// skillText says how the forecasts did against the naive one, and does not make up a number where there is none.
+func skillText(r runSummary) string {
+	switch {
+	case r.RMSE == r.RMSENaive:
+		return "as good as naive"
+	case r.Skill > 0:
+		return fmt.Sprintf("%.1f %% better", 100*r.Skill)
+	case r.RMSENaive == 0:
+		return "not better: naive makes no error"
 	}
-	return fmt.Sprintf("not better: %.1f %% worse", -100*skill)
+	return fmt.Sprintf("not better: %.1f %% worse", -100*r.Skill)
+}
+
+func maseText(mase undefined) string {
+	if math.IsNaN(float64(mase)) {
+		return ""
+	}
+	return fmt.Sprintf(", MASE %.3f", float64(mase))
+}
+
+// undefined is a number that may not be one: null in JSON.
+type undefined float64
+
+// MarshalJSON writes the number, or null for NaN and the infinities.
+func (u undefined) MarshalJSON() ([]byte, error) {
+	if x := float64(u); !math.IsNaN(x) && !math.IsInf(x, 0) {
+		return json.Marshal(x)
+	}
+	return []byte("null"), nil
 }
 
 func count(n uint64, what string) string {

@@ -25,24 +25,39 @@ own key the report says so; --key demands a particular one (a verifier key, or a
 file with one) and exits 12 if the run is signed with another.`
 
 func (a *app) verifyCommand() *cobra.Command {
-	var key string
+	var f verifyFlags
 	cmd := &cobra.Command{
 		Use: "verify RUN", Short: "Check that a run directory is intact and complete", Long: verifyLong, Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args[0], key) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args[0], f) },
 	}
-	cmd.Flags().StringVar(&key, "key", "", "verifier `key`, or a file with one, that must have signed the run")
+	cmd.Flags().StringVar(&f.key, "key", "", "verifier `key`, or a file with one, that must have signed the run")
+	cmd.Flags().BoolVar(&f.deep, "deep", false, "also load every snapshot and compute the run again from the oldest one to its end")
+	cmd.Flags().StringVar(&f.input, "input", "", "with --deep: `file` with the run's input, if it is not where it was")
 	return cmd
 }
 
-func (a *app) verify(ctx context.Context, run, key string) error {
+// verifyFlags are the flags of usp verify.
+type verifyFlags struct {
+	key   string
+	deep  bool
+	input string
+}
+
+// deepReport is the report of usp verify --deep.
+type deepReport struct {
+	*audit.Report
+	Replay *replay `json:"replay,omitempty"`
+}
+
+func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 	dir, err := a.resolve(run)
 	if err != nil {
 		return err
 	}
 	var o audit.Options
 	var v note.Verifier
-	if key != "" {
-		if v, err = verifier(key); err != nil {
+	if f.key != "" {
+		if v, err = verifier(f.key); err != nil {
 			return usageError(err)
 		}
 	} else {
@@ -51,7 +66,7 @@ func (a *app) verify(ctx context.Context, run, key string) error {
 	if v != nil {
 		o.Verifiers = note.VerifierList(v)
 	}
-	report, err := audit.Verify(ctx, a.fs, dir.Path(), o)
+	report, err := a.judge(ctx, dir, o, f)
 	if err != nil {
 		return err
 	}
@@ -66,6 +81,39 @@ func (a *app) verify(ctx context.Context, run, key string) error {
 		return withCode(report.Exit, nil)
 	}
 	return nil
+}
+
+// judge verifies a run directory and, with --deep, computes the run again. A replay that comes to something else makes
+// the verdict "failed".
+func (a *app) judge(ctx context.Context, dir rundir.Dir, o audit.Options, f verifyFlags) (*deepReport, error) {
+	if !f.deep {
+		r, err := audit.Verify(ctx, a.fs, dir.Path(), o)
+		return &deepReport{Report: r}, err
+	}
+	meta, err := readProducerMeta(a.fs, dir)
+	o.Deep = true
+	if err == nil {
+		o.Snapshot = loadable(&meta)
+	}
+	r, verr := audit.Verify(ctx, a.fs, dir.Path(), o)
+	if verr != nil {
+		return nil, verr
+	}
+	d := &deepReport{Report: r}
+	switch {
+	case err != nil:
+		d.Replay = &replay{Skipped: "only the program that made the run can compute it again"}
+	case r.Verdict == audit.Failed || r.Verdict == audit.NotFound:
+		d.Replay = &replay{Skipped: "what is damaged is not computed again"}
+	default:
+		if d.Replay, err = a.replayRun(ctx, dir, &meta, f.input); err != nil {
+			return nil, err
+		}
+	}
+	if d.Replay.Problem != "" {
+		r.Verdict, r.Exit = audit.Failed, exitFailed
+	}
+	return d, nil
 }
 
 // verifier reads a verifier key, given itself or by the name of a file.
@@ -104,10 +152,14 @@ func (a *app) ownVerifier(dir rundir.Dir) note.Verifier {
 	return v
 }
 
-func (a *app) printReport(r *audit.Report) {
+func (a *app) printReport(r *deepReport) {
 	w := a.out
 	c := &r.Completeness
-	fmt.Fprintf(w, "run %s: %s\n", r.RunID, verdictText(r))
+	if r.Verdict == audit.NotFound {
+		fmt.Fprintf(w, "%s: not a run directory\n", r.Dir)
+		return
+	}
+	fmt.Fprintf(w, "run %s: %s\n", r.RunID, verdictText(r.Report))
 	if r.Integrity.OK {
 		fmt.Fprintf(w, "  integrity     intact: %d log entries", r.Integrity.LogEntries)
 		if h := r.Integrity.Head; h != nil {
@@ -126,7 +178,11 @@ func (a *app) printReport(r *audit.Report) {
 			fmt.Fprintf(w, "    and %d more\n", n)
 		}
 	}
-	fmt.Fprintf(w, "  completeness  %d stored, %d lost, %d digests, %d snapshots\n", c.Stored, c.Lost, c.Digests, c.Snapshots)
+	missing := ""
+	if c.DigestsMissing > 0 {
+		missing = fmt.Sprintf(" (%d more were due and are missing)", c.DigestsMissing)
+	}
+	fmt.Fprintf(w, "  completeness  %d stored, %d lost, %d digests%s, %d snapshots\n", c.Stored, c.Lost, c.Digests, missing, c.Snapshots)
 	for _, g := range c.Generations {
 		emitted := "emitted not known"
 		if g.EmittedKnown {
@@ -141,6 +197,7 @@ func (a *app) printReport(r *audit.Report) {
 			fmt.Fprintf(w, "      lost records %d to %d: %s\n", l.From, l.To-1, l.Reason)
 		}
 	}
+	a.printReplay(r.Replay)
 	for _, list := range [][]string{c.Tail, r.Notes} {
 		for _, line := range list {
 			fmt.Fprintf(w, "  note: %s\n", line)
@@ -153,7 +210,23 @@ func (a *app) printReport(r *audit.Report) {
 		fmt.Fprintf(w, "  note: %s is left over from a crash or repair\n", f)
 	}
 	if r.Verdict == audit.CrashTail && !a.quiet {
-		fmt.Fprintf(w, "next: usp run --resume %s\n", r.RunID)
+		if len(c.Generations) == 0 {
+			fmt.Fprintf(w, "next: nothing was recorded; remove %s and start again\n", r.Dir)
+			return
+		}
+		fmt.Fprintf(w, "next: usp run --resume %s\n", display(r.Dir))
+	}
+}
+
+func (a *app) printReplay(r *replay) {
+	switch {
+	case r == nil:
+	case r.Skipped != "":
+		fmt.Fprintf(a.out, "  replay        none: %s\n", r.Skipped)
+	case r.Problem != "":
+		fmt.Fprintf(a.out, "  replay        DIFFERS: %s\n", r.Problem)
+	default:
+		fmt.Fprintf(a.out, "  replay        steps %d to %d: %d steps with the same digests, %d snapshots with the same state\n", r.FromStep, r.ToStep, r.Digests, r.Snapshots)
 	}
 }
 
