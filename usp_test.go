@@ -208,3 +208,33 @@ func TestRecorderDies(t *testing.T) {
 		t.Errorf("%d digests are missing", r.Completeness.DigestsMissing)
 	}
 }
+
+// TestUnreadableRing: what stands in a ring's place and is none must not keep the run from being continued.
+func TestUnreadableRing(t *testing.T) {
+	o := testOptions(t)
+	run, err := usp.Start(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	emit(run, o.Schema, 1, 3)
+	if _, err := run.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(o.Ring.Dir, run.ID()+".ring")
+	if err := os.WriteFile(path, []byte("no ring"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, state, err := usp.Resume(context.Background(), run.ID(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	emit(again, o.Schema, state.Step+1, state.Step+5)
+	sum, err := again.Close()
+	if err != nil || sum.Stored != 5 {
+		t.Fatalf("%+v, %v", sum, err)
+	}
+	verify(t, sum.Dir, audit.OK)
+	if _, err := os.Stat(path + ".broken"); err != nil {
+		t.Errorf("the file was not set aside: %v", err)
+	}
+}

@@ -31,6 +31,9 @@ type RingMeta struct {
 // log open, the generation begun or taken up where an earlier recorder left it.
 func (r *Recorder) openDirectory() error {
 	fsys := r.fs()
+	if _, err := fsys.Stat(string(r.dir)); errors.Is(err, fs.ErrNotExist) {
+		r.fresh = true
+	}
 	for _, dir := range []string{string(r.dir), r.dir.Telemetry(), r.dir.Snapshots()} {
 		if err := vfs.MkdirAll(fsys, dir, 0o755); err != nil {
 			return err
@@ -62,6 +65,34 @@ func (r *Recorder) openDirectory() error {
 		return err
 	}
 	return r.keep(h)
+}
+
+// discard removes the run directory that this Attach made and could not finish: nothing was recorded in it.
+func (r *Recorder) discard() error {
+	if r.log != nil {
+		r.log.Abort()
+		r.log = nil
+	}
+	if r.telemetry != nil {
+		r.telemetry.Abort()
+		r.telemetry = nil
+	}
+	var errs []error
+	for _, dir := range []string{r.dir.Telemetry(), r.dir.Digests(), r.dir.Snapshots(), string(r.dir)} {
+		entries, err := r.fs().ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		for _, e := range entries {
+			if !e.IsDir() {
+				errs = append(errs, r.fs().Remove(filepath.Join(dir, e.Name())))
+			}
+		}
+		if err := r.fs().Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // takeLock takes a run's lock. A command that looks whether the run is being recorded holds it for an instant, so one

@@ -58,6 +58,7 @@ type Recorder struct {
 	schema      *record.Schema
 	generation  uint32
 	lock        io.Closer
+	fresh       bool   // Attach made the run directory
 	verifierKey string // public half of the signing key
 
 	// The drainer's.
@@ -113,6 +114,9 @@ func Attach(path string, o Options) (*Recorder, error) {
 	}
 	r := &Recorder{opts: o, ring: c, header: c.Header()}
 	if err := r.open(); err != nil {
+		if r.fresh {
+			err = errors.Join(err, r.discard())
+		}
 		r.release()
 		return nil, err
 	}

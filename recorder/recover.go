@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/rundir"
@@ -70,6 +73,8 @@ func drainLeftRing(ctx context.Context, path string, o Options) error {
 	r, err := attachPatiently(ctx, path, o)
 	var finished *FinishedError
 	switch {
+	case errors.Is(err, ring.ErrCorrupt), errors.Is(err, ring.ErrNotRing), errors.Is(err, ring.ErrDigest), errors.Is(err, ring.ErrTruncated):
+		return setAside(path, err, o)
 	case errors.Is(err, fs.ErrNotExist), errors.As(err, &finished): // its recorder has just finished it
 		return nil
 	case err != nil:
@@ -78,6 +83,24 @@ func drainLeftRing(ctx context.Context, path string, o Options) error {
 	_, err = r.Run(ctx)
 	return err
 }
+
+// setAside renames what stands in the place of a ring and cannot be read as one, unless somebody holds it: what was in it
+// is gone, and must not keep the run from being continued.
+func setAside(path string, why error, o Options) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("%w: somebody holds its ring, which cannot be read: %w", ErrRunning, why)
+	}
+	o.Logger.Error("the run's ring cannot be read and was set aside; what was in it is lost", "ring", path+brokenSuffix, "err", why)
+	return os.Rename(path, path+brokenSuffix)
+}
+
+// brokenSuffix marks a ring that could not be read.
+const brokenSuffix = ".broken"
 
 // attachPatiently attaches to the ring of a dead producer; the recorder that served it may need a moment to finish.
 func attachPatiently(ctx context.Context, path string, o Options) (*Recorder, error) {

@@ -131,6 +131,14 @@ func (s *session) alreadyComplete(ctx context.Context, dir rundir.Dir) (bool, er
 	if ctx.Err() != nil {
 		return true, context.Cause(ctx)
 	}
+	opts, err := s.app.recorderOptions()
+	if err != nil {
+		return true, err
+	}
+	// Its recorder may have died between the last entry and the signed head.
+	if _, err := recorder.Recover(ctx, dir.Path(), s.app.cfg.Ring.Dir, opts); err != nil {
+		return true, err
+	}
 	fmt.Fprintf(s.app.err, "usp: run %s is complete: %d of %d rows were predicted; nothing to resume\n", dir.ID(), last, s.source.rows)
 	if s.app.json {
 		return true, errors.Join(s.app.printJSON(map[string]any{"run_id": dir.ID(), "run_dir": string(dir), "steps": last, "complete": true}, false), errComplete)
