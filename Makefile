@@ -1,7 +1,7 @@
 # Short names for what is done often. Everything here is a plain go command; .ci/run is the judge.
 GO      ?= go
 FUZZTIME ?= 20s
-COUNT   ?= 20
+KILLS   ?= 1000
 VECTORS  = $(shell grep -lr --include=*_test.go 'func Test[A-Za-z]*Vectors' . | xargs -r -n1 dirname | sort -u)
 
 .PHONY: check test race fuzz bench vectors torture
@@ -22,5 +22,5 @@ bench:
 	$(GO) run ./cmd/usp bench
 vectors: ## rewrite the test vectors; the change must be explained in the commit
 	$(GO) test -run Vectors $(VECTORS) -update
-torture: ## kills, crashes and storage faults, COUNT times over
-	$(GO) test -run 'Crash|Kill|Torn|Torture|Fault' -count $(COUNT) -timeout 0 ./...
+torture: ## every system call, every crash, KILLS random kills; takes about an hour
+	TORTURE=1 TORTURE_KILLS=$(KILLS) $(GO) test -run 'Crash|Kill|Torn|Torture|Fault' -count 1 -timeout 0 -v ./...

@@ -36,7 +36,7 @@ const (
 )
 
 // torture asks for the long forms of the loops.
-var torture = os.Getenv("USP_TORTURE") == "1"
+var torture = os.Getenv("TORTURE") == "1"
 
 // TestMain lets more tests run at once than there are processors: a recorder that looks for a dead producer waits.
 func TestMain(m *testing.M) {

@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// crashes is how many random kills TestKill makes: a slice of what `make torture` does, which sets USP_TORTURE_KILLS.
+// crashes is how many random kills TestKill makes: a slice of what `make torture` does, which sets TORTURE_KILLS.
 func crashes(t *testing.T, short int) int {
-	if s := os.Getenv("USP_TORTURE_KILLS"); s != "" {
+	if s := os.Getenv("TORTURE_KILLS"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil {
-			t.Fatalf("USP_TORTURE_KILLS=%s: %v", s, err)
+			t.Fatalf("TORTURE_KILLS=%s: %v", s, err)
 		}
 		return n
 	}

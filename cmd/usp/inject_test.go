@@ -63,7 +63,7 @@ func (w *world) strace(ring, call, fault string, when int) int {
 
 // TestSystemCallFaults lets a recorder be killed at, or fail with EIO, each of the system calls with which it changes
 // something, one after the other. Whatever happens, the run must verify as closed or as a crash tail, and the next
-// recorder must bring it to its end with every record. A sample in the normal run, all of them with USP_TORTURE=1.
+// recorder must bring it to its end with every record. A sample in the normal run, all of them with TORTURE=1.
 func TestSystemCallFaults(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("strace is not installed: no faults can be injected into system calls")
@@ -72,7 +72,7 @@ func TestSystemCallFaults(t *testing.T) {
 	if err := exec.Command("strace", "-qq", "-o", "/dev/null", "true").Run(); err != nil {
 		t.Skipf("strace cannot trace here (%v): no faults can be injected into system calls", err)
 	}
-	all := os.Getenv("USP_TORTURE") != ""
+	all := os.Getenv("TORTURE") != ""
 	const records = 400
 	calls := []string{"openat", "write", "pwrite64", "fsync", "fdatasync", "renameat,renameat2,rename", "linkat", "unlinkat", "mkdirat", "ftruncate", "fallocate", "close", "fchmodat"}
 	run, hurt := 0, 0
