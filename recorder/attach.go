@@ -31,17 +31,19 @@ type RingMeta struct {
 // log open, the generation begun or taken up where an earlier recorder left it.
 func (r *Recorder) openDirectory() error {
 	fsys := r.fs()
-	if _, err := fsys.Stat(string(r.dir)); errors.Is(err, fs.ErrNotExist) {
-		r.fresh = true
-	}
+	_, err := fsys.Stat(string(r.dir))
+	made := errors.Is(err, fs.ErrNotExist)
 	for _, dir := range []string{string(r.dir), r.dir.Telemetry(), r.dir.Snapshots()} {
 		if err := vfs.MkdirAll(fsys, dir, 0o755); err != nil {
 			return err
 		}
 	}
-	var err error
 	if r.lock, err = takeLock(fsys, string(r.dir)); err != nil {
 		return err
+	}
+	if made { // and no other recorder has begun the run, let alone ended it, while this one waited for the lock
+		_, err := fsys.Stat(r.dir.Digests())
+		r.fresh = errors.Is(err, fs.ErrNotExist)
 	}
 	h, err := r.openLog()
 	if err != nil {
@@ -77,22 +79,37 @@ func (r *Recorder) discard() error {
 		r.telemetry.Abort()
 		r.telemetry = nil
 	}
-	var errs []error
-	for _, dir := range []string{r.dir.Telemetry(), r.dir.Digests(), r.dir.Snapshots(), string(r.dir)} {
-		entries, err := r.fs().ReadDir(dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
+	// In an order in which what a crash leaves of it is still a run that was just begun: the head goes before the log that
+	// it covers, the log before the files that it vouches for.
+	err := r.fs().Remove(r.dir.Head())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, dir := range []string{r.dir.Digests(), r.dir.Telemetry(), r.dir.Snapshots(), string(r.dir)} {
+		if err := r.fs().SyncDir(string(r.dir)); err != nil {
+			return err
 		}
-		for _, e := range entries {
-			if !e.IsDir() {
-				errs = append(errs, r.fs().Remove(filepath.Join(dir, e.Name())))
-			}
-		}
-		if err := r.fs().Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
+		if err := r.removeAll(dir); err != nil {
+			return err
 		}
 	}
-	return errors.Join(errs...)
+	return nil
+}
+
+// removeAll removes a directory and the files in it.
+func (r *Recorder) removeAll(dir string) error {
+	entries, err := r.fs().ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := r.fs().Remove(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return r.fs().Remove(dir)
 }
 
 // takeLock takes a run's lock. A command that looks whether the run is being recorded holds it for an instant, so one

@@ -2,14 +2,17 @@ package recorder_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	mathrand "math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"testing"
 
 	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/record"
@@ -149,6 +152,67 @@ func TestFinished(t *testing.T) {
 	noRing(t, left)
 	if c := watcher.Published(); c.Phase != ring.ConsumerDone || c.Stored != 30 || c.Synced != 30 || c.Snapshots != 1 {
 		t.Fatalf("the producer was told %+v", c)
+	}
+	verifyOK(t, m)
+}
+
+// An Attach that cannot begin a run leaves nothing of it, or, killed while it tidies up, nothing that looks damaged.
+func TestDiscard(t *testing.T) {
+	p := newProducer(t, ringConfig{})
+	check(t, p.Close(true))
+	for n := 1; ; n++ {
+		m := vfs.NewMem()
+		in := vfs.Inject(m, vfs.Rule{Op: vfs.OpMutates, Nth: n})
+		rng := mathrand.New(mathrand.NewPCG(uint64(n), 0))
+		m.SetHook(func(vfs.Op) {
+			for _, policy := range policies {
+				if left := verify(t, m.Crash(rng, policy)); left.Verdict == audit.Failed {
+					t.Errorf("fault %d, %v", n, describe(left))
+				}
+			}
+		})
+		r, err := recorder.Attach(p.Path(), options(in))
+		m.SetHook(nil)
+		if err == nil { // without a fault, or with one that storage gets over
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if _, err := r.Run(ctx); !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			if len(in.Fired()) == 0 {
+				return
+			}
+			continue
+		}
+		if !exists(m, runDir) {
+			continue
+		}
+		if rep := verify(t, m); rep.Files.Bytes > 0 || len(rep.Files.Leftovers) > 0 { // directories are made before it is locked
+			t.Fatalf("after a fault in %v there is %+v: %v", in.Fired(), rep.Files, err)
+		}
+	}
+}
+
+// The one who comes too late to a run must leave it alone, also when it saw no directory yet.
+func TestDiscardNothingOfOthers(t *testing.T) {
+	m := vfs.NewMem()
+	p := newProducer(t, ringConfig{})
+	p.emit(5)
+	_, late := p.die(t)
+	check(t, p.Close(true))
+	in := vfs.Inject(m)
+	first := true
+	in.SetHook(func(op vfs.Op) {
+		if first && op.Kind == vfs.OpLock { // another one records all of it first
+			first = false
+			_, err := runToEnd(t, p.Path(), options(m))
+			check(t, err)
+		}
+	})
+	_, err := recorder.Attach(late, options(in))
+	var finished *recorder.FinishedError
+	if !errors.As(err, &finished) {
+		t.Fatalf("got %v", err)
 	}
 	verifyOK(t, m)
 }

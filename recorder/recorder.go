@@ -58,7 +58,7 @@ type Recorder struct {
 	schema      *record.Schema
 	generation  uint32
 	lock        io.Closer
-	fresh       bool   // Attach made the run directory
+	fresh       bool   // Attach made the run directory and found nothing of another recorder in it
 	verifierKey string // public half of the signing key
 
 	// The drainer's.
