@@ -79,7 +79,7 @@ type Options struct {
 // RingOptions sizes the shared memory between the loop and the recorder.
 type RingOptions struct {
 	Dir             string // default ring.DefaultDir()
-	Slots           int    // records the ring holds, a power of two; default 16384
+	Slots           int    // records the ring holds, a power of two; default 65536
 	StagingAreas    int    // snapshots that can be in flight; default 4
 	StagingCapacity int64  // largest state in bytes; default 1 MiB
 }
@@ -93,6 +93,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Recorder.Runs == "" {
 		o.Recorder.Runs = "runs"
+	}
+	if o.Ring.Slots <= 0 {
+		o.Ring.Slots = 1 << 16
 	}
 	if o.Ring.StagingAreas <= 0 {
 		o.Ring.StagingAreas = 4

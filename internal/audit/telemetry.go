@@ -19,6 +19,7 @@ import (
 
 // found is one generation in the telemetry.
 type found struct {
+	words     int    // of a stored record, by the manifest; 0 before it was looked up, -1 if not known
 	next      uint64 // next sequence number
 	stored    uint64
 	lost      []span
@@ -267,10 +268,11 @@ func (t *telemetry) take(file string, offset int64) {
 		g.next = f.To
 		return
 	}
-	if m := t.mans[f.Generation]; m != nil {
-		if s, err := m.ParsedSchema(); err == nil && len(f.Words) != s.StoredWords() {
-			bad("a record of %d words, its schema has %d", len(f.Words), s.StoredWords())
-		}
+	if g.words == 0 {
+		g.words = t.storedWords(f.Generation)
+	}
+	if g.words > 0 && len(f.Words) != g.words {
+		bad("a record of %d words, its schema has %d", len(f.Words), g.words)
 	}
 	step := f.Step()
 	a := t.book.gens[f.Generation]
@@ -286,6 +288,16 @@ func (t *telemetry) take(file string, offset int64) {
 	g.last, g.next = step, f.Seq+1
 	g.stored++
 	t.match(g, step)
+}
+
+// storedWords is how many words a stored record of a generation has, -1 if no manifest says so.
+func (t *telemetry) storedWords(generation uint32) int {
+	if m := t.mans[generation]; m != nil {
+		if s, err := m.ParsedSchema(); err == nil {
+			return s.StoredWords()
+		}
+	}
+	return -1
 }
 
 // match finds the record's STEP entry. Entries of earlier records that are passed
