@@ -6,8 +6,12 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
+
+	"filippo.io/age"
+	"go.uber.org/goleak"
 
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/snapshot"
@@ -223,6 +227,26 @@ func TestReadBackFindsLostWrite(t *testing.T) {
 	}
 }
 
+// TestReadBackComparesState wants what was written to be decoded and compared with
+// the state: here the state is made another one behind the encoder's back.
+func TestReadBackComparesState(t *testing.T) {
+	to := []age.Recipient{identity(t).Recipient()}
+	for _, o := range []snapshot.Options{{}, {Codec: snapshot.Zstd}, {Recipients: to}, {Codec: snapshot.Zstd, Recipients: to}} {
+		mem := vfs.NewMem()
+		state := make([]byte, 5000)
+		mem.SetHook(func(op vfs.Op) {
+			if op.Kind == vfs.OpRead {
+				state[17] = 1
+			}
+		})
+		o.FS = mem
+		_, err := snapshot.Write("/", meta(1), []snapshot.Section{{Name: "s", Data: state}}, o)
+		if err == nil || !strings.Contains(err.Error(), "differs from the state") {
+			t.Errorf("codec %v, %d recipients: %v", o.Codec, len(o.Recipients), err)
+		}
+	}
+}
+
 // flipFS stores one wrong byte of each large write.
 type flipFS struct{ vfs.FS }
 
@@ -239,4 +263,20 @@ func (f flipFile) Write(b []byte) (int, error) {
 		b[999] ^= 4
 	}
 	return f.File.Write(b)
+}
+
+// TestWriteJoins wants the goroutine that hashes to have ended when Write returns,
+// however it returns.
+func TestWriteJoins(t *testing.T) {
+	s := []snapshot.Section{{Name: "s", Data: noise(3 << 20)}}
+	for _, codec := range []snapshot.Codec{snapshot.None, snapshot.Zstd} {
+		for _, rule := range []vfs.Rule{{Op: vfs.OpCreate}, {Op: vfs.OpWrite, Nth: 2}, {Op: vfs.OpRead, Nth: 2}, {Op: vfs.OpSync}, {Nth: 1000}} {
+			in := vfs.Inject(vfs.NewMem(), rule)
+			_, err := snapshot.Write("/", meta(1), s, snapshot.Options{FS: in, Codec: codec})
+			if (err != nil) != (len(in.Fired()) > 0) {
+				t.Errorf("codec %v, %v: %v", codec, rule, err)
+			}
+			goleak.VerifyNone(t)
+		}
+	}
 }

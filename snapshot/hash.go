@@ -3,6 +3,7 @@ package snapshot
 import (
 	"crypto/sha256"
 	"hash"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 )
@@ -30,6 +31,7 @@ type hasher struct {
 	queued uint64 // pieces ever queued
 	hashed uint64 // pieces of them that are hashed
 	closed bool
+	fault  any // what step met; the rest was not hashed
 }
 
 func newHasher(inline bool) *hasher {
@@ -58,15 +60,29 @@ func (h *hasher) run() {
 		h.queue = h.queue[1:]
 		h.mu.Unlock()
 		// In steps, so that abandon need not wait for a whole section.
-		for len(b) > 0 && !h.dropped.Load() {
+		var fault any
+		for len(b) > 0 && !h.dropped.Load() && fault == nil {
 			n := min(len(b), ChunkSize)
-			h.h.Write(b[:n])
+			fault = h.step(b[:n])
 			b = b[n:]
 		}
 		h.mu.Lock()
+		if fault != nil {
+			h.fault = fault
+			h.dropped.Store(true)
+		}
 		h.hashed++
 		h.cond.Broadcast()
 	}
+}
+
+// step hashes b. The state may lie in memory shared with another process: if that takes the memory away, reading it is a
+// fault, which the caller of stop or wait is to see in its own goroutine, where it may be prepared for it.
+func (h *hasher) step(b []byte) (fault any) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() { fault = recover() }()
+	h.h.Write(b)
+	return nil
 }
 
 // write queues b and returns the ticket to wait for it.
@@ -96,22 +112,32 @@ func (h *hasher) wait(ticket uint64) {
 	for h.hashed < ticket {
 		h.cond.Wait()
 	}
+	if h.fault != nil {
+		panic(h.fault)
+	}
 }
 
 // stop ends the goroutine when all is hashed; the hash may be used directly afterwards.
 func (h *hasher) stop() hash.Hash {
+	h.join()
+	if h.fault != nil {
+		panic(h.fault)
+	}
+	return h.h
+}
+
+func (h *hasher) join() {
 	h.mu.Lock()
 	h.closed = true
 	h.cond.Broadcast()
 	h.mu.Unlock()
 	<-h.done
-	return h.h
 }
 
 // abandon ends the goroutine without hashing the rest. After stop it does nothing.
 func (h *hasher) abandon() {
 	h.dropped.Store(true)
-	h.stop()
+	h.join()
 }
 
 // buffers are two pieces of memory used in turn, of which a hasher may still be

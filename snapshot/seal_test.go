@@ -256,6 +256,7 @@ func TestRecipientsRefused(t *testing.T) {
 		"nil":      {[]age.Recipient{identity(t).Recipient(), nil}, "recipient 2 is nil"},
 		"failing":  {[]age.Recipient{brokenRecipient{broken}}, broken.Error()},
 		"mixed":    {[]age.Recipient{identity(t).Recipient(), hybrid.Recipient()}, "post-quantum"},
+		"mixed 2":  {[]age.Recipient{hybrid.Recipient(), identity(t).Recipient()}, "post-quantum"},
 		"too many": {many(identity(t).Recipient(), 1025), "reading back"},
 	} {
 		mem := vfs.NewMem()

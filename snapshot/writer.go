@@ -13,7 +13,7 @@ import (
 
 // writebackStep is after how many bytes the kernel is asked to begin writing:
 // the device is then at work while the rest is written, hashed and read back.
-const writebackStep = 1 << 20
+const writebackStep = 256 << 10
 
 // writer lays one file out from front to back.
 type writer struct {
