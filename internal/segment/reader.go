@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 
 	"github.com/usp-project/usp/internal/vfs"
 )
@@ -42,7 +43,8 @@ type Reader struct {
 	position int64  // offset of the last frame delivered
 
 	surveyed bool
-	promised int64 // largest offset that a batch behind the first damage says was durable
+	probe    []byte // what goodNow reads into
+	promised int64  // largest offset that a batch behind the first damage says was durable
 }
 
 // Open opens a segment and checks its header. A file that is no segment is an ErrNotSegment, one of a
@@ -211,11 +213,53 @@ func (r *Reader) damaged(x batch, bad error) error {
 		r.idle = true
 		return &TornError{File: r.path, Offset: r.off, End: last}
 	}
+	// A Writer may have written it since these bytes were read, and more behind it. What a later batch promises was complete
+	// before that batch was begun, so it shows when it is read anew.
+	if good, err := r.goodNow(r.off); err != nil {
+		return err
+	} else if good {
+		if err := r.refresh(); err != nil {
+			return err
+		}
+		return r.advance()
+	}
 	next, err := r.resync(from)
 	if err != nil {
 		return err
 	}
 	return r.skip(next, bad)
+}
+
+// goodNow reports whether there is a good batch at off in the file as it is now, whatever was read of it before.
+func (r *Reader) goodNow(off int64) (bool, error) {
+	info, err := r.f.Stat()
+	if err != nil {
+		return false, fmt.Errorf("segment %s: %w", r.path, err)
+	}
+	read := func(n int64) ([]byte, error) {
+		r.probe = slices.Grow(r.probe[:0], int(n))[:n]
+		_, err := r.f.ReadAt(r.probe, off)
+		if err == io.EOF {
+			err = nil // cut off meanwhile: the rest is what was there before, and no good batch
+		}
+		return r.probe, err
+	}
+	room := info.Size() - off
+	if room < batchHeader {
+		return false, nil
+	}
+	b, err := read(batchHeader)
+	if err != nil {
+		return false, fmt.Errorf("segment %s: read at offset %d: %w", r.path, off, err)
+	}
+	x, payload, bad := r.sum.decodeHead(b, r.tag, off, room)
+	if bad != nil {
+		return false, nil
+	}
+	if b, err = read(x.end - off); err != nil {
+		return false, fmt.Errorf("segment %s: read at offset %d: %w", r.path, off, err)
+	}
+	return x.check(b, payload) == nil, nil
 }
 
 // skip passes over a damaged range.

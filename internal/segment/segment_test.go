@@ -487,3 +487,32 @@ func BenchmarkWriter(b *testing.B) {
 		}
 	}
 }
+
+// A Reader that has read ahead into space that was reserved meets batches that were written since: they are neither
+// missing nor damaged, however much of the file it has in memory.
+func TestFollowReadAhead(t *testing.T) {
+	m := newFS(t)
+	w, err := segment.Create("/", 0, segment.Options{FS: m, Kind: segment.KindTelemetry, RunID: "r", Size: 4 << 20})
+	check(t, err)
+	put := func(n int) {
+		t.Helper()
+		check(t, w.Append(bytes.Repeat([]byte{byte(n) | 1}, n)))
+		check(t, w.Sync())
+	}
+	put(100)
+	r, err := segment.Open(m, w.Path())
+	check(t, err)
+	defer r.Close()
+	_, _, err = r.Next() // and the reserved space behind it, a window of it
+	check(t, err)
+	for range 4 {
+		put(300 << 10) // each reaches beyond the window
+	}
+	for i := range 4 {
+		b, ordinal, err := r.Next()
+		check(t, err)
+		if ordinal != uint64(i+1) || len(b) != 300<<10 {
+			t.Fatalf("frame %d of %d bytes, want %d", ordinal, len(b), i+1)
+		}
+	}
+}
