@@ -63,12 +63,16 @@ type Digest struct {
 
 // Snapshot is the section [snapshot].
 type Snapshot struct {
-	Interval    uint64   `toml:"interval" comment:"Save the state every n steps; 0: only at the end."`
-	Compression string   `toml:"compression" enum:"none,zstd" comment:"How a snapshot is stored."`
-	Level       int      `toml:"level" comment:"Level of zstd, 1 to 22; 0: 3." min:"0" max:"22"`
-	KeepLast    int      `toml:"keep_last" comment:"Newest snapshots that are kept; 0: this rule keeps none." min:"0" max:"1000000"`
-	KeepEvery   uint64   `toml:"keep_every" comment:"Also keep the oldest of every block of n steps; 0: none."`
-	MaxAge      Duration `toml:"max_age" comment:"What is older goes, unless keep_last holds it; 0s: no limit." min:"0s"`
+	Interval     uint64   `toml:"interval" comment:"Save the state every n steps; 0: only at the end."`
+	OnEvents     bool     `toml:"on_events" comment:"Also save it at once when the change detector raises an alarm or degraded mode is entered."`
+	EventSpacing uint64   `toml:"event_spacing" comment:"Least steps between two snapshots for alarms, and between two for degraded mode; events in between get none." min:"1"`
+	Compression  string   `toml:"compression" enum:"none,zstd" comment:"How a snapshot is stored."`
+	Level        int      `toml:"level" comment:"Level of zstd, 1 to 22; 0: 3." min:"0" max:"22"`
+	Recipients   []string `toml:"recipients" comment:"Age public keys that snapshots are encrypted to, each of which can read them alone; none: not encrypted."`
+	IdentityFile string   `toml:"identity_file" comment:"File of age secret keys, mode 0600, to read encrypted snapshots with; needed by run --resume and verify --deep only."`
+	KeepLast     int      `toml:"keep_last" comment:"Newest snapshots that are kept; 0: this rule keeps none. With keep_every and max_age 0 too, all are kept." min:"0" max:"1000000"`
+	KeepEvery    uint64   `toml:"keep_every" comment:"Also keep the oldest of every block of n steps; 0: none."`
+	MaxAge       Duration `toml:"max_age" comment:"What is older goes, unless keep_last holds it; 0s: no limit." min:"0s"`
 }
 
 // Log is the section [log].
@@ -90,7 +94,7 @@ func Default() Config {
 			DrainTimeout:   Duration(10 * time.Second),
 		},
 		Digest:   Digest{Interval: 1, HeadInterval: Duration(time.Second)},
-		Snapshot: Snapshot{Interval: 100, Compression: "none", KeepLast: 5},
+		Snapshot: Snapshot{Interval: 100, OnEvents: true, EventSpacing: 20, Compression: "none", Recipients: []string{}, KeepLast: 5},
 		Log:      Log{Level: "warn", Format: "text"},
 	}
 }
