@@ -12,19 +12,26 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/rundir"
 )
 
 const logLong = `Print the entries of a run's digest log: openings, step digests, losses, snapshots,
-rewinds, seals and the end. --follow goes on until the run has ended.`
+rewinds, seals and the end. --follow goes on until the run has ended.
+
+Steps that a resumed run computed again stand in the log more than once. The older
+entries, STEP, LOST and SNAPSHOT alike, are marked "superseded"; --effective leaves
+them out, and what remains is the run as if it had never been interrupted. An entry
+that was printed before the run was resumed has no mark.`
 
 // followInterval is how often --follow looks for new entries.
 const followInterval = 200 * time.Millisecond
 
 type logFlags struct {
-	follow bool
-	kind   string
-	last   int
+	follow    bool
+	effective bool
+	kind      string
+	last      int
 }
 
 func (a *app) logCommand() *cobra.Command {
@@ -34,6 +41,7 @@ func (a *app) logCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return a.log(cmd.Context(), args[0], f) },
 	}
 	cmd.Flags().BoolVarP(&f.follow, "follow", "f", false, "wait for further entries until the run has ended")
+	cmd.Flags().BoolVar(&f.effective, "effective", false, "leave out what a later generation supersedes")
 	cmd.Flags().StringVar(&f.kind, "kind", "", "print only entries of this `kind`, such as STEP or LOST")
 	cmd.Flags().IntVarP(&f.last, "last", "n", 0, "print only the last `n` entries")
 	return cmd
@@ -94,7 +102,33 @@ type logPrinter struct {
 	fields []string
 	seen   uint64
 	ended  bool
+	line   *audit.Timeline // knows what the rewinds of the log override
+	at     position
 	tail   []logLine // the last entries, with --last
+}
+
+// position is the last step of the generation that was read last, from which the steps of lost records are known.
+type position struct {
+	generation uint32
+	seq, step  uint64 // step is that of the record before seq
+}
+
+// superseded says whether later generations override all that an entry is about. Steps grow by one or more from record to
+// record, so a lost range is overridden if its first record can have no step that counts.
+func (p *logPrinter) superseded(e *digestlog.Entry) bool {
+	if e.Kind == digestlog.KindOpen || e.Generation != p.at.generation {
+		p.at = position{generation: e.Generation, step: p.line.Begin(e.Generation)}
+	}
+	switch e.Kind {
+	case digestlog.KindStep:
+		p.at.seq, p.at.step = e.Seq+1, e.Step
+		return p.line.Superseded(e.Generation, e.Step)
+	case digestlog.KindSnapshot:
+		return p.line.Superseded(e.Generation, e.Step)
+	case digestlog.KindLost:
+		return e.From >= p.at.seq && p.line.Superseded(e.Generation, p.at.step+1+e.From-p.at.seq)
+	}
+	return false
 }
 
 // logLine is one entry as printed.
@@ -106,9 +140,18 @@ type logLine struct {
 	Seq        uint64            `json:"seq"`
 	Digests    map[string]string `json:"digests,omitempty"`
 	Detail     string            `json:"detail,omitempty"`
+	Superseded bool              `json:"superseded,omitempty"` // a later generation computed the same steps again
 }
 
 func (p *logPrinter) read(dir rundir.Dir) error {
+	// The rewinds first: what they override comes before them. A run that a manifest is damaged of has a log all the same.
+	var err error
+	if p.line, err = audit.Open(p.app.fs, dir.Path()); err != nil {
+		if p.flags.effective {
+			return withCode(exitFailed, err)
+		}
+		p.line = &audit.Timeline{}
+	}
 	index := uint64(0)
 	for item, err := range digestlog.Entries(p.app.fs, dir.Digests()) {
 		var fault *digestlog.Fault
@@ -119,6 +162,7 @@ func (p *logPrinter) read(dir rundir.Dir) error {
 		} else if err != nil {
 			return withCode(exitFailed, err)
 		}
+		superseded := p.superseded(&item.Entry)
 		if index = item.Index + 1; index <= p.seen {
 			continue
 		}
@@ -127,14 +171,19 @@ func (p *logPrinter) read(dir rundir.Dir) error {
 		if p.flags.kind != "" && p.flags.kind != item.Entry.Kind.String() {
 			continue
 		}
-		if err := p.put(p.line(&item)); err != nil {
+		if superseded && p.flags.effective {
+			continue
+		}
+		l := p.entry(&item)
+		l.Superseded = superseded
+		if err := p.put(l); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *logPrinter) line(item *digestlog.Item) logLine {
+func (p *logPrinter) entry(item *digestlog.Item) logLine {
 	e := &item.Entry
 	l := logLine{Index: item.Index, Kind: e.Kind.String(), Generation: e.Generation, Step: e.Step, Seq: e.Seq, Detail: detail(e)}
 	if e.Kind == digestlog.KindStep {
@@ -198,6 +247,10 @@ func (p *logPrinter) print(l logLine) error {
 	if p.app.json {
 		return p.app.printJSON(l, false)
 	}
-	_, err := fmt.Fprintf(p.app.out, "%6d  %-8s gen %d  step %-6d %s\n", l.Index, l.Kind, l.Generation, l.Step, l.Detail)
+	mark := ""
+	if l.Superseded {
+		mark = "superseded: "
+	}
+	_, err := fmt.Fprintf(p.app.out, "%6d  %-8s gen %d  step %-6d %s%s\n", l.Index, l.Kind, l.Generation, l.Step, mark, l.Detail)
 	return err
 }

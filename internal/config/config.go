@@ -86,7 +86,7 @@ func Default() Config {
 	return Config{
 		Run:       Run{Dir: "runs", TimeColumn: "time", ValueColumn: "value", Progress: "auto"},
 		Predictor: predictor.Config{}.WithDefaults(),
-		Ring:      Ring{Slots: 1 << 16, StagingAreas: 4},
+		Ring:      Ring{Slots: 1 << 16, StagingAreas: 8},
 		Recorder: Recorder{
 			CommitInterval: Duration(50 * time.Millisecond),
 			CommitBytes:    1 << 20,
