@@ -42,7 +42,7 @@ type Run struct {
 type Ring struct {
 	Dir             string `toml:"dir" comment:"Memory-backed directory for rings; empty: /dev/shm/usp-<uid>, else $XDG_RUNTIME_DIR/usp."`
 	Slots           int    `toml:"slots" comment:"Records the ring holds before the oldest is overwritten; a power of two." min:"2" max:"16777216"`
-	StagingAreas    int    `toml:"staging_areas" comment:"Snapshots that may wait for the recorder; further ones are dropped and counted." min:"1" max:"64"`
+	StagingAreas    int    `toml:"staging_areas" comment:"Snapshots that may wait for the recorder; further ones are dropped and counted." min:"1" max:"16"`
 	StagingCapacity Size   `toml:"staging_capacity" comment:"Largest state a staging area takes; 0B: what the producer's state needs." min:"0" max:"1099511627776"`
 }
 
