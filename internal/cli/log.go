@@ -102,33 +102,34 @@ type logPrinter struct {
 	fields []string
 	seen   uint64
 	ended  bool
+	warned bool
 	line   *audit.Timeline // knows what the rewinds of the log override
-	at     position
-	tail   []logLine // the last entries, with --last
+	tail   []logLine       // the last entries, with --last
 }
 
-// position is the last step of the generation that was read last, from which the steps of lost records are known.
+// position follows the steps of a generation through its entries. begin says behind which step a generation starts.
 type position struct {
+	begin      func(generation uint32) uint64
 	generation uint32
 	seq, step  uint64 // step is that of the record before seq
 }
 
-// superseded says whether later generations override all that an entry is about. Steps grow by one or more from record to
-// record, so a lost range is overridden if its first record can have no step that counts.
-func (p *logPrinter) superseded(e *digestlog.Entry) bool {
-	if e.Kind == digestlog.KindOpen || e.Generation != p.at.generation {
-		p.at = position{generation: e.Generation, step: p.line.Begin(e.Generation)}
+// stepOf returns the step that a STEP or SNAPSHOT entry is about, or the least that a lost record can have had: steps grow by
+// one or more from record to record, so a lost range is overridden if its first record can have no step that counts.
+func (p *position) stepOf(e *digestlog.Entry) (step uint64, ok bool) {
+	if e.Kind == digestlog.KindOpen || e.Generation != p.generation {
+		p.generation, p.seq, p.step = e.Generation, 0, p.begin(e.Generation)
 	}
 	switch e.Kind {
 	case digestlog.KindStep:
-		p.at.seq, p.at.step = e.Seq+1, e.Step
-		return p.line.Superseded(e.Generation, e.Step)
+		p.seq, p.step = e.Seq+1, e.Step
+		return e.Step, true
 	case digestlog.KindSnapshot:
-		return p.line.Superseded(e.Generation, e.Step)
+		return e.Step, true
 	case digestlog.KindLost:
-		return e.From >= p.at.seq && p.line.Superseded(e.Generation, p.at.step+1+e.From-p.at.seq)
+		return p.step + 1 + e.From - p.seq, e.From >= p.seq
 	}
-	return false
+	return 0, false
 }
 
 // logLine is one entry as printed.
@@ -150,8 +151,12 @@ func (p *logPrinter) read(dir rundir.Dir) error {
 		if p.flags.effective {
 			return withCode(exitFailed, err)
 		}
-		p.line = &audit.Timeline{}
+		if !p.warned {
+			fmt.Fprintf(p.app.err, "usp: warning: cannot tell which entries are superseded: %v\n", err)
+		}
+		p.line, p.warned = &audit.Timeline{}, true
 	}
+	at := position{begin: p.line.Begin}
 	index := uint64(0)
 	for item, err := range digestlog.Entries(p.app.fs, dir.Digests()) {
 		var fault *digestlog.Fault
@@ -162,7 +167,8 @@ func (p *logPrinter) read(dir rundir.Dir) error {
 		} else if err != nil {
 			return withCode(exitFailed, err)
 		}
-		superseded := p.superseded(&item.Entry)
+		step, ok := at.stepOf(&item.Entry)
+		superseded := ok && p.line.Superseded(item.Entry.Generation, step)
 		if index = item.Index + 1; index <= p.seen {
 			continue
 		}
