@@ -228,7 +228,7 @@ func TestVerifyWhileRecording(t *testing.T) {
 // was resumed to the end of its input.
 func TestInterrupted(t *testing.T) {
 	w := newWorld(t)
-	input := w.writeSeries("series.csv", 100_000, 5)
+	input := w.writeSeries("series.csv", 40_000, 5)
 	cmd := w.command("run", input, "--json")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
