@@ -99,7 +99,8 @@ func (s *session) readMeta(dir rundir.Dir) error {
 // rows behind it may be others. Without a snapshot the whole prefix in the manifest counts.
 func (s *session) checkConsumed(dir rundir.Dir) error {
 	want := s.meta.Input
-	found, err := recorder.NewestSnapshot(s.app.fs, dir.Path(), func(error) {}, s.identities...)
+	var rejected []error
+	found, err := recorder.NewestSnapshot(s.app.fs, dir.Path(), func(err error) { rejected = append(rejected, err) }, s.identities...)
 	if err == nil {
 		s.app.warnUnencrypted(dir, found.Name)
 		var at input.Prefix
@@ -108,6 +109,9 @@ func (s *session) checkConsumed(dir rundir.Dir) error {
 		}
 		want.Rows, want.Size, want.SHA256 = at.Rows, at.Bytes, at.SHA256
 	} else if !errors.Is(err, recorder.ErrNoSnapshot) {
+		for _, r := range rejected { // else the resume itself says it
+			fmt.Fprintf(s.app.err, "usp: warning: %v\n", r)
+		}
 		return s.app.needsKey(err)
 	}
 	return s.source.checkPrefix(want)
