@@ -37,6 +37,10 @@ type SnapshotOptions struct {
 	Codec     snapshot.Codec     `json:"codec"` // default none
 	Level     int                `json:"level"` // of the codec; 0 is its fastest
 	Retention snapshot.Retention `json:"retention"`
+
+	// Recipients are the age public keys that snapshots are encrypted to; none: they are not. A key that is none is an
+	// error of Attach.
+	Recipients []string `json:"recipients,omitempty"`
 }
 
 func (o Options) withDefaults() Options {

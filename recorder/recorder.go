@@ -34,6 +34,8 @@ import (
 	"syscall"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/segment"
@@ -63,6 +65,7 @@ type Recorder struct {
 	lock        io.Closer
 	fresh       bool   // Attach made the run directory and found nothing of another recorder in it
 	verifierKey string // public half of the signing key
+	recipients  []age.Recipient
 
 	// The drainer's.
 	ring     *ring.Consumer
@@ -148,6 +151,9 @@ func (r *Recorder) open() error {
 	}
 	if got, want := r.header.PayloadLen, 8*r.schema.Words(); got != want {
 		return fmt.Errorf("ring %s: payload of %d bytes, its schema %q needs %d", r.ring.Path(), got, r.schema.Name(), want)
+	}
+	if r.recipients, err = snapshot.ParseRecipients(r.opts.Snapshot.Recipients...); err != nil {
+		return fmt.Errorf("keys for snapshots: %w", err)
 	}
 	r.generation = r.header.Generation
 	r.digester = record.NewDigester(r.schema)

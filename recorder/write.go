@@ -482,7 +482,7 @@ func (r *Recorder) writeSnapshot(job *snapshotJob) (info snapshot.Info, err erro
 		info, err = snapshot.Write(r.dir.Snapshots(), snapshot.Meta{
 			RunID: r.header.RunID, Generation: r.generation, Step: s.Step, Seq: s.Seq, Reason: s.Reason,
 			Schema: r.schema.Sum(), TreeSize: job.treeSize, TreeRoot: job.treeRoot, Created: r.opts.Now(),
-		}, sections, snapshot.Options{FS: r.fs(), Codec: r.opts.Snapshot.Codec, Level: r.opts.Snapshot.Level})
+		}, sections, snapshot.Options{FS: r.fs(), Codec: r.opts.Snapshot.Codec, Level: r.opts.Snapshot.Level, Recipients: r.recipients})
 		return err
 	})
 	return info, err

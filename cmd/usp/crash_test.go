@@ -1,11 +1,13 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -48,9 +50,30 @@ func TestKill(t *testing.T) {
 		w.want([]int{0}, "run", "--resume", "latest", "--dir", dir, "--json")
 		w.want([]int{0}, "verify", "latest", "--dir", dir)
 		w.want([]int{0}, "compare", filepath.Join(dir, "latest"), filepath.Join("whole", "latest"))
+		w.wantOneLine(filepath.Join(dir, "latest"), 30_000)
 		if err := os.RemoveAll(filepath.Join(w.dir, dir)); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// wantOneLine wants the effective log of a run to hold each step once, in order, though the whole log may not.
+func (w *world) wantOneLine(run string, n int) {
+	w.t.Helper()
+	_, out := w.want([]int{0}, "log", run, "--effective", "--kind", "STEP", "--json")
+	step := 0
+	for line := range strings.Lines(out) {
+		var e struct {
+			Step       int
+			Superseded bool
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Step != step+1 || e.Superseded {
+			w.t.Fatalf("%s: behind step %d: %s %v", run, step, line, err)
+		}
+		step = e.Step
+	}
+	if step != n {
+		w.t.Fatalf("%s: the effective log ends with step %d, want %d", run, step, n)
 	}
 }
 

@@ -107,7 +107,14 @@ func (j *judge) loadSnapshot(path string, want [32]byte) (snapshot.Meta, error) 
 		info, err := snapshot.Verify(j.fsys, path, &want)
 		return info.Meta, err
 	}
-	m, sections, err := snapshot.Load(j.fsys, path, &want)
+	m, sections, err := snapshot.LoadWith(j.fsys, path, &want, snapshot.LoadOptions{Identities: j.opt.Identities})
+	if errors.Is(err, snapshot.ErrEncrypted) || errors.Is(err, snapshot.ErrWrongIdentity) {
+		info, err := snapshot.Verify(j.fsys, path, &want)
+		if err == nil {
+			j.Completeness.Undecrypted++
+		}
+		return info.Meta, err
+	}
 	if err == nil && j.opt.Snapshot != nil {
 		if err := j.opt.Snapshot(m, sections); err != nil {
 			return m, &snapshot.CorruptError{File: path, Err: fmt.Errorf("the state cannot be used: %w", err)}
