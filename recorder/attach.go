@@ -143,7 +143,7 @@ func (r *Recorder) openLog() (*history, error) {
 	}
 	if r.log, err = digestlog.Open(r.dir.Digests(), digestlog.Options{
 		FS: r.fs(), RunID: r.header.RunID, Signer: signer, Verifiers: note.VerifierList(verifier),
-		HeadPath: r.dir.Head(), SegmentSize: r.opts.SegmentSize, Reserve: r.opts.logReserve(), Now: r.opts.Now,
+		HeadPath: r.dir.Head(), SegmentSize: r.opts.SegmentSize, MinSegment: r.opts.minSegment(), Reserve: r.opts.logReserve(), Now: r.opts.Now,
 	}); err != nil {
 		return nil, fmt.Errorf("open the digest log: %w", err)
 	}

@@ -88,6 +88,7 @@ type Recorder struct {
 	kept      []snapshot.Info // on the effective timeline: logged, not pruned, in the order written
 	condemned []snapshot.Info // pruned in the log, their files still there
 	unsaved   *snapshotJob    // the newest state, if storage did not take it
+	refused   bool            // storage did not take the last one, and that was said
 
 	// Between them.
 	work     chan work         // drainer → writer, in ring order

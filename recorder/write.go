@@ -249,7 +249,7 @@ func (r *Recorder) openSegment(n int) error {
 		return r.beginSegment(r.telemetryNext)
 	case w.Err() != nil:
 		return r.leaveSegment()
-	case w.Next() == w.Base() || r.reserve.open || w.Size()+int64(n)+batchRoom <= r.opts.SegmentSize-r.segmentReserve():
+	case w.Next() == w.Base() || r.reserve.open || w.Size()+int64(n)+batchRoom <= w.Room()-segmentReserve(w.Room()):
 		return nil
 	}
 	next, err := segment.Prepare(r.dir.Telemetry(), w.Next(), r.segmentOptions())
@@ -354,7 +354,7 @@ func (r *Recorder) segmentOptions() segment.Options {
 		size = min(size, smallSegment)
 	}
 	return segment.Options{
-		FS: r.fs(), Kind: segment.KindTelemetry, RunID: r.header.RunID, Meta: meta.Append(nil), Size: size, Now: r.opts.Now,
+		FS: r.fs(), Kind: segment.KindTelemetry, RunID: r.header.RunID, Meta: meta.Append(nil), Size: size, MinSize: r.opts.minSegment(), Now: r.opts.Now,
 	}
 }
 
@@ -372,8 +372,8 @@ func (r *Recorder) persist(failed context.Context) error {
 			if !ok {
 				return r.persistLast(failed)
 			}
-			if r.unsaved != nil {
-				r.giveUpSnapshot(r.unsaved.staged, "a newer one is there")
+			if r.unsaved != nil { // there is a newer one
+				r.stats.unsaved.Add(1)
 				r.released <- r.unsaved.staged // never blocks: room for every area
 				r.unsaved = nil
 			}
@@ -403,22 +403,17 @@ func (r *Recorder) persistLast(failed context.Context) error {
 		return err
 	}
 	if r.unsaved != nil {
-		r.giveUpSnapshot(job.staged, "the run ends")
+		n := r.stats.unsaved.Add(1)
+		r.logger().Error("the run ends without its last snapshot: storage did not take it", "step", job.staged.Step, "given_up", n)
 	}
 	return nil
-}
-
-// giveUpSnapshot counts and reports a state that was not stored.
-func (r *Recorder) giveUpSnapshot(s *ring.Staged, why string) {
-	r.stats.unsaved.Add(1)
-	r.logger().Error("a snapshot is given up: storage did not take it", "step", s.Step, "because", why)
 }
 
 // persistOne publishes one snapshot and gives its area back. One that storage does not take becomes r.unsaved. A request
 // that does not hold a well-formed state is reported and dropped: the run goes on.
 func (r *Recorder) persistOne(failed context.Context, job *snapshotJob) error {
 	s := job.staged
-	first := r.unsaved == nil
+	first := !r.refused
 	err := r.publishSnapshot(failed, job)
 	if first && isStorage(err) {
 		err = r.publishSnapshot(failed, job) // an error of one file says nothing about the next
@@ -428,14 +423,16 @@ func (r *Recorder) persistOne(failed context.Context, job *snapshotJob) error {
 		r.logger().Error("snapshot request dropped: it holds no state", "step", s.Step, "err", err)
 	case isStorage(err):
 		if first {
-			r.logger().Error("storage does not take a snapshot; trying again", "step", s.Step, "err", err)
+			r.logger().Error("storage does not take a snapshot; it is tried again until there is a newer one", "step", s.Step, "err", err)
+			r.refused = true
 		}
 		r.unsaved = job
 		return nil
 	case err != nil:
 		return err
-	case !first:
-		r.logger().Warn("storage takes snapshots again", "step", s.Step)
+	case r.refused:
+		r.logger().Warn("storage takes snapshots again", "step", s.Step, "given_up", r.stats.unsaved.Load())
+		r.refused = false
 	}
 	r.unsaved = nil
 	r.released <- s // never blocks: room for every area
