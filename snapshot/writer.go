@@ -11,9 +11,15 @@ import (
 	"github.com/usp-project/usp/internal/vfs"
 )
 
-// writebackStep is after how many bytes the kernel is asked to begin writing:
-// the device is then at work while the rest is written, hashed and read back.
-const writebackStep = 256 << 10
+const (
+	// writebackStep is after how many bytes the kernel is asked to begin writing:
+	// the device is then at work while the rest is written, hashed and read back.
+	// Smaller steps cost more calls than they gain.
+	writebackStep = 1 << 20
+	// backStep is how many bytes are read back at once: new memory for more costs a
+	// small snapshot as much as the reading itself.
+	backStep = 64 << 10
+)
 
 // writer lays one file out from front to back.
 type writer struct {
@@ -127,7 +133,11 @@ func (w *writer) body() error {
 		if !w.plain() {
 			w.hash.write(pad)
 		}
-		back, err := w.putBack(pad)
+		at := w.offset
+		if err := w.put(pad); err != nil {
+			return err
+		}
+		back, err := w.readBack(len(pad), at)
 		if err != nil {
 			return err
 		}
@@ -144,10 +154,13 @@ func (w *writer) asIs(e *entry, s Section) error {
 	for i := range chunkCount(e.raw) {
 		raw := s.Data[i*ChunkSize:][:rawChunk(e.raw, int(i))]
 		c := chunk{stored: uint32(len(raw))}
+		at := w.offset
+		if err := w.put(raw); err != nil {
+			return err
+		}
 		for len(raw) > 0 {
-			step := raw[:min(len(raw), readStep)]
-			raw = raw[len(step):]
-			back, err := w.putBack(step)
+			step := raw[:min(len(raw), backStep)]
+			back, err := w.readBack(len(step), at)
 			if err != nil {
 				return err
 			}
@@ -155,6 +168,8 @@ func (w *writer) asIs(e *entry, s Section) error {
 				return fmt.Errorf("reading back: section %q differs from the state in chunk %d", s.Name, i)
 			}
 			c.crc = crc32.Update(c.crc, castagnoli(), back)
+			raw = raw[len(step):]
+			at += int64(len(step))
 		}
 		e.chunks = append(e.chunks, c)
 		e.stored += int64(c.stored)
@@ -162,16 +177,13 @@ func (w *writer) asIs(e *entry, s Section) error {
 	return nil
 }
 
-// putBack writes b and returns what the file then holds in its place.
-func (w *writer) putBack(b []byte) ([]byte, error) {
-	if cap(w.back) < len(b) {
-		w.back = make([]byte, len(b))
+// readBack returns n bytes that the file holds now.
+func (w *writer) readBack(n int, at int64) ([]byte, error) {
+	if cap(w.back) < n {
+		w.back = make([]byte, n)
 	}
-	back, at := w.back[:len(b)], w.offset
-	if err := w.put(b); err != nil {
-		return nil, err
-	}
-	if _, err := w.f.ReadAt(back, at); err != nil && len(back) > 0 {
+	back := w.back[:n]
+	if _, err := w.f.ReadAt(back, at); err != nil && n > 0 {
 		return nil, fmt.Errorf("reading back %s at byte %d: %w", w.f.Name(), at, err)
 	}
 	return back, nil
