@@ -150,7 +150,7 @@ func forge(to age.Recipient, inner []byte, raw int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := appendHeader(nil, Meta{RunID: "r", Step: 1}, None, true)
+	b := appendHeader(nil, Meta{RunID: "r", Step: 1}, None, flagSealed)
 	e := entry{name: "s", offset: headerLen, raw: raw, stored: int64(sealed.Len())}
 	for rest := sealed.Bytes(); len(rest) > 0; {
 		piece := rest[:min(len(rest), ChunkSize)]
@@ -160,7 +160,7 @@ func forge(to age.Recipient, inner []byte, raw int64) ([]byte, error) {
 	b = append(b, sealed.Bytes()...)
 	b = append(b, make([]byte, aligned(int64(len(b)))-int64(len(b)))...)
 	ft := footer{sections: 1, indexOffset: int64(len(b))}
-	b = appendIndex(b, []entry{e})
+	b = appendIndex(b, []entry{e}, nil)
 	ft.indexLen = int64(len(b)) - ft.indexOffset
 	ft.total = int64(len(b)) + footerLen
 	b = appendFooter(b, ft)

@@ -34,6 +34,9 @@ type writer struct {
 	back    []byte  // what was read back
 	keys    fileKeys
 	entries []entry
+	refs    []*held // of the sections that are not written, where they lie
+	bases   []base
+	baseErr error
 	offset  int64
 	started int64    // what is before it is on its way to the device
 	sum     [32]byte // of the whole file, once written
@@ -51,7 +54,7 @@ func (w *writer) write() error {
 	if err := w.body(); err != nil {
 		return err
 	}
-	index := appendIndex(nil, w.entries)
+	index := appendIndex(nil, w.entries, w.bases)
 	ft := footer{sections: uint32(len(w.entries)), indexOffset: w.offset, indexLen: int64(len(index)), indexCRC: crc(index)}
 	w.hash.write(index)
 	if err := w.put(index); err != nil {
@@ -83,14 +86,24 @@ func (w *writer) plain() bool { return w.options.Codec == None && len(w.options.
 
 // start begins to hash what is known before anything is written.
 func (w *writer) start() {
-	w.header = appendHeader(nil, w.meta, w.options.Codec, len(w.options.Recipients) > 0)
+	var flags uint32
+	if len(w.options.Recipients) > 0 {
+		flags |= flagSealed
+	}
+	if len(w.bases) > 0 {
+		flags |= flagBases
+	}
+	w.header = appendHeader(nil, w.meta, w.options.Codec, flags)
 	w.hash = newHasher(size(w.sections) <= hashWriteInline)
 	w.hash.write(w.header)
 	if !w.plain() {
 		return
 	}
 	end := int64(len(w.header))
-	for _, s := range w.sections {
+	for i, s := range w.sections {
+		if w.refs[i] != nil {
+			continue
+		}
 		w.hash.write(s.Data)
 		end += int64(len(s.Data))
 		w.hash.write(make([]byte, aligned(end)-end))
@@ -115,6 +128,11 @@ func (w *writer) body() error {
 	w.keys = make(fileKeys, len(w.sections))
 	for i, s := range w.sections {
 		e := &w.entries[i]
+		if h := w.refs[i]; h != nil {
+			*e = h.entry
+			e.sum = h.sum
+			continue
+		}
 		*e = entry{name: s.Name, offset: w.offset, raw: int64(len(s.Data))}
 		var err error
 		switch {
@@ -252,11 +270,11 @@ func (w *writer) reopen(end []byte) error {
 	if err != nil {
 		return err
 	}
-	defer r.f.Close()
+	defer r.close()
 	if !sameMeta(r.meta, w.meta) || r.codec != w.options.Codec || r.encrypted != (len(w.options.Recipients) > 0) {
 		return errors.New("the header is not the one written")
 	}
-	if !slices.EqualFunc(r.entries, w.entries, sameEntry) {
+	if !slices.EqualFunc(r.entries, w.entries, sameEntry) || !slices.Equal(r.bases, w.bases) {
 		return errors.New("the index is not the one written")
 	}
 	if !bytes.Equal(r.tail[len(r.tail)-footerLen:], end) {
