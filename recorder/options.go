@@ -35,6 +35,7 @@ type SnapshotOptions struct {
 	Codec     snapshot.Codec     `json:"codec"` // default none
 	Level     int                `json:"level"` // of the codec; 0 is its fastest
 	Retention snapshot.Retention `json:"retention"`
+	Reuse     int                `json:"reuse"` // snapshots in a row that may refer to older ones for large sections that did not change; default 0
 }
 
 func (o Options) withDefaults() Options {

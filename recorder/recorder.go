@@ -74,7 +74,8 @@ type Recorder struct {
 	headAt        time.Time
 
 	// The persister's.
-	kept []snapshot.Info // on the effective timeline: logged, not pruned, in the order written
+	kept  []snapshot.Info // on the effective timeline: logged, not pruned, in the order written; with Err set: others
+	reuse snapshot.Reuse
 
 	// Between them.
 	work     chan work         // drainer → writer, in ring order

@@ -195,7 +195,7 @@ func (a *app) recorderOptions() (recorder.Options, error) {
 		CommitInterval: time.Duration(c.Recorder.CommitInterval), CommitBytes: int(c.Recorder.CommitBytes),
 		HeadInterval: time.Duration(c.Digest.HeadInterval), SegmentSize: int64(c.Recorder.SegmentSize),
 		DigestInterval: c.Digest.Interval,
-		Snapshot: recorder.SnapshotOptions{Codec: codec, Level: c.Snapshot.Level, Retention: snapshot.Retention{
+		Snapshot: recorder.SnapshotOptions{Codec: codec, Level: c.Snapshot.Level, Reuse: c.Snapshot.Reuse, Retention: snapshot.Retention{
 			KeepLast: c.Snapshot.KeepLast, KeepEvery: c.Snapshot.KeepEvery, MaxAge: time.Duration(c.Snapshot.MaxAge),
 		}},
 		ConfigSum: hex.EncodeToString(sum[:]), Version: version(),

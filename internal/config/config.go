@@ -66,6 +66,7 @@ type Snapshot struct {
 	Interval    uint64   `toml:"interval" comment:"Save the state every n steps; 0: only at the end."`
 	Compression string   `toml:"compression" enum:"none,zstd" comment:"How a snapshot is stored."`
 	Level       int      `toml:"level" comment:"Level of zstd, 1 to 22; 0: 3." min:"0" max:"22"`
+	Reuse       int      `toml:"reuse" comment:"Snapshots in a row that may refer to older ones for large sections that did not change; 0: each is whole." min:"0" max:"64"`
 	KeepLast    int      `toml:"keep_last" comment:"Newest snapshots that are kept; 0: this rule keeps none." min:"0" max:"1000000"`
 	KeepEvery   uint64   `toml:"keep_every" comment:"Also keep the oldest of every block of n steps; 0: none."`
 	MaxAge      Duration `toml:"max_age" comment:"What is older goes, unless keep_last holds it; 0s: no limit." min:"0s"`
