@@ -110,6 +110,45 @@ func FuzzLoadResealed(f *testing.F) {
 	})
 }
 
+// FuzzLoadKept goes past the checksums of a snapshot that refers to another one, or of
+// the one that it refers to.
+func FuzzLoadKept(f *testing.F) {
+	m := Meta{RunID: "r", Step: 6, Generation: 1}
+	whole := assemble(m, nil, vectorState()...)
+	m.Step = 7
+	refers := assemble(m, fileBase(6, whole), vectorState()...)
+	f.Add(refers, true)
+	f.Add(whole, false)
+	f.Fuzz(func(t *testing.T, b []byte, first bool) {
+		b = bytes.Clone(b) // the engine's own
+		reseal(b)
+		files := map[string][]byte{"/" + FileName(6, 1): whole, "/x.snap": b}
+		if !first {
+			files = map[string][]byte{"/" + FileName(6, 1): b, "/x.snap": refers}
+		}
+		mem := vfs.NewMem()
+		for name, data := range files {
+			if err := vfs.Replace(mem, name, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, sections, err := Load(mem, "/x.snap", nil)
+		if _, verr := Verify(mem, "/x.snap", nil); (verr == nil) != (err == nil) && !errors.Is(err, ErrEncrypted) {
+			t.Fatalf("Load says %v, Verify %v", err, verr)
+		}
+		total := 0
+		for _, s := range sections {
+			total += len(s.Data)
+		}
+		if total > maxRatio*(len(b)+len(whole)) {
+			t.Fatalf("%d bytes of state from files of %d and %d", total, len(b), len(whole))
+		}
+		if err == nil && !first && !bytes.Equal(sections[1].Data, vectorState()[1].Data) {
+			t.Fatal("another state than the one referred to")
+		}
+	})
+}
+
 // FuzzUnseal hands hostile contents to the reader behind a true encryption, as a
 // recipient's public key allows anybody to do.
 func FuzzUnseal(f *testing.F) {
