@@ -67,7 +67,7 @@ func (w *writer) choose(dir string) {
 	numbers := map[base]int{}
 	for i, s := range w.sections {
 		h, ok := u.held[s.Name]
-		if !ok || len(s.Data) < minKept || h.entry.raw != int64(len(s.Data)) || !h.in.before(w.meta) {
+		if !ok || h.entry.raw != int64(len(s.Data)) || !h.in.before(w.meta) {
 			continue
 		}
 		switch same, err := r.holds(&h, s); {

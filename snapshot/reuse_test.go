@@ -67,6 +67,15 @@ func TestReuse(t *testing.T) {
 	for _, codec := range []snapshot.Codec{snapshot.None, snapshot.Zstd} {
 		mem := vfs.NewMem()
 		o := snapshot.Options{Codec: codec, Reuse: &snapshot.Reuse{}}
+		open := 0
+		mem.SetHook(func(op vfs.Op) {
+			switch op.Kind {
+			case vfs.OpOpen, vfs.OpCreate:
+				open++
+			case vfs.OpClose:
+				open--
+			}
+		})
 		all := states()
 		var infos []snapshot.Info
 		for i, s := range all {
@@ -104,6 +113,9 @@ func TestReuse(t *testing.T) {
 		fourth := reused(t, mem, 4, all[2], o)
 		if got := baseNames(fourth); !slices.Equal(got, []string{first, infos[2].Name}) {
 			t.Errorf("the fourth has bases %v", got)
+		}
+		if open != 0 {
+			t.Errorf("%d files were not closed", open)
 		}
 	}
 }
