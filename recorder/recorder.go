@@ -85,7 +85,8 @@ type Recorder struct {
 	jobsClosed    bool
 
 	// The persister's.
-	kept      []snapshot.Info // on the effective timeline: logged, not pruned, in the order written
+	kept      []snapshot.Info // on the effective timeline: logged, not pruned, in the order written; with Err set: others
+	reuse     snapshot.Reuse
 	condemned []snapshot.Info // pruned in the log, their files still there
 	unsaved   *snapshotJob    // the newest state, if storage did not take it
 	refused   bool            // storage did not take the last one, and that was said

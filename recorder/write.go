@@ -461,6 +461,7 @@ func (r *Recorder) publishSnapshot(failed context.Context, job *snapshotJob) err
 		SHA256: info.SHA256, Size: uint64(info.Size), Name: info.Name,
 	})
 	if err != nil {
+		r.reuse = snapshot.Reuse{} // nothing may refer to a file that the log does not have
 		return err
 	}
 	r.stats.snapshots.Add(1)
@@ -479,10 +480,21 @@ func (r *Recorder) writeSnapshot(job *snapshotJob) (info snapshot.Info, err erro
 		info, err = snapshot.Write(r.dir.Snapshots(), snapshot.Meta{
 			RunID: r.header.RunID, Generation: r.generation, Step: s.Step, Seq: s.Seq, Reason: s.Reason,
 			Schema: r.schema.Sum(), TreeSize: job.treeSize, TreeRoot: job.treeRoot, Created: r.opts.Now(),
-		}, sections, snapshot.Options{FS: r.fs(), Codec: r.opts.Snapshot.Codec, Level: r.opts.Snapshot.Level, Recipients: r.recipients})
+		}, sections, snapshot.Options{FS: r.fs(), Codec: r.opts.Snapshot.Codec, Level: r.opts.Snapshot.Level, Recipients: r.recipients, Reuse: r.reuseOption()})
 		return err
 	})
+	if info.BaseErr != nil {
+		r.logger().Warn("sections written anew: an older snapshot cannot be read", "step", s.Step, "err", info.BaseErr)
+	}
 	return info, err
+}
+
+func (r *Recorder) reuseOption() *snapshot.Reuse {
+	if r.opts.Snapshot.Reuse <= 0 {
+		return nil
+	}
+	r.reuse.Limit = r.opts.Snapshot.Reuse
+	return &r.reuse
 }
 
 // prune removes the snapshots that retention gives up: logged first, then unlinked, so that a kill in between leaves a

@@ -38,6 +38,7 @@ type sectionRow struct {
 	Name   string `json:"name"`
 	Size   int64  `json:"size"`
 	Stored int64  `json:"stored"`
+	KeptIn string `json:"kept_in,omitempty"` // the older snapshot that holds the bytes
 }
 
 func (a *app) snapshotCommand() *cobra.Command {
@@ -133,7 +134,7 @@ func (a *app) snapshotShow(args []string) error {
 		return err
 	}
 	for _, s := range sections {
-		found.Sections = append(found.Sections, sectionRow{s.Name, s.Size, s.StoredSize})
+		found.Sections = append(found.Sections, sectionRow{s.Name, s.Size, s.StoredSize, s.Base.Name})
 	}
 	if a.json {
 		return a.printJSON(found, true)
@@ -147,7 +148,11 @@ func (a *app) snapshotShow(args []string) error {
 	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "  SECTION\tBYTES\tSTORED")
 	for _, s := range found.Sections {
-		fmt.Fprintf(w, "  %s\t%d\t%d\n", s.Name, s.Size, s.Stored)
+		fmt.Fprintf(w, "  %s\t%d\t%d", s.Name, s.Size, s.Stored)
+		if s.KeptIn != "" {
+			fmt.Fprintf(w, " in %s", s.KeptIn)
+		}
+		fmt.Fprintln(w)
 	}
 	return w.Flush()
 }

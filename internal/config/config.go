@@ -70,6 +70,7 @@ type Snapshot struct {
 	EventSpacing uint64   `toml:"event_spacing" comment:"Least steps between two snapshots for alarms, and between two for degraded mode; events in between get none." min:"1"`
 	Compression  string   `toml:"compression" enum:"none,zstd" comment:"How a snapshot is stored."`
 	Level        int      `toml:"level" comment:"Level of zstd, 1 to 22; 0: 3." min:"0" max:"22"`
+	Reuse        int      `toml:"reuse" comment:"Snapshots in a row that may refer to older ones for large sections that did not change; 0: each is whole." min:"0" max:"64"`
 	Recipients   []string `toml:"recipients" comment:"Age public keys that snapshots are encrypted to, each of which can read them alone; none: not encrypted."`
 	IdentityFile string   `toml:"identity_file" comment:"File of age secret keys, mode 0600, to read encrypted snapshots with; needed by run --resume and verify --deep only."`
 	KeepLast     int      `toml:"keep_last" comment:"Newest snapshots that are kept; 0: this rule keeps none. With keep_every and max_age 0 too, all are kept." min:"0" max:"1000000"`
