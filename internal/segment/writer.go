@@ -34,6 +34,8 @@ type Options struct {
 	// beyond it; a caller that begins a new segment before Size reaches it never meets a full disk here.
 	Size int64
 	Now  func() time.Time // nil = the header says 1970
+	// Index makes the index of the segment, or is nil. It is given every frame at once, and is for this segment alone.
+	Index Indexer
 }
 
 // Writer appends frames to one segment. It is not safe for concurrent use.
@@ -45,6 +47,7 @@ type Writer struct {
 	tag  uint32
 	sum  summer
 	hash hash.Hash // of what was handed to the kernel
+	idx  Indexer   // or nil
 
 	// buf holds everything since the last Sync: closed batches and then the open one.
 	// It lies at offset synced in the file.
@@ -111,7 +114,7 @@ func Create(dir string, base uint64, o Options) (*Writer, error) {
 		return nil, fmt.Errorf("segment: %w", err)
 	}
 	w := &Writer{
-		fs: o.FS, f: f, path: path, base: base, tag: tag, hash: sha256.New(), open: -1,
+		fs: o.FS, f: f, path: path, base: base, tag: tag, hash: sha256.New(), idx: o.Index, open: -1,
 		next: base, synced: int64(len(header)), syncNext: base,
 	}
 	w.hash.Write(header) // never fails
@@ -174,6 +177,9 @@ func (w *Writer) Append(frame []byte) error {
 	}
 	w.buf = binary.LittleEndian.AppendUint32(w.buf, uint32(len(frame)))
 	w.buf = append(w.buf, frame...)
+	if w.idx != nil {
+		w.idx.Add(w.next, frame)
+	}
 	w.next++
 	w.count++
 	w.pending++
