@@ -201,7 +201,7 @@ func (l *Log) begin() error {
 	l.unclaimed = true // if Create fails half-way
 	w, err := segment.Create(l.dir, l.tree.size, segment.Options{
 		FS: l.opt.FS, Kind: segment.KindDigests, RunID: l.opt.RunID, Meta: appendMeta(nil, l.cause, &l.tree),
-		Size: l.opt.SegmentSize, Now: l.opt.Now,
+		Size: l.opt.SegmentSize, Now: l.opt.Now, Index: new(outliner),
 	})
 	if err != nil {
 		l.stats.LastFault = err

@@ -94,11 +94,14 @@ func TestIndexIsWhatWriterWrites(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Error(cmp.Diff(want, got))
 	}
-	for _, n := range []int{at[3], at[3] + 12, at[4], at[4] + 39} {
+	for i, n := range []int{at[3], at[4], len(want), at[3] + 12, at[4] + 39} {
 		removeAll(t, m)
 		path := write(t, m, append(bytes.Clone(want[:n]), make([]byte, 200)...))
 		again, err := segment.RepairIndexed(m, path, newSummary)
 		check(t, err)
+		if i < 3 && again.Torn != 0 {
+			t.Errorf("cut at %d: what an unfinished seal left is set aside: %+v", n, again)
+		}
 		if again.Torn = 0; again != s {
 			t.Errorf("cut at %d and repaired: %+v, want %+v", n, again, s)
 		}
@@ -170,6 +173,15 @@ func TestEveryPrefixOfTheEnd(t *testing.T) {
 func TestHostileIndex(t *testing.T) {
 	footer := func(r *raw, count int) *raw { return r.batch(0, r.len(), func(f *fields) { f.count = uint32(count) }) }
 	for name, build := range map[string]func(r *raw) *raw{
+		"over the limit, no footer": func(r *raw) *raw {
+			return r.put(fields{flags: 2, payload: segment.MaxIndex + 8, first: 105, synced: 4096}, make([]byte, segment.MaxIndex+8))
+		},
+		"frames, and the footer forgets them": func(r *raw) *raw {
+			n := r.len()
+			r.batch(1, n, nil)
+			r.next--
+			return footer(r, r.len()-n)
+		},
 		"longer than the file": func(r *raw) *raw { return footer(r, 1<<20) },
 		"over the limit":       func(r *raw) *raw { return footer(r, segment.MaxIndex+48) },
 		"not aligned":          func(r *raw) *raw { return footer(r, 44) },
