@@ -475,3 +475,43 @@ func TestOutlineOfNothing(t *testing.T) {
 		}
 	}
 }
+
+func TestSteps(t *testing.T) {
+	for _, s := range []Steps{{}, {Count: 1, LastStep: 1}, {Count: 1, LastSeq: 1}, {Count: 3, LastStep: 1, LastSeq: 5}, {Count: 3, LastStep: 5, LastSeq: 1}, {Count: 2, FirstStep: 1, LastSeq: 4}, {Count: 2, FirstSeq: 1, LastStep: 4}} {
+		if s.valid() {
+			t.Errorf("%+v is taken for a run", s)
+		}
+	}
+	run := Steps{Generation: 1, Count: 3, FirstStep: 1, FirstSeq: 1, LastStep: 5, LastSeq: 5}
+	if !run.valid() || !run.joins(&Steps{1, 1, 6, 6, 6, 6}) {
+		t.Errorf("%+v is no run", run)
+	}
+	for _, s := range []Steps{{2, 1, 6, 6, 6, 6}, {1, 1, 5, 6, 5, 6}, {1, 1, 6, 5, 6, 5}} {
+		if run.joins(&s) {
+			t.Errorf("%+v goes on with %+v", run, s)
+		}
+	}
+}
+
+// TestOutlineOfOverlap: a file that was given up may be sealed and hold more than counts; its outline does not say where to stop.
+func TestOutlineOfOverlap(t *testing.T) {
+	m := mkdir(t, vfs.NewMem())
+	var tree frontier
+	w, err := segment.Create(testDir, 0, segment.Options{
+		FS: m, Kind: segment.KindDigests, RunID: testRun, Meta: appendMeta(nil, causeStart, &tree), Size: -1, Index: new(outliner),
+	})
+	must(t, err)
+	for i := range 3 {
+		must(t, w.Append(step(i).Append(nil)))
+	}
+	_, err = w.Seal()
+	must(t, err)
+	tree.add(tlog.RecordHash(step(0).Append(nil)))
+	w = rawSegment(t, m, 1, causePoisoned, &tree)
+	must(t, w.Append((&Entry{Kind: KindOpen}).Append(nil)))
+	_, err = w.Seal()
+	must(t, err)
+	if n := accounts(t, m); n != 2 {
+		t.Errorf("%d entries", n)
+	}
+}

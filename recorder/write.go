@@ -165,6 +165,7 @@ func (r *Recorder) beginSegment(base uint64) error {
 	meta := record.StreamMeta{Generation: r.generation, Stored: r.stats.stored.Load(), Lost: r.stats.lost.Load(), Schema: r.schema}
 	w, err := segment.Create(r.dir.Telemetry(), base, segment.Options{
 		FS: r.fs(), Kind: segment.KindTelemetry, RunID: r.header.RunID, Meta: meta.Append(nil), Size: r.opts.SegmentSize, Now: r.opts.Now,
+		Index: new(record.Summarizer),
 	})
 	if err != nil {
 		return fmt.Errorf("begin a telemetry segment: %w", err)
