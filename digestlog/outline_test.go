@@ -515,3 +515,47 @@ func TestOutlineOfOverlap(t *testing.T) {
 		t.Errorf("%d entries", n)
 	}
 }
+
+// TestVerifyIndexEnd: an END is none when STEP entries follow it that only an outline tells of, and a head over nothing is one.
+func TestVerifyIndexEnd(t *testing.T) {
+	m := vfs.NewMem()
+	o := testOptions(t, m)
+	l := mustOpen(t, o)
+	h, err := signHead(o.Signer, testRun, 0, l.Root())
+	must(t, err)
+	must(t, vfs.Replace(m, testHead, h.Note, headMode))
+	if r := verifyIndex(t, m); r.Err() != nil || r.Head == nil {
+		t.Errorf("of nothing: %+v", r)
+	}
+	mustAppend(t, l, &Entry{Kind: KindOpen}, &Entry{Kind: KindEnd, Status: StatusClean}, step(1))
+	must(t, l.Close())
+	l = mustOpen(t, o)
+	mustAppend(t, l, &Entry{Kind: KindEvent, Code: EventStorage})
+	must(t, l.Close())
+	if want, got := mustVerify(t, m), verifyIndex(t, m); want.End != nil || got.End != nil || got.Closed() {
+		t.Errorf("end %+v, by the index %+v", want.End, got.End)
+	}
+	if err := eachSpan([]byte{outlineVersion, 8: 1, 15: 0}, 1, nil); !errors.Is(err, errOutlineForm) {
+		t.Errorf("an entry without an item: %v", err)
+	}
+}
+
+// TestRepairedHasOutline: a file that a dead writer left gets its outline when the log is opened again.
+func TestRepairedHasOutline(t *testing.T) {
+	m := vfs.NewMem()
+	o := testOptions(t, m)
+	l := mustOpen(t, o)
+	mustAppend(t, l, &Entry{Kind: KindOpen}, step(1), step(2), step(3))
+	must(t, l.Sync())
+	must(t, l.Abort())
+	mustOpen(t, o)
+	ends, err := segment.ReadEnds(m, testDir+"/"+segment.FileName(0))
+	must(t, err)
+	var want outliner
+	for _, e := range []*Entry{{Kind: KindOpen}, step(1), step(2), step(3)} {
+		want.Add(0, e.Append(nil))
+	}
+	if !bytes.Equal(ends.Index, want.Index()) || want.items != 1 || want.run.Count != 3 {
+		t.Errorf("index %x, want %x", ends.Index, want.Index())
+	}
+}

@@ -37,6 +37,7 @@ type fixture struct {
 	schema *record.Schema
 	every  uint64
 	value  func(step uint64) float64
+	index  func(segment.Header) segment.Indexer // of telemetry segments
 
 	signer note.Signer
 	key    string
@@ -66,6 +67,8 @@ func testSchema() *record.Schema {
 	return s
 }
 
+func summarizer(segment.Header) segment.Indexer { return new(record.Summarizer) }
+
 // newFixture makes the run directory of a new run.
 func newFixture(fsys vfs.FS) *fixture {
 	f := openFixture(fsys)
@@ -76,7 +79,7 @@ func newFixture(fsys vfs.FS) *fixture {
 }
 
 func openFixture(fsys vfs.FS) *fixture {
-	f := &fixture{fs: fsys, dir: rundir.At(runDir), schema: testSchema(), every: 2, value: func(step uint64) float64 { return 1 / float64(step+1) }}
+	f := &fixture{fs: fsys, dir: rundir.At(runDir), schema: testSchema(), every: 2, value: func(step uint64) float64 { return 1 / float64(step+1) }, index: summarizer}
 	var err error
 	f.signer, f.key, err = digestlog.LoadOrCreateKey(vfs.NewMem(), "/key", rand.NewChaCha8([32]byte{7}))
 	must(err)
@@ -123,6 +126,7 @@ func (f *fixture) newSegment() {
 	var err error
 	f.seg, err = segment.Create(f.dir.Telemetry(), f.base, segment.Options{
 		FS: f.fs, Kind: segment.KindTelemetry, RunID: runID, Meta: f.schema.Text(), Size: 8 << 10, Now: func() time.Time { return created },
+		Index: f.index(segment.Header{}),
 	})
 	must(err)
 }
@@ -219,6 +223,11 @@ func (f *fixture) end(status digestlog.Status) {
 // end, a resume behind step 19 and another end.
 func scenario(fsys vfs.FS) *fixture {
 	f := newFixture(fsys)
+	f.scenario()
+	return f
+}
+
+func (f *fixture) scenario() {
 	f.begin(0, nil)
 	f.emit(0, 10)
 	f.commit()
@@ -241,7 +250,6 @@ func scenario(fsys vfs.FS) *fixture {
 	f.roll()
 	f.emit(40, 44)
 	f.end(digestlog.StatusClean)
-	return f
 }
 
 // reattach does what a recorder does that finds a run: everything left open is
@@ -261,7 +269,7 @@ func reattach(fsys vfs.FS) {
 			f.base = i.Base
 			continue
 		}
-		s, err := segment.Repair(fsys, i.Path)
+		s, err := segment.RepairIndexed(fsys, i.Path, f.index)
 		must(err)
 		f.logSeal(s)
 	}
