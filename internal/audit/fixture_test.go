@@ -38,6 +38,7 @@ type fixture struct {
 	every  uint64
 	value  func(step uint64) float64
 	index  func(segment.Header) segment.Indexer // of telemetry segments
+	size   int64                                // of a file of the log
 
 	signer note.Signer
 	key    string
@@ -79,7 +80,7 @@ func newFixture(fsys vfs.FS) *fixture {
 }
 
 func openFixture(fsys vfs.FS) *fixture {
-	f := &fixture{fs: fsys, dir: rundir.At(runDir), schema: testSchema(), every: 2, value: func(step uint64) float64 { return 1 / float64(step+1) }, index: summarizer}
+	f := &fixture{fs: fsys, dir: rundir.At(runDir), schema: testSchema(), every: 2, value: func(step uint64) float64 { return 1 / float64(step+1) }, index: summarizer, size: 8 << 10}
 	var err error
 	f.signer, f.key, err = digestlog.LoadOrCreateKey(vfs.NewMem(), "/key", rand.NewChaCha8([32]byte{7}))
 	must(err)
@@ -88,7 +89,7 @@ func openFixture(fsys vfs.FS) *fixture {
 
 func (f *fixture) openLog() {
 	var err error
-	f.log, err = digestlog.Open(f.dir.Digests(), digestlog.Options{FS: f.fs, RunID: runID, Signer: f.signer, SegmentSize: 8 << 10, Now: func() time.Time { return created }})
+	f.log, err = digestlog.Open(f.dir.Digests(), digestlog.Options{FS: f.fs, RunID: runID, Signer: f.signer, SegmentSize: f.size, Now: func() time.Time { return created }})
 	must(err)
 }
 
