@@ -135,6 +135,9 @@ func (s *session) check(t *testing.T, m *vfs.Mem) error {
 		if err == nil && (r.Head == nil && s.head > 0 || r.Head != nil && r.Head.Size < s.head) {
 			err = fmt.Errorf("head %+v, one of size %d was returned", r.Head, s.head)
 		}
+		if err == nil {
+			err = s.checkIndex(t, m, &r)
+		}
 		return r, err
 	}
 	if _, err := verify(); err != nil {
@@ -168,6 +171,18 @@ func (s *session) check(t *testing.T, m *vfs.Mem) error {
 		}
 	}
 	return nil
+}
+
+// checkIndex wants outline and index to say what the entries say.
+func (s *session) checkIndex(t *testing.T, m *vfs.Mem, want *Report) error {
+	if n := accounts(t, m); n != want.Size {
+		return fmt.Errorf("the outline has %d entries, the log %d", n, want.Size)
+	}
+	r, err := VerifyIndex(IndexOptions{FS: m, Dir: testDir, HeadPath: testHead, Verifiers: s.keys})
+	if err = errors.Join(err, r.Err()); err == nil && (r.Size != want.Size || r.Closed() != want.Closed() || fmt.Sprint(r.Kinds) != fmt.Sprint(want.Kinds)) {
+		err = fmt.Errorf("the index says %+v, want %+v", r, want)
+	}
+	return err
 }
 
 // TestCrashAtEveryOperation loses power before each operation that changes anything, in every way the memory file system knows.

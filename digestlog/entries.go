@@ -56,6 +56,9 @@ type walker struct {
 	enter func(k *link) bool           // a file whose header is good; may be nil
 	item  func(it Item, f *Fault) bool // an entry, with the fault if it cannot be decoded
 	fault func(f *Fault) bool          // anything else that is wrong
+	steps func(s Span) bool            // STEP entries that are known from a file's outline only; nil: every file is read
+	whole func(k *link) bool           // with steps: the file is to be read all the same; may be nil
+	check bool                         // compare the outlines of files that are read with their entries
 
 	next    uint64 // index of the next entry
 	files   int
@@ -89,8 +92,13 @@ func (w *walker) run() error {
 			w.stopped = true
 			return nil
 		}
-		if err := w.readFile(s); err != nil || w.stopped {
-			return err
+		if w.steps == nil || !w.outlined(s) {
+			if err := w.readFile(s); err != nil {
+				return err
+			}
+		}
+		if w.stopped {
+			return nil
 		}
 		if !s.final && !w.gap(s, s.limit, w.end) {
 			return nil
@@ -157,7 +165,8 @@ func (w *walker) readFile(s *stretch) (err error) {
 	if !w.gap(s, s.base, 0) {
 		return nil
 	}
-	overlap := false
+	overlap, intact := false, true
+	var seen outliner
 	for !w.stopped {
 		raw, ordinal, err := r.Next()
 		switch {
@@ -166,8 +175,12 @@ func (w *walker) readFile(s *stretch) (err error) {
 			if !w.sealed && !s.final && !s.void {
 				w.report(&Fault{Class: ClassCorrupt, File: s.name(), Offset: w.end, Err: errCut})
 			}
+			if w.check && w.sealed && intact && !s.void {
+				return w.compare(s, &seen)
+			}
 			return nil
 		case err != nil:
+			intact = false
 			if done, err := w.damage(s, r, err); done || err != nil {
 				return err
 			}
@@ -182,7 +195,10 @@ func (w *walker) readFile(s *stretch) (err error) {
 		if !w.gap(s, ordinal, r.Position()) {
 			return nil
 		}
-		w.deliver(s, r, raw)
+		if w.check {
+			seen.Add(ordinal, raw)
+		}
+		w.deliver(s, r.Position(), raw)
 	}
 	return nil
 }
@@ -207,8 +223,8 @@ func (w *walker) damage(s *stretch, r *segment.Reader, err error) (done bool, _ 
 	return done, nil
 }
 
-func (w *walker) deliver(s *stretch, r *segment.Reader, raw []byte) {
-	it := Item{Index: w.next, Raw: raw, File: s.name(), Offset: r.Position()}
+func (w *walker) deliver(s *stretch, offset int64, raw []byte) {
+	it := Item{Index: w.next, Raw: raw, File: s.name(), Offset: offset}
 	w.next++
 	e, err := ParseEntry(raw)
 	it.Entry = e

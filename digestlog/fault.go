@@ -67,6 +67,7 @@ var (
 	errGap       = errors.New("entries are missing before this place; restore the file from a copy")
 	errOverlap   = errors.New("the next file begins before this one ends, and does not say why")
 	errTreeState = errors.New("the tree in the header is not that of the entries before it")
+	errOutline   = errors.New("the outline in the file is not that of its entries")
 	errCut       = errors.New("the file has no end although it was sealed: it was cut off")
 )
 

@@ -44,6 +44,28 @@ func (f *frontier) root() [32]byte {
 	return root
 }
 
+// within reports whether the tree can have grown into later: the largest subtrees of both, as far as their sizes have the same high
+// bits, must be the same.
+func (f *frontier) within(later *frontier) bool {
+	for i := range min(len(f.nodes), len(later.nodes)) {
+		if nthBit(f.size, i) != nthBit(later.size, i) {
+			break
+		}
+		if f.nodes[i] != later.nodes[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// nthBit returns the position of the nth highest one bit of size, which has more than n.
+func nthBit(size uint64, n int) int {
+	for range n {
+		size &^= 1 << (bits.Len64(size) - 1)
+	}
+	return bits.Len64(size)
+}
+
 func (f *frontier) clone() frontier { return frontier{f.size, slices.Clone(f.nodes)} }
 
 // cause says why a segment was begun. It is what tells an unsealed file that was given up from one that was cut.

@@ -216,7 +216,7 @@ func (l *Log) begin() error {
 		size = min(size, smallSegment)
 	}
 	next, err := segment.Prepare(l.dir, l.tree.size, segment.Options{
-		FS: l.opt.FS, Kind: segment.KindDigests, RunID: l.opt.RunID, Meta: appendMeta(nil, c, &l.tree), Size: size, MinSize: l.opt.MinSegment, Now: l.opt.Now,
+		FS: l.opt.FS, Kind: segment.KindDigests, RunID: l.opt.RunID, Meta: appendMeta(nil, c, &l.tree), Size: size, MinSize: l.opt.MinSegment, Now: l.opt.Now, Index: new(outliner),
 	})
 	if err != nil {
 		l.stats.LastFault = err

@@ -345,7 +345,7 @@ func TestRollback(t *testing.T) {
 		"last file removed":  func(m *vfs.Mem) { must(t, m.Remove(last)) },
 		"all files removed":  func(m *vfs.Mem) { removeAll(t, m) },
 		"last file cut":      func(m *vfs.Mem) { truncate(t, m, last, 4096) },
-		"last file half cut": func(m *vfs.Mem) { truncate(t, m, last, infos[len(infos)-1].Size-200) },
+		"last file half cut": func(m *vfs.Mem) { truncate(t, m, last, infos[len(infos)-1].Size-400) },
 	}
 	for name, damage := range tests {
 		m := full.Crash(nil, vfs.KeepAll)

@@ -86,7 +86,7 @@ func (l *Log) resume() error {
 		l.recovery.File = last.name()
 	}
 	// A file that has its end is synced again: the one who sealed it may not have lived to do it.
-	repaired, err := segment.Repair(l.opt.FS, last.path)
+	repaired, err := segment.RepairIndexed(l.opt.FS, last.path, newOutliner)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package digestlog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -27,11 +28,11 @@ const vectorsDir = "../testdata/vectors/digestlog"
 // A vector is one line of index.json. What a reader must find out is in the fields behind Note.
 type vector struct {
 	File   string `json:"file"` // an entry's bytes, or the directory of a log: digests/*.seg and checkpoint
-	Kind   string `json:"kind"` // entry, log, rfc6962
+	Kind   string `json:"kind"` // entry, outline, log, rfc6962
 	Class  string `json:"class"`
 	Note   string `json:"note"`
 	Leaf   string `json:"leaf,omitempty"`   // entry: RFC 6962 leaf hash
-	Size   uint64 `json:"size,omitempty"`   // log: entries from the first on without a hole
+	Size   uint64 `json:"size,omitempty"`   // log: entries from the first on without a hole; outline: entries of its file
 	Root   string `json:"root,omitempty"`   // log: root over them
 	Head   uint64 `json:"head,omitempty"`   // log: size of the signed head, if it is this log's
 	Closed bool   `json:"closed,omitempty"` // log: END, sealed, and signed to the end
@@ -103,6 +104,13 @@ func buildVectors(t *testing.T) (map[string][]byte, vectorIndex) {
 	addEntry("long", "one byte too many", append(bytes.Clone(lost), 0))
 	addEntry("empty-range", "a lost range that ends where it begins", with(entryHeader+8, 4))
 
+	for _, o := range vectorOutlines() {
+		files[o.File] = o.bytes
+		if class := outlineClass(eachSpan(o.bytes, o.Size, func(Steps, []byte) bool { return true })); class != o.Class {
+			t.Errorf("%s is %s, want %s", o.File, class, o.Class)
+		}
+		index.Vectors = append(index.Vectors, o.vector)
+	}
 	for _, l := range vectorLogs(t) {
 		for path, b := range runFiles(t, l.m) {
 			files["log-"+l.name+"/"+path] = b
@@ -119,6 +127,63 @@ func buildVectors(t *testing.T) (map[string][]byte, vectorIndex) {
 	}
 	index.Vectors = append(index.Vectors, vector{File: "rfc6962.json", Kind: "rfc6962", Class: "ok", Note: "leaves and roots of the Certificate Transparency tests; not made here"})
 	return files, index
+}
+
+func outlineClass(err error) string {
+	switch {
+	case err == nil, errors.Is(err, errOutlineCut):
+		return "ok"
+	case errors.Is(err, errOutlineNew):
+		return "too-new"
+	}
+	return "corrupt"
+}
+
+type vectorOutline struct {
+	vector
+	bytes []byte
+}
+
+// vectorOutlines are outlines of a file with an entry of each kind, then 7 steps in two runs, and what is wrong with one.
+func vectorOutlines() []vectorOutline {
+	var o outliner
+	for _, e := range sampleEntries() {
+		o.Add(0, e.Append(nil))
+	}
+	for _, i := range []int{3, 4, 6, 8, 2, 3, 4} {
+		o.Add(0, step(i).Append(nil))
+	}
+	good := o.Index()
+	n := len(good)
+	with := func(at int, v byte) []byte {
+		b := bytes.Clone(good)
+		b[at] = v
+		return b
+	}
+	cut := []byte{outlineVersion, outlineCut, 15: 0}
+	binary.LittleEndian.PutUint64(cut[8:], o.entries)
+	apart := with(n-2*itemStepsLen+5, 2) // the first run of two goes on in a third
+	apart = slices.Insert(apart, n-itemStepsLen, (&Steps{0, 2, 9, 9, 10, 10}).append(nil)...)
+	apart[4]++
+	var all []vectorOutline
+	for _, v := range []struct {
+		name, class, note string
+		b                 []byte
+	}{
+		{"whole", "ok", "one entry of each kind and two runs of STEP entries", good},
+		{"cut-off", "ok", "it would have been too long: the file must be read", cut},
+		{"newer", "too-new", "version 2", with(0, 2)},
+		{"flags", "corrupt", "an unknown flag", with(1, 2)},
+		{"count", "corrupt", "one entry more than the file has", with(8, good[8]+1)},
+		{"short", "corrupt", "one byte too few", good[:n-1]},
+		{"long", "corrupt", "one byte too many", append(bytes.Clone(good), 0)},
+		{"run-of-none", "corrupt", "a run of no entries", with(n-itemStepsLen+5, 0)},
+		{"run-too-long", "corrupt", "a run of more entries than steps", with(n-itemStepsLen+5, 4)},
+		{"apart", "corrupt", "two runs that are one", apart},
+	} {
+		all = append(all, vectorOutline{vector{File: "outline-" + v.name + ".bin", Kind: "outline", Class: v.class, Note: v.note, Size: o.entries}, v.b})
+	}
+	return all
 }
 
 type vectorLog struct {
@@ -269,6 +334,12 @@ func TestVectorsRead(t *testing.T) {
 			must(t, err)
 			leaf := tlog.RecordHash(b)
 			if _, err := ParseEntry(b); entryClass(err) != v.Class || hex.EncodeToString(leaf[:]) != v.Leaf {
+				t.Errorf("%s: %v, want %s", v.File, err, v.Class)
+			}
+		case "outline":
+			b, err := os.ReadFile(path)
+			must(t, err)
+			if err := eachSpan(b, v.Size, func(Steps, []byte) bool { return true }); outlineClass(err) != v.Class {
 				t.Errorf("%s: %v, want %s", v.File, err, v.Class)
 			}
 		case "log":

@@ -93,20 +93,12 @@ func Verify(fsys vfs.FS, dir, headPath string, verifiers note.Verifiers) (Report
 // VerifyWith is [Verify] with all options.
 func VerifyWith(o VerifyOptions) (Report, error) {
 	o.FS = orOS(o.FS)
-	v := verification{opt: o, whole: true}
-	v.Roots, v.Kinds = map[uint64][32]byte{}, map[Kind]uint64{}
-	v.tree = (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewEmptyRange(0)
-	if err := v.readHead(); err != nil {
+	v := verification{opt: o, whole: true, replay: true}
+	if err := v.begin(); err != nil {
 		return Report{}, err
 	}
-	v.wanted = slices.Clone(o.RootsAt)
-	if v.Head != nil {
-		v.wanted = append(v.wanted, v.Head.Size)
-	}
-	slices.Sort(v.wanted)
-	v.wanted = slices.Compact(v.wanted)
 	v.noteRoots()
-	w := walker{fsys: o.FS, dir: o.Dir, enter: v.enter, item: v.item, fault: v.fault}
+	w := walker{fsys: o.FS, dir: o.Dir, enter: v.enter, item: v.item, fault: v.fault, check: true}
 	err := w.run()
 	if err = errors.Join(v.err, err); err != nil {
 		return Report{}, err
@@ -120,10 +112,31 @@ type verification struct {
 	opt    VerifyOptions
 	tree   *compact.Range
 	whole  bool     // no entry was missing so far
+	replay bool     // entries are put into the tree
 	wanted []uint64 // sizes at which roots are still to be noted, ascending
 	head   [32]byte // the root at the head's size, if headOK
 	headOK bool
 	err    error
+}
+
+// begin makes the tree, reads the head and notes at which sizes roots are wanted.
+func (v *verification) begin() error {
+	v.Roots, v.Kinds = map[uint64][32]byte{}, map[Kind]uint64{}
+	v.tree = ranges().NewEmptyRange(0)
+	if err := v.readHead(); err != nil {
+		return err
+	}
+	v.wanted = slices.Clone(v.opt.RootsAt)
+	if v.Head != nil {
+		v.wanted = append(v.wanted, v.Head.Size)
+	}
+	slices.Sort(v.wanted)
+	v.wanted = slices.Compact(v.wanted)
+	return nil
+}
+
+func ranges() *compact.RangeFactory {
+	return &compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
 }
 
 func (v *verification) readHead() error {
@@ -218,7 +231,7 @@ func (v *verification) item(it Item, f *Fault) bool {
 	case !endsLog(it.Entry.Kind, v.End != nil):
 		v.End = nil
 	}
-	if v.whole {
+	if v.whole && v.replay {
 		if err := v.tree.Append(rfc6962.DefaultHasher.HashLeaf(it.Raw), nil); err != nil {
 			v.err = fmt.Errorf("digestlog: verify entry %d: %w", it.Index, err)
 			return false

@@ -93,10 +93,15 @@ func AppendLost(dst []byte, gen uint32, from, to uint64, reason LostReason) []by
 	return binary.LittleEndian.AppendUint64(dst, uint64(reason))
 }
 
+// frameFits reports whether a frame can have as many bytes.
+func frameFits(b []byte) bool {
+	return len(b) >= frameHead+16 && len(b)%8 == 0 && len(b) <= frameHead+8*(headWords+MaxElements)
+}
+
 // DecodeFrame decodes b into f, reusing f.Words. It accepts exactly what AppendRecord and AppendLost produce;
 // the error wraps ErrFrame.
 func DecodeFrame(b []byte, f *Frame) error {
-	if len(b) < frameHead+16 || len(b)%8 != 0 || len(b) > frameHead+8*(headWords+MaxElements) {
+	if !frameFits(b) {
 		return fmt.Errorf("%w: %d bytes", ErrFrame, len(b))
 	}
 	head := binary.LittleEndian.Uint64(b)

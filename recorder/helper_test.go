@@ -239,7 +239,45 @@ func verify(t testing.TB, fsys vfs.FS) *audit.Report {
 	t.Helper()
 	rep, err := audit.Verify(t.Context(), fsys, runDir, audit.Options{Deep: true})
 	check(t, err)
+	verifyIndex(t, fsys, rep)
 	return rep
+}
+
+// verifyIndex wants the ends of files to say of a run that is not damaged what all its bytes say, and LastStep what the entries say.
+func verifyIndex(t testing.TB, fsys vfs.FS, all *audit.Report) {
+	t.Helper()
+	if all.Verdict != audit.OK && all.Verdict != audit.CrashTail {
+		return
+	}
+	rep, err := audit.Verify(t.Context(), fsys, runDir, audit.Options{Index: true})
+	check(t, err)
+	a, b := &all.Completeness, &rep.Completeness
+	if rep.Verdict != all.Verdict || a.Stored != b.Stored || a.Lost != b.Lost || a.Digests != b.Digests || a.Snapshots != b.Snapshots || a.Closed != b.Closed {
+		t.Errorf("by the index %v, %+v:\n%swant %v, %+v", rep.Verdict, *b, describe(rep), all.Verdict, *a)
+	}
+	if _, err := fsys.Stat(runDir + "/digests"); err != nil {
+		return
+	}
+	var want recorder.Progress
+	for it, err := range digestlog.Entries(fsys, runDir+"/digests") {
+		e := &it.Entry
+		switch {
+		case err != nil:
+		case e.Kind == digestlog.KindOpen:
+			want.Generation, want.Step, want.Status = e.Generation, 0, 0
+		case e.Kind == digestlog.KindStep, e.Kind == digestlog.KindSnapshot:
+			want.Step = max(want.Step, e.Step)
+		case e.Kind == digestlog.KindRewind:
+			want.Step = max(want.Step, e.Target)
+		case e.Kind == digestlog.KindLost:
+			want.Lost += e.To - e.From
+		case e.Kind == digestlog.KindEnd:
+			want.Status = e.Status
+		}
+	}
+	if got, err := recorder.LastStep(fsys, runDir); err != nil || got != want {
+		t.Errorf("last step %+v, %v; the entries say %+v", got, err, want)
+	}
 }
 
 // verifyOK wants a closed and faultless run.

@@ -36,13 +36,14 @@ type generation struct {
 	rewind    *digestlog.Entry
 }
 
-// readHistory reads the log once. A log that is not there yet is an empty history.
+// readHistory reads the outline of the log: what it takes grows with the files of the log, not with the steps in them. A log that is
+// not there yet is an empty history.
 func readHistory(fsys vfs.FS, dir rundir.Dir) (*history, error) {
 	h := &history{snapshots: map[string]digestlog.Entry{}, pruned: map[string]bool{}, sealed: map[string]bool{}}
 	if _, err := fsys.Stat(dir.Digests()); errors.Is(err, fs.ErrNotExist) {
 		return h, nil
 	}
-	for item, err := range digestlog.Entries(fsys, dir.Digests()) {
+	for item, err := range digestlog.Outline(fsys, dir.Digests()) {
 		var fault *digestlog.Fault
 		switch {
 		case errors.As(err, &fault) && fault.Benign(): // a torn tail, or an entry that only a newer version understands
@@ -50,29 +51,51 @@ func readHistory(fsys vfs.FS, dir rundir.Dir) (*history, error) {
 		case err != nil:
 			return nil, fmt.Errorf("read the digest log: %w", err)
 		}
-		if err := h.add(&item.Entry); err != nil {
+		if item.Run.Count > 0 {
+			err = h.addRun(&item.Run)
+		} else {
+			err = h.add(&item.Entry)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("read the digest log: entry %d in %s at byte %d: %w", item.Index, item.File, item.Offset, err)
 		}
 	}
 	return h, nil
 }
 
-// add takes one entry in. Generations are opened one after the other; the bound keeps a hostile log from asking for memory.
-func (h *history) add(e *digestlog.Entry) error {
-	switch n := uint64(len(h.generations)); {
-	case uint64(e.Generation) > n:
-		return fmt.Errorf("generation %d follows %d generations", e.Generation, n)
-	case uint64(e.Generation) == n:
+// at returns a generation, of which the log has begun to speak. Generations are opened one after the other; the bound keeps a hostile
+// log from asking for memory.
+func (h *history) at(n uint32) (*generation, error) {
+	switch count := uint64(len(h.generations)); {
+	case uint64(n) > count:
+		return nil, fmt.Errorf("generation %d follows %d generations", n, count)
+	case uint64(n) == count:
 		h.generations = append(h.generations, generation{})
 	}
-	g := &h.generations[e.Generation]
+	return &h.generations[n], nil
+}
+
+// addRun takes STEP entries in.
+func (h *history) addRun(s *digestlog.Steps) error {
+	g, err := h.at(s.Generation)
+	if err != nil {
+		return err
+	}
+	g.digested = s.LastSeq + 1
+	g.digests += s.Count
+	g.lastStep = s.LastStep
+	return nil
+}
+
+// add takes one entry in that is not a STEP.
+func (h *history) add(e *digestlog.Entry) error {
+	g, err := h.at(e.Generation)
+	if err != nil {
+		return err
+	}
 	switch e.Kind {
 	case digestlog.KindOpen:
 		g.opened, g.schema = true, e.Schema
-	case digestlog.KindStep:
-		g.digested = e.Seq + 1
-		g.digests++
-		g.lastStep = e.Step
 	case digestlog.KindLost:
 		g.lostTo = e.To
 		h.lost += e.To - e.From

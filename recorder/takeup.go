@@ -70,7 +70,7 @@ func (r *Recorder) repairTelemetry(h *history) error {
 			continue
 		}
 		path := filepath.Join(r.dir.Telemetry(), info.Name)
-		sealed, err := segment.Repair(r.fs(), path)
+		sealed, err := segment.RepairIndexed(r.fs(), path, func(segment.Header) segment.Indexer { return new(record.Summarizer) })
 		if err != nil {
 			return fmt.Errorf("repair telemetry: %w", err)
 		}

@@ -355,6 +355,7 @@ func (r *Recorder) segmentOptions() segment.Options {
 	}
 	return segment.Options{
 		FS: r.fs(), Kind: segment.KindTelemetry, RunID: r.header.RunID, Meta: meta.Append(nil), Size: size, MinSize: r.opts.minSegment(), Now: r.opts.Now,
+		Index: new(record.Summarizer),
 	}
 }
 

@@ -5,6 +5,8 @@
 // only: the digest log against its signed head, the manifests, telemetry segments
 // and snapshots against the log, and the accounting of each generation against
 // the frames themselves. It changes nothing and may run beside a recorder.
+// With Options.Index it reads the ends of files only, in a time that grows with
+// their number.
 // [Open] gives a run's effective timeline, and [Compare] two runs' first
 // divergent step, both in memory that does not grow with the run.
 //
@@ -68,6 +70,10 @@ type Options struct {
 	// the head is checked with the key in the manifest, which proves that nothing
 	// was changed by accident but not who recorded it.
 	Verifiers note.Verifiers
+	// Index reads the index of the run only: manifests, the outline of the digest
+	// log up to its signed head, the ends of telemetry segments and of snapshots.
+	// What lies between the ends is not read, and not vouched for.
+	Index bool
 	// Deep loads every snapshot whole and hands it to Snapshot.
 	Deep bool
 	// Identities are the age secret keys for encrypted snapshots. Of one that none of
@@ -85,7 +91,8 @@ type Report struct {
 	RunID        string       `json:"run_id,omitempty"`
 	Verdict      Verdict      `json:"verdict"`
 	Exit         int          `json:"exit"`
-	InProgress   bool         `json:"in_progress"` // a recorder holds the directory
+	InProgress   bool         `json:"in_progress"`          // a recorder holds the directory
+	IndexOnly    bool         `json:"index_only,omitempty"` // Options.Index: most bytes were not read
 	Integrity    Integrity    `json:"integrity"`
 	Completeness Completeness `json:"completeness"`
 	Files        Files        `json:"files"`

@@ -12,7 +12,11 @@ const maxLostRanges = 100
 // reach, and the sums in the END entry.
 func (j *judge) balance(generation uint32) {
 	a, g := j.book.account(generation), j.found(generation)
-	j.compareLosses(generation, a, g)
+	if j.opt.Index {
+		j.compareSums(generation, a, g)
+	} else {
+		j.compareLosses(generation, a, g)
+	}
 	bad := func(class, format string, args ...any) {
 		gen := generation
 		j.problem(Problem{Class: class, File: logFile(a.vouch.file), Offset: a.vouch.at, Generation: &gen, Detail: fmt.Sprintf(format, args...)})
@@ -23,6 +27,9 @@ func (j *judge) balance(generation uint32) {
 		g.unchecked = true
 	}
 	lost := total(g.lost)
+	if j.opt.Index {
+		lost = g.lostSum
+	}
 	out := Generation{
 		Generation: generation, Stored: g.stored, Lost: lost, Emitted: g.stored + lost,
 		FirstStep: g.first, LastStep: g.last, Digests: g.digests, DigestsMissing: g.missing,

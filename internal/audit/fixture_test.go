@@ -37,6 +37,8 @@ type fixture struct {
 	schema *record.Schema
 	every  uint64
 	value  func(step uint64) float64
+	index  func(segment.Header) segment.Indexer // of telemetry segments
+	size   int64                                // of a file of the log
 
 	signer note.Signer
 	key    string
@@ -66,6 +68,8 @@ func testSchema() *record.Schema {
 	return s
 }
 
+func summarizer(segment.Header) segment.Indexer { return new(record.Summarizer) }
+
 // newFixture makes the run directory of a new run.
 func newFixture(fsys vfs.FS) *fixture {
 	f := openFixture(fsys)
@@ -76,7 +80,7 @@ func newFixture(fsys vfs.FS) *fixture {
 }
 
 func openFixture(fsys vfs.FS) *fixture {
-	f := &fixture{fs: fsys, dir: rundir.At(runDir), schema: testSchema(), every: 2, value: func(step uint64) float64 { return 1 / float64(step+1) }}
+	f := &fixture{fs: fsys, dir: rundir.At(runDir), schema: testSchema(), every: 2, value: func(step uint64) float64 { return 1 / float64(step+1) }, index: summarizer, size: 8 << 10}
 	var err error
 	f.signer, f.key, err = digestlog.LoadOrCreateKey(vfs.NewMem(), "/key", rand.NewChaCha8([32]byte{7}))
 	must(err)
@@ -85,7 +89,7 @@ func openFixture(fsys vfs.FS) *fixture {
 
 func (f *fixture) openLog() {
 	var err error
-	f.log, err = digestlog.Open(f.dir.Digests(), digestlog.Options{FS: f.fs, RunID: runID, Signer: f.signer, SegmentSize: 8 << 10, Now: func() time.Time { return created }})
+	f.log, err = digestlog.Open(f.dir.Digests(), digestlog.Options{FS: f.fs, RunID: runID, Signer: f.signer, SegmentSize: f.size, Now: func() time.Time { return created }})
 	must(err)
 }
 
@@ -123,6 +127,7 @@ func (f *fixture) newSegment() {
 	var err error
 	f.seg, err = segment.Create(f.dir.Telemetry(), f.base, segment.Options{
 		FS: f.fs, Kind: segment.KindTelemetry, RunID: runID, Meta: f.schema.Text(), Size: 8 << 10, Now: func() time.Time { return created },
+		Index: f.index(segment.Header{}),
 	})
 	must(err)
 }
@@ -242,6 +247,11 @@ func (f *fixture) end(status digestlog.Status) {
 // end, a resume behind step 19 and another end.
 func scenario(fsys vfs.FS) *fixture {
 	f := newFixture(fsys)
+	f.scenario()
+	return f
+}
+
+func (f *fixture) scenario() {
 	f.begin(0, nil)
 	f.emit(0, 10)
 	f.commit()
@@ -264,7 +274,6 @@ func scenario(fsys vfs.FS) *fixture {
 	f.roll()
 	f.emit(40, 44)
 	f.end(digestlog.StatusClean)
-	return f
 }
 
 // reattach does what a recorder does that finds a run: everything left open is
@@ -284,7 +293,7 @@ func reattach(fsys vfs.FS) {
 			f.base = i.Base
 			continue
 		}
-		s, err := segment.Repair(fsys, i.Path)
+		s, err := segment.RepairIndexed(fsys, i.Path, f.index)
 		must(err)
 		f.logSeal(s)
 	}

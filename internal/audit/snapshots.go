@@ -49,7 +49,7 @@ func (j *judge) checkSnapshots() error {
 // prunedSince looks whether a recorder has logged a snapshot's removal after the
 // log was read.
 func (j *judge) prunedSince(name string) bool {
-	for it, err := range entries(j.fsys, j.dir) {
+	for it, err := range outline(j.fsys, j.dir) {
 		if err == nil && it.Entry.Kind == digestlog.KindPrune && it.Entry.Name == name {
 			return true
 		}
@@ -73,7 +73,7 @@ func (j *judge) checkSnapshot(name string) error {
 	case pruned:
 		j.note("%s was pruned in the log, but is still there", file)
 	}
-	m, err := j.loadSnapshot(j.dir.Snapshot(name), e.SHA256)
+	m, err := j.loadSnapshot(j.dir.Snapshot(name), &e.Entry)
 	if errors.Is(err, fs.ErrNotExist) && (pruned || j.InProgress) {
 		return nil // removed while we looked
 	}
@@ -121,14 +121,17 @@ func (j *judge) otherBase(name string) error {
 	return nil
 }
 
-func (j *judge) loadSnapshot(path string, want [32]byte) (snapshot.Meta, error) {
-	if !j.opt.Deep {
-		info, err := snapshot.Verify(j.fsys, path, &want)
+func (j *judge) loadSnapshot(path string, want *digestlog.Entry) (snapshot.Meta, error) {
+	switch {
+	case j.opt.Index:
+		return j.inspectSnapshot(path, want)
+	case !j.opt.Deep:
+		info, err := snapshot.Verify(j.fsys, path, &want.SHA256)
 		return info.Meta, err
 	}
-	m, sections, err := snapshot.LoadWith(j.fsys, path, &want, snapshot.LoadOptions{Identities: j.opt.Identities})
+	m, sections, err := snapshot.LoadWith(j.fsys, path, &want.SHA256, snapshot.LoadOptions{Identities: j.opt.Identities})
 	if errors.Is(err, snapshot.ErrEncrypted) || errors.Is(err, snapshot.ErrWrongIdentity) {
-		info, err := snapshot.Verify(j.fsys, path, &want)
+		info, err := snapshot.Verify(j.fsys, path, &want.SHA256)
 		if err == nil {
 			j.Completeness.Undecrypted++
 		}

@@ -23,6 +23,7 @@ type found struct {
 	next      uint64 // next sequence number
 	stored    uint64
 	lost      []span
+	lostSum   uint64 // from summaries, which do not know the ranges
 	first     uint64
 	last      uint64
 	digests   uint64
@@ -40,6 +41,7 @@ type telemetry struct {
 	any    bool
 	broken bool // damage was passed, so numbers may be missing before the next frame
 
+	sum      *record.Summarizer // of the file being read
 	nextStep func() (digestlog.Item, error, bool)
 	step     digestlog.Entry
 	have     bool
@@ -69,6 +71,12 @@ func (j *judge) readTelemetry() error {
 	if t.err != nil {
 		return t.err
 	}
+	j.closeTelemetry()
+	return nil
+}
+
+// closeTelemetry looks for segments that are gone, and balances the generations.
+func (j *judge) closeTelemetry() {
 	for name, e := range j.book.seals {
 		gone := !slices.ContainsFunc(j.inv.telemetry, func(i segment.Info) bool { return i.Name == name })
 		if gone && e.Size > 0 && !j.InProgress { // a segment that held nothing is removed when it is sealed
@@ -78,7 +86,6 @@ func (j *judge) readTelemetry() error {
 	for _, g := range j.generations() {
 		j.balance(g)
 	}
-	return nil
 }
 
 // generations are all that log or telemetry know, ascending.
@@ -108,9 +115,15 @@ func (t *telemetry) segment(info segment.Info, limit uint64) error {
 	file := inDir(rundir.TelemetryDir, info.Name)
 	seal, sealed := t.book.seals[info.Name]
 	before := len(t.Integrity.Problems) + t.Integrity.Dropped
+	t.sum = new(record.Summarizer)
 	ends, err := t.read(info, file, limit, sealed)
 	if err != nil {
 		return err
+	}
+	if len(t.Integrity.Problems)+t.Integrity.Dropped == before {
+		if err := t.compareSummary(info, file, ends); err != nil {
+			return err
+		}
 	}
 	if !sealed {
 		t.unsealed(file, info.Name)
@@ -175,6 +188,9 @@ func (t *telemetry) read(info segment.Info, file string, limit uint64, sealed bo
 				return 0, err
 			}
 		}
+		if t.sum.Add(0, b); t.opt.Index {
+			continue
+		}
 		if err := record.DecodeFrame(b, &t.frame); err != nil {
 			t.problemf(Corrupt, file, r.Position(), "%v", err)
 			t.broken = true
@@ -182,6 +198,23 @@ func (t *telemetry) read(info segment.Info, file string, limit uint64, sealed bo
 		}
 		t.take(file, r.Position())
 	}
+}
+
+// compareSummary holds the summary at the end of a sealed file against its frames, which end at ordinal next.
+func (t *telemetry) compareSummary(info segment.Info, file string, next uint64) error {
+	ends, err := segment.ReadEnds(t.fsys, info.Path)
+	if err != nil {
+		return t.unreadable(file, err)
+	}
+	if !ends.Sealed || ends.Next != next || ends.Index == nil {
+		return nil // not sealed, or without index; or there are frames in it that do not count
+	}
+	if got, err := record.ParseSummary(ends.Index); errors.Is(err, record.ErrSummaryVersion) {
+		return nil
+	} else if want, ok := t.sum.Summary(); err != nil || !ok || got != want {
+		t.problemf(Corrupt, file, ends.Size, "the summary at its end is not that of its frames: %+v, %v", got, err)
+	}
+	return nil
 }
 
 // unreadable reports a segment that does not open, unless it is the file system's fault.

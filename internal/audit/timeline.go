@@ -63,7 +63,7 @@ func (t *Timeline) Schema(generation uint32) *record.Schema { return t.schemas[g
 func (t *Timeline) readRewinds() error {
 	opened := map[uint32]bool{}
 	begins := map[uint32]uint64{} // first step of a generation
-	for it, err := range entries(t.fsys, t.Dir) {
+	for it, err := range outline(t.fsys, t.Dir) {
 		if err := passable(err); err != nil {
 			return err
 		}
@@ -151,6 +151,14 @@ func entries(fsys vfs.FS, dir rundir.Dir) iter.Seq2[digestlog.Item, error] {
 		return func(func(digestlog.Item, error) bool) {}
 	}
 	return digestlog.Entries(fsys, dir.Digests())
+}
+
+// outline is entries without the digests, for who needs none: it reads no more than the ends of sealed files.
+func outline(fsys vfs.FS, dir rundir.Dir) iter.Seq2[digestlog.Span, error] {
+	if _, err := fsys.Stat(dir.Digests()); errors.Is(err, fs.ErrNotExist) {
+		return func(func(digestlog.Span, error) bool) {}
+	}
+	return digestlog.Outline(fsys, dir.Digests())
 }
 
 // passable is nil for what a reader of an unfinished log goes past.

@@ -75,7 +75,7 @@ func look(ctx context.Context, fsys vfs.FS, dir string, o Options) (*Report, err
 		ctx: ctx, fsys: fsys, dir: rundir.At(dir), opt: o, book: newLedger(),
 		mans: map[uint32]*rundir.Manifest{}, sums: map[uint32]rundir.Hash{}, metas: map[string]snapshot.Meta{}, parts: map[string][]snapshot.SectionInfo{}, gens: map[uint32]*found{},
 	}
-	j.Dir = j.dir.Path()
+	j.Dir, j.IndexOnly = j.dir.Path(), o.Index
 	info, err := fsys.Stat(j.Dir)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
 		return j.conclude(NotFound), nil
@@ -84,7 +84,11 @@ func look(ctx context.Context, fsys vfs.FS, dir string, o Options) (*Report, err
 		return nil, fmt.Errorf("verify %s: %w", dir, err)
 	}
 	j.InProgress = rundir.Locked(fsys, j.dir)
-	for _, pass := range []func() error{j.takeInventory, j.readManifests, j.inspectSnapshots, j.readLog, j.checkManifests, j.readTelemetry, j.checkSnapshots} {
+	passes := []func() error{j.takeInventory, j.readManifests, j.inspectSnapshots, j.readLog, j.checkManifests, j.readTelemetry, j.checkSnapshots}
+	if o.Index {
+		passes = []func() error{j.takeInventory, j.readManifests, j.readLogIndex, j.checkManifests, j.readTelemetryIndex, j.checkSnapshots}
+	}
+	for _, pass := range passes {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("verify %s: %w", dir, err)
 		}
@@ -207,22 +211,34 @@ func (j *judge) readLog() error {
 	for _, m := range j.metas {
 		o.RootsAt = append(o.RootsAt, m.TreeSize)
 	}
-	var doubts []Problem
+	var d doubts
 	o.Each = func(it digestlog.Item) error {
 		if it.Index%4096 == 0 {
 			if err := j.ctx.Err(); err != nil {
 				return err
 			}
 		}
-		j.book.add(it, func(p Problem) {
-			if len(doubts) < j.opt.MaxProblems {
-				doubts = append(doubts, p)
-			}
-		})
+		j.book.add(it, d.add(j))
 		return nil
 	}
 	var err error
 	j.log, err = digestlog.VerifyWith(o)
+	return j.judgeLog(d, err)
+}
+
+// doubts are problems of log entries. They count only if the log is whole; else they follow from what is missing.
+type doubts []Problem
+
+func (d *doubts) add(j *judge) func(Problem) {
+	return func(p Problem) {
+		if len(*d) < j.opt.MaxProblems {
+			*d = append(*d, p)
+		}
+	}
+}
+
+// judgeLog takes over what digestlog has found.
+func (j *judge) judgeLog(d doubts, err error) error {
 	if errors.Is(err, fs.ErrNotExist) && len(j.inv.digests) == 0 {
 		return j.withoutLog()
 	}
@@ -233,8 +249,8 @@ func (j *judge) readLog() error {
 		j.logFault(f)
 	}
 	j.Integrity.Dropped += int(j.log.Dropped)
-	if j.log.Err() == nil { // else they follow from what is missing
-		for _, p := range doubts {
+	if j.log.Err() == nil {
+		for _, p := range d {
 			j.problem(p)
 		}
 	}

@@ -142,6 +142,9 @@ func TestCrashAtEveryOperation(t *testing.T) {
 				if r.Verdict != audit.OK && r.Verdict != audit.CrashTail {
 					t.Fatalf("crash before %v: %v: %v", op, r.Verdict, r.Integrity.Problems)
 				}
+				if i := verifyIndex(t, after); i.Verdict != r.Verdict || i.Completeness.Stored != r.Completeness.Stored || i.Completeness.Lost != r.Completeness.Lost {
+					t.Fatalf("crash before %v: %v, by the index %v: %v", op, r.Verdict, i.Verdict, i.Integrity.Problems)
+				}
 				if op.N%13 == 0 {
 					recover2(t, rng, policy, after, op)
 				}
@@ -169,8 +172,10 @@ func recover2(t *testing.T, rng *rand.Rand, policy vfs.Policy, mem *vfs.Mem, fir
 	})
 	reattach(again)
 	again.SetHook(nil)
-	if r := verify(t, again); r.Verdict != audit.OK || !r.Completeness.Closed {
-		t.Fatalf("crash before %v, recovered: %v: %v %v", first, r.Verdict, r.Integrity.Problems, r.Completeness.Tail)
+	for _, r := range []*audit.Report{verify(t, again), verifyIndex(t, again)} {
+		if r.Verdict != audit.OK || !r.Completeness.Closed {
+			t.Fatalf("crash before %v, recovered: %v: %v %v", first, r.Verdict, r.Integrity.Problems, r.Completeness.Tail)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ const (
 	headSum     = 32 // offset of the checksum of the 32 bytes before it
 	bodySum     = 36 // offset of the checksum of the 36 bytes before it and of everything behind it
 	flagFooter  = 1  // the last batch of a sealed file: no frames
+	flagIndex   = 2  // the batch before it, if there is an index: no frames either
 	frameHeader = 4  // length of a frame
 	alignment   = 8
 )
@@ -21,8 +22,8 @@ const (
 // batch is a decoded batch.
 type batch struct {
 	flags   uint32
-	first   uint64 // ordinal of the first frame; of the footer, one past the last
-	count   uint32
+	first   uint64 // ordinal of the first frame; of index and footer, one past the last
+	count   uint32 // frames; of the footer, bytes of the index batch in front of it
 	synced  int64  // everything before this offset was durable when the batch was written
 	end     int64  // offset behind the padding
 	payload []byte // count times {length, bytes}
@@ -61,10 +62,19 @@ func (s *summer) seal(b []byte, tag uint32, off int64, x batch, payload int) {
 	le.PutUint32(b[bodySum:], body(b))
 }
 
-// footer returns the footer batch for offset off. By writing it one promises everything before it.
-func (s *summer) footer(tag uint32, off int64, next uint64) []byte {
+// footer returns the footer batch for offset off. By writing it one promises everything before it. The last
+// index bytes of that are the index batch.
+func (s *summer) footer(tag uint32, off int64, next uint64, index int) []byte {
 	b := make([]byte, batchHeader)
-	s.seal(b, tag, off, batch{flags: flagFooter, first: next, synced: off}, 0)
+	s.seal(b, tag, off, batch{flags: flagFooter, first: next, count: uint32(index), synced: off}, 0)
+	return b
+}
+
+// index returns the batch for offset off that holds the index of the frames before next.
+func (s *summer) index(tag uint32, off, synced int64, next uint64, index []byte) []byte {
+	b := make([]byte, batchHeader+pad(len(index)))
+	copy(b[batchHeader:], index)
+	s.seal(b, tag, off, batch{flags: flagIndex, first: next, synced: synced}, len(index))
 	return b
 }
 
@@ -76,6 +86,7 @@ var (
 	errTrailing  = errors.New("data behind the footer")
 	errDuplicate = errors.New("batch repeats ordinals")
 	errCutOff    = errors.New("batch is cut off by the end of the file")
+	errIndex     = errors.New("the footer and what is in front of it disagree on the index")
 )
 
 // decodeHead checks the header of a batch at off and returns the batch without payload, and the
@@ -97,20 +108,25 @@ func (s *summer) decodeHead(b []byte, tag uint32, off, room int64) (x batch, pay
 	return x, int(n), nil
 }
 
-// check verifies a whole batch, of which decodeHead returned x and payload.
-func (x *batch) check(b []byte, payload int) error {
+// check verifies a whole batch of a file of the version, of which decodeHead returned x and payload.
+func (x *batch) check(version uint32, b []byte, payload int) error {
 	if binary.LittleEndian.Uint32(b[bodySum:]) != body(b) {
 		return errPayload
 	}
 	x.payload = b[batchHeader : batchHeader+payload]
-	switch x.flags {
-	case flagFooter:
-		if x.count != 0 || payload != 0 {
+	switch {
+	case x.flags == 0:
+		return x.checkFrames()
+	case x.flags == flagFooter:
+		if payload != 0 || x.count != 0 && (version == 1 || x.count > batchHeader+MaxIndex || x.count%alignment != 0) {
 			return errFrames
 		}
 		return nil
-	case 0:
-		return x.checkFrames()
+	case x.flags == flagIndex && version > 1:
+		if x.count != 0 || payload == 0 || payload > MaxIndex {
+			return errFrames
+		}
+		return nil
 	}
 	return errFlags
 }

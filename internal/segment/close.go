@@ -10,17 +10,18 @@ import (
 	"github.com/usp-project/usp/internal/vfs"
 )
 
-// Seal syncs what is pending, ends the file with a footer, cuts off the rest of the preallocated space,
-// syncs again, makes the file read-only and closes it. A segment that never held a frame is removed
+// Seal syncs what is pending and the index, ends the file with a footer, cuts off the rest of the preallocated
+// space, syncs again, makes the file read-only and closes it. A segment that never held a frame is removed
 // instead, so that its successor can have its name: Count and Size are then 0. Any error poisons the Writer.
 func (w *Writer) Seal() (Sealed, error) {
+	index := w.appendIndex()
 	if err := w.Sync(); err != nil {
 		return Sealed{}, errors.Join(err, w.release())
 	}
 	if w.next == w.base {
 		return w.drop()
 	}
-	footer := w.sum.footer(w.tag, w.synced, w.next)
+	footer := w.sum.footer(w.tag, w.synced, w.next, index)
 	s := Sealed{Name: filepath.Base(w.path), Base: w.base, Count: w.next - w.base, Size: w.synced + batchHeader}
 	err := finish(w.f, footer, w.synced)
 	if err == nil {
@@ -33,6 +34,22 @@ func (w *Writer) Seal() (Sealed, error) {
 	w.hash.Sum(s.SHA256[:0])
 	w.err = fmt.Errorf("segment %s: %w", w.path, ErrClosed)
 	return s, nil
+}
+
+// appendIndex puts the index batch behind the frames, so that the next Sync makes it durable with them, and
+// returns its length; 0 if there is none. The footer can then promise it like any batch.
+func (w *Writer) appendIndex() int {
+	if w.err != nil || w.idx == nil || w.next == w.base {
+		return 0
+	}
+	index := indexBytes(w.idx)
+	if len(index) == 0 {
+		return 0
+	}
+	w.closeBatch()
+	b := w.sum.index(w.tag, w.Size(), w.synced, w.next, index)
+	w.buf = append(w.buf, b...)
+	return len(b)
 }
 
 // drop removes a segment without frames.

@@ -67,10 +67,10 @@ func (l *log) ready() bool {
 	var err error
 	switch {
 	case l.w == nil:
-		l.w, err = segment.Create(dir, l.acked, options(l.fs))
+		l.w, err = segment.Create(dir, l.acked, indexed(l.fs))
 	case l.w.Err() != nil:
 		var next *segment.Writer
-		if next, err = l.w.Continue(options(l.fs)); err == nil {
+		if next, err = l.w.Continue(indexed(l.fs)); err == nil {
 			l.poisoned = append(l.poisoned, l.w.Path())
 			l.w = next
 		}
@@ -120,8 +120,11 @@ func recovered(fsys vfs.FS, acked, appended uint64, sealed map[string]segment.Se
 		return err
 	}
 	for _, info := range infos {
-		s, err := segment.Repair(fsys, info.Path)
+		s, err := segment.RepairIndexed(fsys, info.Path, newSummary)
 		if err != nil {
+			return err
+		}
+		if err := checkIndex(fsys, info.Path, s); err != nil {
 			return err
 		}
 		if s.Damaged != 0 {
@@ -130,7 +133,7 @@ func recovered(fsys vfs.FS, acked, appended uint64, sealed map[string]segment.Se
 		if want, ok := sealed[info.Path]; ok && s != want {
 			return fmt.Errorf("was sealed as %+v, is %+v", want, s)
 		}
-		again, err := segment.Repair(fsys, info.Path)
+		again, err := segment.RepairIndexed(fsys, info.Path, newSummary)
 		if s.Torn = 0; s.Count > 0 && (err != nil || again != s) {
 			return fmt.Errorf("second repair of %+v: %+v, %v", s, again, err)
 		}
@@ -241,7 +244,7 @@ func TestCrashInRepair(t *testing.T) {
 				}
 			}
 		})
-		_, err := segment.Repair(m, w.Path())
+		_, err := segment.RepairIndexed(m, w.Path(), newSummary)
 		check(t, err)
 		m.SetHook(nil)
 		check(t, recovered(m, 12, 60, nil))

@@ -248,7 +248,8 @@ func headerCases() []damageCase {
 		"batch without frames":        func(f *fields) { f.count, f.payload = 0, 0 },
 		"more frames than it holds":   func(f *fields) { f.count = 3 },
 		"fewer frames than it holds":  func(f *fields) { f.count = 1 },
-		"unknown flag":                func(f *fields) { f.flags = 2 },
+		"unknown flag":                func(f *fields) { f.flags = 4 },
+		"index with frames":           func(f *fields) { f.flags = 2 },
 		"promise about the future":    func(f *fields) { f.synced += 8 },
 		"payload over the limit":      func(f *fields) { f.payload = segment.MaxBatch + 1 },
 		"payload over the file's end": func(f *fields) { f.payload += 8 },
@@ -363,7 +364,8 @@ func TestRepairSetsTheTailAside(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	for name, edit := range map[string]func([]byte){
-		"version": func(b []byte) { b[8] = 2 },
+		"version": func(b []byte) { b[8] = 3 },
+		"zero":    func(b []byte) { b[8] = 0 },
 		"flags":   func(b []byte) { b[20] = 1 },
 	} {
 		r := newRaw(100, "", 4096)

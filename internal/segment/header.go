@@ -86,8 +86,9 @@ func readHeader(f vfs.File, size int64) (h Header, tag uint32, err error) {
 		return h, 0, corrupt(n, fmt.Errorf("header: %w", errChecksum))
 	}
 	// Only now is a strange version a later format and not a flipped bit.
-	if v := le.Uint32(b[8:]); v != Version {
-		return h, 0, fmt.Errorf("%s: %w: version %d, known is %d", f.Name(), ErrVersion, v, Version)
+	version := le.Uint32(b[8:])
+	if version < firstVersion || version > Version {
+		return h, 0, fmt.Errorf("%s: %w: version %d, known are %d to %d", f.Name(), ErrVersion, version, firstVersion, Version)
 	}
 	if flags := le.Uint32(b[20:]); flags != 0 {
 		return h, 0, fmt.Errorf("%s: %w: header flags %#x", f.Name(), ErrVersion, flags)
@@ -97,7 +98,7 @@ func readHeader(f vfs.File, size int64) (h Header, tag uint32, err error) {
 		return h, 0, corrupt(n, fmt.Errorf("meta of %d bytes does not fit a header of %d", meta, n))
 	}
 	return Header{
-		Version: Version,
+		Version: version,
 		Kind:    Kind(le.Uint32(b[12:])),
 		Base:    le.Uint64(b[24:]),
 		RunID:   string(bytes.TrimRight(b[32:64], "\x00")),

@@ -31,7 +31,7 @@ func crc(parts ...[]byte) uint32 {
 func newRaw(base uint64, meta string, length int) *raw {
 	b := make([]byte, length)
 	copy(b, "USPSEGM1")
-	le.PutUint32(b[8:], 1)
+	le.PutUint32(b[8:], 2)
 	le.PutUint32(b[12:], 1)
 	le.PutUint32(b[16:], uint32(length))
 	le.PutUint64(b[24:], base)
@@ -74,6 +74,13 @@ func (r *raw) batch(n int, synced int, edit func(*fields)) *raw {
 	}
 	r.next += uint64(n)
 	return r.put(f, payload)
+}
+
+// seal appends an index, and the footer that points to it.
+func (r *raw) seal(index string) *raw {
+	start := r.len()
+	r.put(fields{flags: 2, payload: uint32(len(index)), first: r.next, synced: uint64(start)}, []byte(index))
+	return r.batch(0, r.len(), func(f *fields) { f.count = uint32(r.len() - start) })
 }
 
 func (r *raw) put(f fields, payload []byte) *raw {

@@ -34,6 +34,8 @@ type Reader struct {
 	next   uint64 // ordinal of the next frame
 	limit  uint64 // frames from this ordinal on are not delivered
 	gap    bool   // damage was passed since the last good batch, so ordinals may be missing
+	index  int64  // bytes of the last good batch if that was an index, or 0
+	data   int64  // end of the last good batch that was none
 	sealed bool
 	idle   bool  // the end was reached; look at the file anew
 	used   int64 // one past the last byte that is not zero; 0 = not known
@@ -71,7 +73,7 @@ func (r *Reader) start() error {
 		return err
 	}
 	r.off = int64(r.header.Len)
-	r.good, r.next = r.off, r.header.Base
+	r.good, r.data, r.next = r.off, r.off, r.header.Base
 	return nil
 }
 
@@ -161,9 +163,14 @@ func (r *Reader) advance() error {
 }
 
 func (r *Reader) accept(x batch) {
-	r.cur = x
 	r.off, r.good = x.end, x.end
 	r.gap = false
+	if x.flags == flagIndex {
+		r.index, x.payload = batchHeader+int64(pad(len(x.payload))), nil
+	} else {
+		r.index, r.data = 0, x.end
+	}
+	r.cur = x
 }
 
 // footer handles a good footer: what is behind it decides whether the file is sealed.
@@ -173,10 +180,14 @@ func (r *Reader) footer(x batch) error {
 		return err
 	}
 	r.next = x.first
+	agreed := r.gap || int64(x.count) == r.index // what was damaged cannot be held against it
 	switch {
 	case r.size == x.end:
 		r.accept(x)
 		r.sealed = true
+		if !agreed {
+			return r.corrupt(x.end-batchHeader, x.end, errIndex)
+		}
 		return io.EOF
 	case last == x.end:
 		// A seal that did not come to cut off the preallocated space; r.off stays, so Repair redoes it.
@@ -259,7 +270,7 @@ func (r *Reader) goodNow(off int64) (bool, error) {
 	if b, err = read(x.end - off); err != nil {
 		return false, fmt.Errorf("segment %s: read at offset %d: %w", r.path, off, err)
 	}
-	return x.check(b, payload) == nil, nil
+	return x.check(r.header.Version, b, payload) == nil, nil
 }
 
 // skip passes over a damaged range.
@@ -291,7 +302,7 @@ func (r *Reader) inspect(off int64) (x batch, bad, err error) {
 	if b, err = r.at(off, int(x.end-off)); err != nil {
 		return x, nil, err
 	}
-	return x, x.check(b, payload), nil
+	return x, x.check(r.header.Version, b, payload), nil
 }
 
 // survey returns the largest promise of the good batches from off on.

@@ -19,21 +19,25 @@ const (
 	tornTries  = 100
 )
 
-// Repair seals the segment that a crash or a poisoned Writer has left, and returns what it then is. No
+// Repair is [RepairIndexed] without an index.
+func Repair(fsys vfs.FS, path string) (Sealed, error) { return RepairIndexed(fsys, path, nil) }
+
+// RepairIndexed seals the segment that a crash or a poisoned Writer has left, and returns what it then is. No
 // Writer may have it open. A torn tail is copied to PATH.torn (PATH.torn.1, … if there is one already)
 // and cut off, so what was never acknowledged cannot come back later. Frames that the next segment of
 // the directory holds again are cut off with it. Damage in the middle stays as it is, for the Reader to
 // report. A segment that is sealed already is only hashed. One that never held a frame is removed, and
-// Count and Size are 0. A crash during Repair is repaired by Repair.
-func Repair(fsys vfs.FS, path string) (Sealed, error) {
-	s, err := repair(fsys, path)
+// Count and Size are 0. A crash during Repair is repaired by Repair. What index returns makes the index of
+// the file that is sealed; nil, for it or from it, means none. A damaged file and one of version 1 get none.
+func RepairIndexed(fsys vfs.FS, path string, index func(Header) Indexer) (Sealed, error) {
+	s, err := repair(fsys, path, index)
 	if err != nil {
 		return Sealed{}, fmt.Errorf("repair segment %s: %w", path, err)
 	}
 	return s, nil
 }
 
-func repair(fsys vfs.FS, path string) (s Sealed, err error) {
+func repair(fsys vfs.FS, path string, index func(Header) Indexer) (s Sealed, err error) {
 	limit, err := nextBase(fsys, path)
 	if err != nil {
 		return s, err
@@ -47,7 +51,11 @@ func repair(fsys vfs.FS, path string) (s Sealed, err error) {
 	if err := errors.Join(vfs.DropCache(r.f), r.refresh()); err != nil {
 		return s, err
 	}
-	found, err := r.scan(limit)
+	var idx Indexer
+	if index != nil && r.header.Version > 1 {
+		idx = index(r.header)
+	}
+	found, err := r.scan(limit, idx)
 	if err != nil {
 		return s, err
 	}
@@ -68,8 +76,7 @@ func repair(fsys vfs.FS, path string) (s Sealed, err error) {
 		if s.Count == 0 && s.Damaged == 0 {
 			return s, remove(fsys, path)
 		}
-		s.Size = found.cut + batchHeader
-		if err := r.cutAndSeal(fsys, found); err != nil {
+		if s.Size, err = r.cutAndSeal(fsys, found); err != nil {
 			return s, err
 		}
 	}
@@ -86,10 +93,11 @@ type found struct {
 	last    int64 // one past the last byte to be set aside; cut if there is none
 	next    uint64
 	damaged int
+	index   []byte // for the footer, or none
 }
 
-// scan reads the whole file, or up to the first batch at or above limit.
-func (r *Reader) scan(limit uint64) (x found, err error) {
+// scan reads the whole file, or up to the first batch at or above limit, and has idx, unless it is nil, index it.
+func (r *Reader) scan(limit uint64, idx Indexer) (x found, err error) {
 	for {
 		start := r.off
 		err := r.advance()
@@ -103,23 +111,42 @@ func (r *Reader) scan(limit uint64) (x found, err error) {
 			x.cut, x.next = r.off, r.next
 		case err != nil:
 			return x, err
+		case r.cur.flags == flagIndex: // of a seal that may turn out to be unfinished
+			r.next = min(r.cur.first, limit)
+			continue
 		case r.cur.first >= limit:
 			x.cut, x.next = start, limit
 		default:
 			r.next = r.cur.first + uint64(r.cur.count)
+			r.cur.index(idx)
 			continue
 		}
 		if r.sealed {
 			return x, nil
 		}
-		if x.last, err = r.lastNonZero(x.cut); err != nil {
-			return x, err
+		if idx != nil && x.damaged == 0 {
+			x.index = indexBytes(idx)
 		}
-		if r.isFooter(x.cut) {
-			x.last = x.cut // an unfinished seal, which is about to be finished
-		}
-		return x, nil
+		return x, r.end(&x)
 	}
+}
+
+// end finds out what is to be set aside of an unsealed file. What an unfinished seal has left is not: the seal
+// is about to be made again, index and all.
+func (r *Reader) end(x *found) (err error) {
+	if x.last, err = r.lastNonZero(x.cut); err != nil {
+		return err
+	}
+	if r.isFooter(x.cut) {
+		x.last = x.cut
+	}
+	if x.cut == r.off && r.index > 0 {
+		if x.last == x.cut {
+			x.last = r.data
+		}
+		x.cut = r.data
+	}
+	return nil
 }
 
 // isFooter reports whether there is a good footer at off.
@@ -129,20 +156,28 @@ func (r *Reader) isFooter(off int64) bool {
 }
 
 // cutAndSeal cuts the tail off and only then, when it is gone for good, writes the footer: a footer in
-// front of an old tail would look like damage.
-func (r *Reader) cutAndSeal(fsys vfs.FS, x found) (err error) {
+// front of an old tail would look like damage. It returns the size of the file.
+func (r *Reader) cutAndSeal(fsys vfs.FS, x found) (size int64, err error) {
 	f, err := openWritable(fsys, r.path)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if err := f.Truncate(x.cut); err != nil {
-		return err
+		return 0, err
+	}
+	var index []byte
+	if len(x.index) > 0 {
+		index = r.sum.index(r.tag, x.cut, x.cut, x.next, x.index)
+		if _, err := f.WriteAt(index, x.cut); err != nil {
+			return 0, err
+		}
 	}
 	if err := f.Sync(); err != nil {
-		return err
+		return 0, err
 	}
-	return finish(f, r.sum.footer(r.tag, x.cut, x.next), x.cut)
+	at := x.cut + int64(len(index))
+	return at + batchHeader, finish(f, r.sum.footer(r.tag, at, x.next, len(index)), at)
 }
 
 // openWritable opens a file that somebody may have made read-only, as copies of runs often are.

@@ -9,7 +9,9 @@
 // the caller continues in a new one with what [Writer.Unsynced] returns.
 //
 // A segment that is complete is sealed: it ends in a footer, is read-only, and its SHA-256 can be put
-// on record. [Repair] seals what a crash left.
+// on record. [Repair] seals what a crash left. In front of the footer there may be an index: a summary of
+// the frames that their owner has made with an [Indexer], so that [ReadEnds] knows a sealed segment
+// without reading its frames.
 package segment
 
 import (
@@ -24,14 +26,17 @@ import (
 	"github.com/usp-project/usp/internal/vfs"
 )
 
-// Version is the format version that this package writes and the only one it reads.
-const Version = 1
+// Version is the format version that this package writes. It reads version 1 as well, which has no index.
+const Version = 2
+
+const firstVersion = 1
 
 // Limits of the format. A reader refuses more, so its memory is bounded whatever a file says.
 const (
 	MaxFrame = 1 << 20  // bytes of one frame
 	MaxBatch = 16 << 20 // bytes of one batch's payload
 	MaxMeta  = 1 << 20  // bytes of the header's meta
+	MaxIndex = 1 << 20  // bytes of the index of a sealed segment
 	MaxRunID = 32       // bytes of the run id
 )
 

@@ -44,6 +44,7 @@ type vector struct {
 	Ranges [][2]int64    `json:"corrupt,omitempty"`     // damaged ranges: first byte, one past the last
 	Torn   int64         `json:"torn_at,omitempty"`     // offset of a torn tail
 	SHA256 string        `json:"seal_sha256,omitempty"` // as put on record when the file was sealed
+	Index  string        `json:"index,omitempty"`       // of a sealed file; hexadecimal
 	Frames []vectorFrame `json:"frames,omitempty"`
 
 	data []byte
@@ -78,7 +79,21 @@ func vectors() []vector {
 	changed.batch(0, changed.len(), nil)
 	long := newRaw(1<<40, strings.Repeat("m", 4000), 8192).batch(2, 8192, nil)
 	newer := newRaw(100, meta, 4096)
-	newer.data[8] = 2
+	newer.data[8] = 3
+	first := newRaw(100, meta, 4096)
+	first.data[8] = 1
+	first.sign().batch(2, first.len(), nil)
+	first.batch(0, first.len(), nil)
+	early := newRaw(100, meta, 4096)
+	early.data[8] = 1
+	early.sign().batch(2, early.len(), nil).seal("an index")
+	indexed := three(4096)
+	indexEnd := indexed.seal("opaque to the segment").len() - 40
+	unfinished := three(4096)
+	unfinished = cutTo(unfinished.seal("opaque to the segment"), indexEnd).zeros(128)
+	astray := three(4096).seal("opaque to the segment")
+	astray.data = astray.data[:indexEnd]
+	astray.batch(0, indexEnd, nil)
 	hole := newRaw(100, meta, 4096).batch(2, 4096, nil)
 	end := hole.len()
 	hole.batch(2, end, nil)
@@ -91,13 +106,19 @@ func vectors() []vector {
 		{Name: "sealed.seg", Class: "ok", Note: "three batches and the footer", SHA256: hex.EncodeToString(sum[:]), data: sealed.data},
 		{Name: "active.seg", Class: "ok", Note: "three batches and preallocated zeros", data: three(4096).zeros(512).data},
 		{Name: "empty.seg", Class: "ok", Note: "header and preallocated zeros", data: newRaw(0, "", 4096).zeros(256).data},
+		{Name: "indexed.seg", Class: "ok", Note: "an index and the footer that points to it", data: indexed.data},
+		{Name: "index-unfinished.seg", Class: "ok", Note: "an index and no footer: a seal that was interrupted, to be made again", data: unfinished.data},
+		{Name: "version-1.seg", Class: "ok", Note: "version 1, sealed", data: first.data},
 		{Name: "long-header.seg", Class: "ok", Note: "meta of 4000 bytes makes a header of 8192", data: long.data},
 		{Name: "not-ours.seg", Class: "not-ours", Note: "another magic", data: append([]byte("USPSNAP1"), make([]byte, 4088)...)},
-		{Name: "too-new.seg", Class: "too-new", Note: "version 2 with a right checksum", data: newer.sign().data},
+		{Name: "too-new.seg", Class: "too-new", Note: "version 3 with a right checksum", data: newer.sign().data},
 		{Name: "header-flipped.seg", Class: "corrupt", Note: "one bit of the version", data: flip(three(4096), 8).data},
 		{Name: "header-cut.seg", Class: "corrupt", Note: "1000 bytes", data: cut(sealed, 1000)},
 		{Name: "payload-flipped.seg", Class: "corrupt", Note: "one bit in the payload of the second batch", data: flip(three(4096), sealed.at[1]+60).data},
 		{Name: "batch-header-flipped.seg", Class: "corrupt", Note: "one bit in the header of the first batch", data: flip(three(4096), sealed.at[0]+20).data},
+		{Name: "index-flipped.seg", Class: "corrupt", Note: "one bit of the index", data: flip(three(4096).seal("opaque to the segment"), indexEnd-12).data},
+		{Name: "index-astray.seg", Class: "corrupt", Note: "an index and a footer that does not point to it", data: astray.data},
+		{Name: "index-version-1.seg", Class: "corrupt", Note: "an index in a file of version 1, which has none; the footer is none either", data: early.batch(1, early.len(), nil).data},
 		{Name: "ordinals-missing.seg", Class: "corrupt", Note: "frames 102 and 103 are in no batch", data: gap.data},
 		{Name: "trailing.seg", Class: "corrupt", Note: "data behind the footer", data: append(bytes.Clone(sealed.data), "more"...)},
 		{Name: "torn-tail.seg", Class: "torn-tail", Note: "the last batch is cut off", data: append(cut(last, last.len()-24), make([]byte, 280)...)},
@@ -105,6 +126,11 @@ func vectors() []vector {
 		{Name: "footer-cut.seg", Class: "torn-tail", Note: "half a footer", data: cut(sealed, len(sealed.data)-20)},
 		{Name: "changed.seg", Class: "digest-mismatch", Note: "well formed, but not what was sealed", SHA256: hex.EncodeToString(sum[:]), data: changed.data},
 	}
+}
+
+func cutTo(r *raw, n int) *raw {
+	r.data = r.data[:n]
+	return r
 }
 
 // describe reads the file as the vector says and fills in what is found.
@@ -119,6 +145,7 @@ func (v *vector) describe(t *testing.T) {
 		v.Header, v.Base, v.RunID, v.Meta = true, h.Base, h.RunID, string(h.Meta)
 		class = v.frames(t, r)
 		v.Sealed = r.Sealed()
+		v.ends(t, m, path)
 	} else {
 		class = v.openError(t, err)
 	}
@@ -128,6 +155,19 @@ func (v *vector) describe(t *testing.T) {
 	if class != v.Class {
 		t.Errorf("%s: found to be %s, want %s", v.Name, class, v.Class)
 	}
+}
+
+// ends looks at the file with ReadEnds, which must agree with the Reader.
+func (v *vector) ends(t *testing.T, m vfs.FS, path string) {
+	e, err := segment.ReadEnds(m, path)
+	var corrupt *segment.CorruptError
+	if err != nil && !errors.As(err, &corrupt) || err != nil && v.Ranges == nil {
+		t.Errorf("%s: %v", v.Name, err)
+	}
+	if e.Sealed && !v.Sealed {
+		t.Errorf("%s: sealed, so its ends say", v.Name)
+	}
+	v.Index = hex.EncodeToString(e.Index)
 }
 
 func (v *vector) openError(t *testing.T, err error) string {
@@ -171,7 +211,7 @@ func (v *vector) frames(t *testing.T, r *segment.Reader) string {
 
 func TestVectors(t *testing.T) {
 	index := vectorIndex{
-		Format: "segment", Version: 1,
+		Format: "segment", Version: segment.Version,
 		Origin: "built from doc/format/segment.md by internal/segment/raw_test.go, without the package's own encoder; " +
 			"go test ./internal/segment -run Vectors -update",
 	}

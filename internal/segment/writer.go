@@ -37,6 +37,8 @@ type Options struct {
 	// MinSize is what will do where there is no space for Size; 0 = nothing less than Size.
 	MinSize int64
 	Now     func() time.Time // nil = the header says 1970
+	// Index makes the index of the segment, or is nil. It is given every frame at once, and is for this segment alone.
+	Index Indexer
 }
 
 // Writer appends frames to one segment. It is not safe for concurrent use.
@@ -49,6 +51,7 @@ type Writer struct {
 	tag  uint32
 	sum  summer
 	hash hash.Hash // of what was handed to the kernel
+	idx  Indexer   // or nil
 
 	// buf holds everything since the last Sync: closed batches and then the open one.
 	// It lies at offset synced in the file.
@@ -94,6 +97,7 @@ type Draft struct {
 	room   int64
 	header []byte
 	tag    uint32
+	index  Indexer
 }
 
 // Prepare makes a draft of what Create makes. After a crash it is a temporary file.
@@ -114,7 +118,7 @@ func Prepare(dir string, base uint64, o Options) (*Draft, error) {
 	if size == 0 {
 		size = DefaultSize
 	}
-	d := &Draft{fs: o.FS, path: path, base: base, header: header, tag: tag}
+	d := &Draft{fs: o.FS, path: path, base: base, header: header, tag: tag, index: o.Index}
 	d.draft, err = vfs.Prepare(o.FS, path, 0o600, func(f vfs.File) (err error) {
 		if size > 0 {
 			if d.room, err = preallocate(f, max(size, int64(len(header))), o.MinSize); err != nil {
@@ -163,7 +167,7 @@ func (d *Draft) Place() (*Writer, error) {
 		return nil, fmt.Errorf("segment: %w", err)
 	}
 	w := &Writer{
-		fs: d.fs, f: f, path: d.path, base: d.base, room: d.room, tag: d.tag, hash: sha256.New(), open: -1,
+		fs: d.fs, f: f, path: d.path, base: d.base, room: d.room, tag: d.tag, hash: sha256.New(), idx: d.index, open: -1,
 		next: d.base, synced: int64(len(d.header)), syncNext: d.base,
 	}
 	w.hash.Write(d.header) // never fails
@@ -233,6 +237,9 @@ func (w *Writer) Append(frame []byte) error {
 	}
 	w.buf = binary.LittleEndian.AppendUint32(w.buf, uint32(len(frame)))
 	w.buf = append(w.buf, frame...)
+	if w.idx != nil {
+		w.idx.Add(w.next, frame)
+	}
 	w.next++
 	w.count++
 	w.pending++

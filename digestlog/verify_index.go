@@ -1,0 +1,125 @@
+package digestlog
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/usp-project/usp/internal/segment"
+	"github.com/usp-project/usp/internal/vfs"
+)
+
+// IndexOptions says what [VerifyIndex] reads.
+type IndexOptions struct {
+	FS        vfs.FS           // nil: the real file system
+	Dir       string           // the log's directory
+	HeadPath  string           // file of the signed head; "": there is none to compare with
+	Verifiers note.Verifiers   // keys that may have signed it
+	Each      func(Span) error // called for everything in the outline, in order; an error ends the verification with it
+}
+
+// VerifyIndex verifies what can be known of a log without reading all of its entries, at a cost that grows with its files. It reads the outline
+// (see [Outline]), and the entries from the last file on that begins no later than the signed head: put into the tree that the header
+// of this file has, they must come to the signed root, as in [Open]. Every header's tree must have in common with the next one's what it
+// should, so the signed head vouches for the last header and it for what it shares with those before. The entries of the files before
+// are not read, and neither is their outline known to be true. Report.Root is that of the empty log if nothing was signed.
+func VerifyIndex(o IndexOptions) (Report, error) {
+	v := indexCheck{}
+	v.opt = VerifyOptions{FS: orOS(o.FS), Dir: o.Dir, HeadPath: o.HeadPath, Verifiers: o.Verifiers}
+	v.whole, v.each = true, o.Each
+	if o.Each != nil {
+		v.opt.Each = func(it Item) error { return o.Each(spanOf(it)) }
+	}
+	if err := v.begin(); err != nil {
+		return Report{}, err
+	}
+	if err := v.findStart(); err != nil {
+		return Report{}, err
+	}
+	v.noteRoots()
+	v.chain.fault = v.fault
+	w := walker{
+		fsys: v.opt.FS, dir: o.Dir, enter: v.enterIndex, item: v.item, fault: v.fault, steps: v.steps, check: true,
+		whole: func(*link) bool { return v.replay },
+	}
+	err := w.run()
+	if err = errors.Join(v.err, err); err != nil {
+		return Report{}, err
+	}
+	v.finish(&w)
+	if v.Size = w.next; !v.whole {
+		v.Size = v.tree.End()
+	}
+	return v.Report, nil
+}
+
+type indexCheck struct {
+	verification
+	chain chainCheck
+	start uint64 // base of the file from which entries are put into the tree
+	each  func(Span) error
+}
+
+// findStart looks for the last file that begins no later than the signed size.
+func (v *indexCheck) findStart() error {
+	list, err := segment.List(v.opt.FS, v.opt.Dir)
+	if err != nil {
+		return fmt.Errorf("digestlog: %w", err)
+	}
+	for _, info := range list {
+		if v.Head != nil && info.Base <= v.Head.Size {
+			v.start = info.Base
+		}
+	}
+	return nil
+}
+
+func (v *indexCheck) enterIndex(k *link) bool {
+	if !v.chain.enter(k) {
+		return false
+	}
+	if v.Head != nil && k.base == v.start && v.whole {
+		nodes := make([][]byte, len(k.tree.nodes))
+		for i := range nodes {
+			nodes[i] = k.tree.nodes[i][:]
+		}
+		tree, err := ranges().NewRange(0, k.base, nodes)
+		if err != nil {
+			v.err = fmt.Errorf("digestlog: tree of %s: %w", k.name(), err)
+			return false
+		}
+		v.tree, v.replay = tree, true
+		v.noteRoots()
+	}
+	return v.enter(k)
+}
+
+func (v *indexCheck) steps(s Span) bool {
+	v.Entries += s.Run.Count
+	v.Kinds[KindStep] += s.Run.Count
+	v.End = nil
+	if v.each != nil {
+		v.err = v.each(s)
+	}
+	return v.err == nil
+}
+
+// A chainCheck wants what the trees in the headers of two neighbours have in common to be the same: subtrees do not change when a tree
+// grows.
+type chainCheck struct {
+	fault  func(f *Fault) bool
+	before *link
+}
+
+func (c *chainCheck) enter(k *link) bool {
+	before := c.before
+	c.before = k
+	if before == nil {
+		return true
+	}
+	if !before.tree.within(&k.tree) {
+		return c.fault(&Fault{Class: ClassCorrupt, File: k.name(), From: k.base, To: k.base, Err: errTreeState})
+	}
+	return true
+}
