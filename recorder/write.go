@@ -76,8 +76,8 @@ func (r *Recorder) commit(b *batch) error {
 	if err := r.telemetry.Sync(); err != nil {
 		return fmt.Errorf("sync telemetry: %w", err)
 	}
-	for i := range b.entries {
-		if err := r.append(&b.entries[i]); err != nil {
+	for e := range b.entries(r.generation) {
+		if err := r.append(e); err != nil {
 			return err
 		}
 	}
