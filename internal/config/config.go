@@ -85,7 +85,7 @@ func Default() Config {
 		Ring:      Ring{Slots: 1 << 16, StagingAreas: 4},
 		Recorder: Recorder{
 			CommitInterval: Duration(50 * time.Millisecond),
-			CommitBytes:    1 << 20,
+			CommitBytes:    4 << 20,
 			SegmentSize:    16 << 20,
 			DrainTimeout:   Duration(10 * time.Second),
 		},
