@@ -96,6 +96,7 @@ type Log struct {
 
 	// The active file; w is nil between files. It is made by the first Sync that has something to write.
 	w         *segment.Writer
+	memory    []byte // of the last file's writer, for the next one's
 	name      string // its path
 	base      uint64 // its first entry
 	cause     cause  // why it, or else the next one, was begun
@@ -211,8 +212,9 @@ func (l *Log) begin() error {
 	l.unclaimed = true // if Create fails half-way
 	w, err := segment.Create(l.dir, l.tree.size, segment.Options{
 		FS: l.opt.FS, Kind: segment.KindDigests, RunID: l.opt.RunID, Meta: appendMeta(nil, l.cause, &l.tree),
-		Size: l.opt.SegmentSize, Now: l.opt.Now,
+		Size: l.opt.SegmentSize, Now: l.opt.Now, Memory: l.memory,
 	})
+	l.memory = nil
 	if err != nil {
 		l.stats.LastFault = err
 		return err
@@ -279,6 +281,7 @@ func (l *Log) seal() error {
 		l.giveUp(err)
 		return err
 	}
+	l.memory = l.w.Memory()
 	l.w, l.cause = nil, causeRoll
 	return nil
 }

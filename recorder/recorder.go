@@ -70,6 +70,7 @@ type Recorder struct {
 	// The writer's.
 	telemetry     *segment.Writer
 	telemetryNext uint64 // ordinal of the first frame of the next segment
+	memory        []byte // of the last segment's writer, for the next one's
 	log           *digestlog.Log
 	headAt        time.Time
 

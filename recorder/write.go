@@ -138,6 +138,7 @@ func (r *Recorder) roll() error {
 // seal closes the telemetry segment for good and logs its digest; the caller syncs the log.
 func (r *Recorder) seal() error {
 	sealed, err := r.telemetry.Seal()
+	r.memory = r.telemetry.Memory()
 	r.telemetry = nil
 	if err != nil {
 		return fmt.Errorf("seal telemetry: %w", err)
@@ -165,7 +166,9 @@ func (r *Recorder) beginSegment(base uint64) error {
 	meta := record.StreamMeta{Generation: r.generation, Stored: r.stats.stored.Load(), Lost: r.stats.lost.Load(), Schema: r.schema}
 	w, err := segment.Create(r.dir.Telemetry(), base, segment.Options{
 		FS: r.fs(), Kind: segment.KindTelemetry, RunID: r.header.RunID, Meta: meta.Append(nil), Size: r.opts.SegmentSize, Now: r.opts.Now,
+		Memory: r.memory,
 	})
+	r.memory = nil
 	if err != nil {
 		return fmt.Errorf("begin a telemetry segment: %w", err)
 	}

@@ -34,6 +34,8 @@ type Options struct {
 	// beyond it; a caller that begins a new segment before Size reaches it never meets a full disk here.
 	Size int64
 	Now  func() time.Time // nil = the header says 1970
+	// Memory is used for what waits to be synced, until that needs more: what another Writer's Memory returned.
+	Memory []byte
 }
 
 // Writer appends frames to one segment. It is not safe for concurrent use.
@@ -111,7 +113,7 @@ func Create(dir string, base uint64, o Options) (*Writer, error) {
 		return nil, fmt.Errorf("segment: %w", err)
 	}
 	w := &Writer{
-		fs: o.FS, f: f, path: path, base: base, tag: tag, hash: sha256.New(), open: -1,
+		fs: o.FS, f: f, path: path, base: base, tag: tag, hash: sha256.New(), open: -1, buf: o.Memory[:0],
 		next: base, synced: int64(len(header)), syncNext: base,
 	}
 	w.hash.Write(header) // never fails
@@ -146,6 +148,17 @@ func (w *Writer) Size() int64 { return w.synced + int64(len(w.buf)) }
 
 // Synced returns what is durable: every frame before ordinal, which end at offset.
 func (w *Writer) Synced() (ordinal uint64, offset int64) { return w.syncNext, w.synced }
+
+// Memory returns the memory of a Writer that was sealed, or closed with all of it synced, for the next one, which would
+// grow its own anew, copying. Of any other Writer it returns nil: what is in it may still be asked for.
+func (w *Writer) Memory() []byte {
+	if !errors.Is(w.err, ErrClosed) || len(w.buf) > 0 {
+		return nil
+	}
+	memory := w.buf
+	w.buf = nil
+	return memory
+}
 
 // Err returns the error that poisoned the Writer, or nil.
 func (w *Writer) Err() error {
