@@ -24,6 +24,8 @@ const module = "github.com/usp-project/usp"
 // tier. A new package needs a line here.
 func tiers() map[string]int {
 	return map[string]int{
+		"internal/fixedsum": -5,
+
 		"record": 0, "ring": 0, "detmath": 0, "internal/vfs": 0, "internal/examples": 0, "internal/input": 0, "internal/plot": 0,
 		"ot":               5,
 		"internal/segment": 10, "snapshot": 10, "predictor": 10,
