@@ -1,3 +1,6 @@
+// Package benchmarks measures storage beside what nobody can do without and, with the build tag rivals, beside what other
+// people do. Subject and baseline take turns in one run; what is to be compared between machines are the ratios. It is a
+// module of its own, so that the rivals are nobody's dependency. doc/benchmarks.md says how to read it.
 package benchmarks
 
 import (
