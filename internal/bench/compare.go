@@ -20,12 +20,16 @@ type RecorderFigures struct {
 	Rate      float64 `json:"records_per_s"`            // stored and synced, the recorder's process on one core
 	PlainRate float64 `json:"plain_records_per_s"`      // the same bytes written to one file, one sync at the end
 	GroupRate float64 `json:"plain_sync_records_per_s"` // the same bytes, a sync for each 1 MiB
-	HashRate  float64 `json:"hash_records_per_s"`       // only the SHA-256 sums that the formats ask for
 	ToPlain   float64 `json:"to_plain"`                 // Rate / PlainRate
-	ToGroup   float64 `json:"to_plain_sync"`
-	ToHash    float64 `json:"to_hash"`
-	CPU       float64 `json:"cpu_ns_per_record"` // of the recorder's process
-	MaxRSS    int64   `json:"max_rss_bytes"`     // of the recorder's process
+	ToGroup   float64 `json:"to_plain_sync"`            // Rate / GroupRate
+
+	// CPU time, which other programs on the machine take nothing of.
+	CPU     float64 `json:"cpu_ns_per_record"`      // of the recorder's process
+	CPURate float64 `json:"records_per_cpu_s"`      // of the recorder's process
+	HashCPU float64 `json:"hash_cpu_ns_per_record"` // only the SHA-256 sums that the formats ask for
+	ToHash  float64 `json:"cpu_to_hash"`            // CPU / HashCPU
+
+	MaxRSS int64 `json:"max_rss_bytes"` // of the recorder's process
 }
 
 // CompareRecorder measures rounds of each, in turn. What it writes lies in c.Dir until the next round.
@@ -48,12 +52,17 @@ func CompareRecorder(ctx context.Context, c RecorderConfig, rounds int) (f Recor
 			}
 			*list = append(*list, took)
 		}
-		hashed = append(hashed, hashing(schemaHashes(), c.Records, f.DigestInterval, round.Bytes))
+		took, err := hashing(schemaHashes(), c.Records, f.DigestInterval, round.Bytes)
+		if err != nil {
+			return f, err
+		}
+		hashed = append(hashed, took)
 	}
 	f.Rate, f.PlainRate = rate(c.Records, Median(recorded)), rate(c.Records, Median(alone))
-	f.GroupRate, f.HashRate = rate(c.Records, Median(group)), rate(c.Records, Median(hashed))
-	f.ToPlain, f.ToGroup, f.ToHash = f.Rate/f.PlainRate, f.Rate/f.GroupRate, f.Rate/f.HashRate
-	f.CPU = float64(Median(cpu).Nanoseconds()) / float64(c.Records)
+	f.GroupRate, f.CPURate = rate(c.Records, Median(group)), rate(c.Records, Median(cpu))
+	f.ToPlain, f.ToGroup = f.Rate/f.PlainRate, f.Rate/f.GroupRate
+	f.CPU, f.HashCPU = 1e9/f.CPURate, 1e9/rate(c.Records, Median(hashed))
+	f.ToHash = f.CPU / f.HashCPU
 	return f, nil
 }
 

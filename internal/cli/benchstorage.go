@@ -137,11 +137,11 @@ func (a *app) printStorage(r storageReport) error {
 	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(a.out, "in %s; medians of rounds; × is times as fast as what stands behind it, in turn with it\n", r.Dir)
 	fmt.Fprintln(a.out, "\nrecorder: records stored and synced, its process on one core; plain is a program that writes the same bytes in order to\n"+
-		"one file and syncs it at the end, or each MiB; hashing is the SHA-256 sums alone that the formats ask for")
-	fmt.Fprintln(w, "digests of\trecords/s\tbytes\tCPU ns\t× plain\t× plain, sync each MiB\t× hashing\tmost memory\tlost\t")
+		"one file and syncs it at the end, or each MiB; CPU time is the recorder's, of hashing that of the SHA-256 sums alone")
+	fmt.Fprintln(w, "digests of\trecords/s\t× plain\t× plain, sync each MiB\trecords/CPU s\tCPU time of hashing\tbytes\tmost memory\tlost\t")
 	for _, f := range r.Recorder {
-		fmt.Fprintf(w, "every %d. step\t%.0f\t%.0f\t%.0f\t%.2f\t%.2f\t%.2f\t%d MiB\t%d\t\n", f.DigestInterval, f.Rate, f.Bytes, f.CPU,
-			f.ToPlain, f.ToGroup, f.ToHash, f.MaxRSS>>20, f.Lost)
+		fmt.Fprintf(w, "every %d. step\t%.0f\t%.2f\t%.2f\t%.0f\t%.2f ×\t%.0f\t%d MiB\t%d\t\n", f.DigestInterval, f.Rate, f.ToPlain, f.ToGroup,
+			f.CPURate, f.ToHash, f.Bytes, f.MaxRSS>>20, f.Lost)
 	}
 	if err := w.Flush(); err != nil {
 		return err
