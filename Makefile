@@ -20,6 +20,8 @@ fuzz: ## every fuzz target for FUZZTIME
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 	$(GO) run ./cmd/usp bench
+	$(GO) run ./cmd/usp bench --storage
+	$(GO) -C benchmarks test -bench . -benchtime 5x .
 vectors: ## rewrite the test vectors; the change must be explained in the commit
 	$(GO) test -run Vectors $(VECTORS) -update
 torture: ## every system call, every crash, KILLS random kills; takes about an hour

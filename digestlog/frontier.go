@@ -18,10 +18,13 @@ type frontier struct {
 }
 
 // add appends one leaf hash, joining equal subtrees as the low one bits of the size carry.
-func (f *frontier) add(leaf tlog.Hash) {
+func (f *frontier) add(leaf tlog.Hash) { f.join(leaf, tlog.NodeHash) }
+
+// join is add with a node hash of the caller's.
+func (f *frontier) join(leaf tlog.Hash, node func(left, right tlog.Hash) tlog.Hash) {
 	for carry := f.size; carry&1 == 1; carry >>= 1 {
 		last := len(f.nodes) - 1
-		leaf = tlog.NodeHash(f.nodes[last], leaf)
+		leaf = node(f.nodes[last], leaf)
 		f.nodes = f.nodes[:last]
 	}
 	f.nodes = append(f.nodes, leaf)

@@ -1,6 +1,7 @@
 package digestlog
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/usp-project/usp/internal/fixedsum"
 	"github.com/usp-project/usp/internal/segment"
 	"github.com/usp-project/usp/internal/vfs"
 )
@@ -94,10 +96,14 @@ type Log struct {
 	ends     []int
 	leaves   []tlog.Hash
 	lastRaw  []byte // the last entry appended or recovered
-	poisoned bool   // an EVENT about a given-up file is in the queue
+	leaf     []byte // what hashLeaf hashed last
+	leafSum  *fixedsum.Hasher
+	nodeSum  *fixedsum.Hasher
+	poisoned bool // an EVENT about a given-up file is in the queue
 
 	// The active file; w is nil between files. It is made by the first Sync that has something to write.
 	w         *segment.Writer
+	memory    []byte // of the last file's writer, for the next one's
 	name      string // its path
 	base      uint64 // its first entry
 	cause     cause  // why it, or else the next one, was begun
@@ -143,12 +149,40 @@ func (l *Log) Append(e *Entry) (index uint64, err error) {
 		return 0, fmt.Errorf("%w: %d entries, %d bytes", ErrBacklog, len(l.ends), start)
 	}
 	index, l.queue = l.Next(), queue
-	raw := queue[start:]
 	l.ends = append(l.ends, len(l.queue))
-	l.leaves = append(l.leaves, tlog.RecordHash(raw))
-	l.lastRaw = append(l.lastRaw[:0], raw...)
+	l.leaves = append(l.leaves, l.hashLeaf(queue[start:]))
+	l.lastRaw = l.leaf[1:]
 	return index, nil
 }
+
+// hashLeaf is tlog.RecordHash of raw in half of its time: prefix and entry are hashed in one piece, and those of one
+// length, as the STEP entries of a run are, with one hasher.
+func (l *Log) hashLeaf(raw []byte) tlog.Hash {
+	l.leaf = append(append(l.leaf[:0], leafPrefix), raw...)
+	if Kind(raw[1]) != KindStep {
+		return sha256.Sum256(l.leaf)
+	}
+	if l.leafSum == nil || len(l.leafSum.Message()) != len(l.leaf) {
+		l.leafSum = fixedsum.New(len(l.leaf))
+	}
+	copy(l.leafSum.Message(), l.leaf)
+	return l.leafSum.Sum()
+}
+
+// hashNode is tlog.NodeHash.
+func (l *Log) hashNode(left, right tlog.Hash) tlog.Hash {
+	m := l.nodeSum.Message()
+	m[0] = nodePrefix
+	copy(m[1:], left[:])
+	copy(m[1+len(left):], right[:])
+	return l.nodeSum.Sum()
+}
+
+// What RFC 6962, 2.1, puts before a leaf and before the two hashes of a node.
+const (
+	leafPrefix = 0
+	nodePrefix = 1
+)
 
 // Sync puts every appended entry on stable storage and then into the tree. If a write or fsync fails, the file is given up for good and the
 // entries are written again to a new one, with an EVENT entry that says so behind them; only if that fails too does Sync return the error.
@@ -216,7 +250,8 @@ func (l *Log) begin() error {
 		size = min(size, smallSegment)
 	}
 	next, err := segment.Prepare(l.dir, l.tree.size, segment.Options{
-		FS: l.opt.FS, Kind: segment.KindDigests, RunID: l.opt.RunID, Meta: appendMeta(nil, c, &l.tree), Size: size, MinSize: l.opt.MinSegment, Now: l.opt.Now, Index: new(outliner),
+		FS: l.opt.FS, Kind: segment.KindDigests, RunID: l.opt.RunID, Meta: appendMeta(nil, c, &l.tree), Size: size,
+		MinSize: l.opt.MinSegment, Now: l.opt.Now, Index: new(outliner),
 	})
 	if err != nil {
 		l.stats.LastFault = err
@@ -245,7 +280,9 @@ func (l *Log) place(next *segment.Draft) error {
 		}
 	}
 	l.unclaimed = true // if it fails half-way
+	next.Reuse(l.memory)
 	w, err := next.Place()
+	l.memory = nil
 	if err != nil {
 		return err
 	}
@@ -279,8 +316,11 @@ func (l *Log) integrate(n int) {
 	if n == 0 {
 		return
 	}
+	if l.nodeSum == nil {
+		l.nodeSum = fixedsum.New(1 + 2*len(l.leaves[0]))
+	}
 	for i := range l.leaves[:n] {
-		l.tree.add(l.leaves[i])
+		l.tree.join(l.leaves[i], l.hashNode)
 	}
 	used := 0
 	for _, end := range l.ends[:n] {
@@ -311,6 +351,7 @@ func (l *Log) seal() error {
 		l.giveUp(err)
 		return err
 	}
+	l.memory = l.w.Memory()
 	l.w, l.cause = nil, causeRoll
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"math"
+
+	"github.com/usp-project/usp/internal/fixedsum"
 )
 
 // canonicalNaN is the one NaN that enters a digest. Hardware and compilers disagree on the payloads and signs of
@@ -45,20 +47,18 @@ func SumFloat64s(xs []float64) [32]byte {
 type Digester struct {
 	schema *Schema
 	first  int // index of the first digest field
-	buf    []byte
+	sums   []*fixedsum.Hasher
 }
 
 // NewDigester returns a Digester for s.
 func NewDigester(s *Schema) *Digester {
 	d := &Digester{schema: s, first: len(s.fields)}
-	longest := 0
 	for i, f := range s.fields {
 		if f.Class == Digest {
 			d.first = min(d.first, i)
-			longest = max(longest, f.Len)
+			d.sums = append(d.sums, fixedsum.New(8*f.Len))
 		}
 	}
-	d.buf = make([]byte, 0, 8*longest)
 	return d
 }
 
@@ -66,15 +66,15 @@ func NewDigester(s *Schema) *Digester {
 // set if the i-th digest field held a NaN or an infinity. payload must have Schema.Words words.
 func (d *Digester) Append(dst [][32]byte, payload []uint64) (sums [][32]byte, nonfinite uint32) {
 	s := d.schema
-	for i := d.first; i < len(s.fields); i++ {
-		b := d.buf[:0]
-		for _, w := range payload[s.offsets[i]:][:s.fields[i].Len] {
+	for i, h := range d.sums {
+		b, field := h.Message(), d.first+i
+		for j, w := range payload[s.offsets[field]:][:s.fields[field].Len] {
 			if !finiteBits(w) {
-				nonfinite |= 1 << (i - d.first)
+				nonfinite |= 1 << i
 			}
-			b = binary.LittleEndian.AppendUint64(b, canonicalBits(w))
+			binary.LittleEndian.PutUint64(b[8*j:], canonicalBits(w))
 		}
-		dst = append(dst, sha256.Sum256(b))
+		dst = append(dst, h.Sum())
 	}
 	return dst, nonfinite
 }

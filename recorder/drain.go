@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 	"unsafe"
 
@@ -23,14 +24,15 @@ var errDetached = errors.New("recorder: detached")
 type batch struct {
 	frames  []byte // encoded telemetry frames, back to back
 	ends    []int  // end of each in frames
-	entries []digestlog.Entry
-	sums    [][32]byte // backing of the entries' digests
-	stored  uint64     // records among the frames
-	lost    uint64     // sequence numbers in lost ranges among the frames
-	digests uint64     // STEP entries
-	first   uint64     // sequence number of the first item
-	next    uint64     // sequence number after the last one accounted for
-	began   time.Time  // when the first item came in
+	owed    []owed
+	sums    [][32]byte        // digests of the STEP entries, each has equally many
+	ranges  []digestlog.Entry // LOST entries
+	stored  uint64            // records among the frames
+	lost    uint64            // sequence numbers in lost ranges among the frames
+	digests uint64            // STEP entries
+	first   uint64            // sequence number of the first item
+	next    uint64            // sequence number after the last one accounted for
+	began   time.Time         // when the first item came in
 
 	// The writer's.
 	spans   []span // of a batch that was written off: what it holds instead of frames, in order
@@ -38,19 +40,48 @@ type batch struct {
 	logged  int    // entries handed to the log
 }
 
+// owed is a log entry that is still to be made: a whole one takes as much memory as the record that it is about.
+type owed struct {
+	step, seq uint64
+	nonfinite uint32
+	lost      bool // it is the next of the batch's ranges, not a STEP
+}
+
 func newBatch(size int) *batch {
 	return &batch{frames: make([]byte, 0, size+size/8)}
 }
 
 func (b *batch) reset() {
-	*b = batch{frames: b.frames[:0], ends: b.ends[:0], entries: b.entries[:0], sums: b.sums[:0], spans: b.spans[:0]}
+	*b = batch{frames: b.frames[:0], ends: b.ends[:0], owed: b.owed[:0], sums: b.sums[:0], ranges: b.ranges[:0], spans: b.spans[:0]}
 }
 
 func (b *batch) empty() bool { return len(b.ends) == 0 }
 
 // size is about how many bytes the batch holds. Each item has its share: a record may be all digests.
 func (b *batch) size() int {
-	return len(b.frames) + int(unsafe.Sizeof(digestlog.Entry{}))*len(b.entries) + len(b.sums[0])*len(b.sums)
+	return len(b.frames) + int(unsafe.Sizeof(owed{}))*len(b.owed) + len(b.sums[0])*len(b.sums) +
+		int(unsafe.Sizeof(digestlog.Entry{}))*len(b.ranges)
+}
+
+// entries returns the log entries of the batch in order. An entry is valid until the next one is asked for.
+func (b *batch) entries(generation uint32) iter.Seq[*digestlog.Entry] {
+	return func(yield func(*digestlog.Entry) bool) {
+		e := digestlog.Entry{Kind: digestlog.KindStep, Generation: generation}
+		each := len(b.sums) / max(1, int(b.digests))
+		sums, ranges := b.sums, b.ranges
+		for i := range b.owed {
+			d, next := &b.owed[i], &e
+			if d.lost {
+				next, ranges = &ranges[0], ranges[1:]
+			} else {
+				e.Step, e.Seq, e.Nonfinite, e.Digests = d.step, d.seq, d.nonfinite, sums[:each:each]
+				sums = sums[each:]
+			}
+			if !yield(next) {
+				return
+			}
+		}
+	}
 }
 
 // work is one item in ring order: a batch to commit, or a snapshot whose turn has come.
@@ -62,7 +93,7 @@ type work struct {
 // drain moves records from the ring into batches until the producer is done (it returns how it ended), ctx asks it to
 // detach (errDetached), or another part of the recorder failed. It alone touches the ring.
 func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) {
-	payload := make([]uint64, r.schema.Words())
+	payload := r.newPayload()
 	var pause backoff
 	cur, err := r.takeFree(failed)
 	if err != nil {
@@ -160,15 +191,29 @@ func (r *Recorder) takeFree(failed context.Context) (*batch, error) {
 	}
 }
 
+// payloadBytes bounds what is taken from the ring at once, but for a record that is larger itself.
+const payloadBytes = 16 << 10
+
+// newPayload returns room for as many records as are taken from the ring at once.
+func (r *Recorder) newPayload() []uint64 {
+	words := r.schema.Words()
+	return make([]uint64, words*max(1, payloadBytes/(8*words)))
+}
+
 // fill takes records until the ring is empty or the batch is full, and returns how many items it took.
 func (r *Recorder) fill(b *batch, payload []uint64) (int, error) {
-	n := 0
+	items, words := 0, r.schema.Words()
+	most := 8*words + int(unsafe.Sizeof(owed{})) + record.MaxDigests*len(b.sums[0]) // of one record in the batch
 	for b.size() < r.opts.CommitBytes {
-		seq, st := r.ring.Next(payload)
+		room := max(1, (r.opts.CommitBytes-b.size())/most)
+		seq, n, st := r.ring.NextBatch(payload[:min(len(payload), words*room)])
 		switch st {
 		case ring.Got:
-			r.next = seq + 1
-			r.add(b, seq, payload)
+			for i := range n {
+				r.add(b, seq+uint64(i), payload[words*i:][:words])
+			}
+			r.next = seq + uint64(n)
+			items += n
 		case ring.Lost:
 			from, to, why := r.ring.LostRange()
 			reason := record.LostOverrun
@@ -177,19 +222,20 @@ func (r *Recorder) fill(b *batch, payload []uint64) (int, error) {
 			}
 			r.next = to
 			r.addLost(b, from, to, reason)
+			items++
 		case ring.Empty:
-			return n, nil
+			return items, nil
 		default:
-			return n, fmt.Errorf("ring %s: %w", r.ring.Path(), r.ring.Err())
+			return items, fmt.Errorf("ring %s: %w", r.ring.Path(), r.ring.Err())
 		}
-		if n++; n == 1 && b.began.IsZero() {
+		if b.began.IsZero() {
 			b.began = r.opts.Now()
 		}
 	}
-	return n, nil
+	return items, nil
 }
 
-// add puts one record into the batch: its persisted prefix as a telemetry frame and, where one is due, its digests as
+// add puts one record into the batch: its persisted prefix as a telemetry frame and, where one is due, its digests for
 // a log entry.
 func (r *Recorder) add(b *batch, seq uint64, payload []uint64) {
 	b.frames = record.AppendRecord(b.frames, r.generation, seq, payload[:r.schema.StoredWords()])
@@ -199,13 +245,9 @@ func (r *Recorder) add(b *batch, seq uint64, payload []uint64) {
 	if step%r.opts.DigestInterval != 0 {
 		return
 	}
-	first := len(b.sums)
 	var nonfinite uint32
 	b.sums, nonfinite = r.digester.Append(b.sums, payload)
-	b.entries = append(b.entries, digestlog.Entry{
-		Kind: digestlog.KindStep, Generation: r.generation, Step: step, Seq: seq,
-		Nonfinite: nonfinite, Digests: b.sums[first:len(b.sums):len(b.sums)],
-	})
+	b.owed = append(b.owed, owed{step: step, seq: seq, nonfinite: nonfinite})
 	b.digests++
 }
 
@@ -214,7 +256,8 @@ func (r *Recorder) addLost(b *batch, from, to uint64, reason record.LostReason) 
 	b.frames = record.AppendLost(b.frames, r.generation, from, to, reason)
 	b.ends = append(b.ends, len(b.frames))
 	b.lost += to - from
-	b.entries = append(b.entries, lostEntry(r.generation, from, to, reason))
+	b.ranges = append(b.ranges, lostEntry(r.generation, from, to, reason))
+	b.owed = append(b.owed, owed{lost: true})
 }
 
 func lostEntry(gen uint32, from, to uint64, reason record.LostReason) digestlog.Entry {

@@ -241,7 +241,7 @@ func TestSyncedPromise(t *testing.T) {
 	done := make(chan struct{})
 	defer close(done)
 	o := frozen(options(m))
-	o.CommitBytes = 4 << 10 // less than ten records take in memory
+	o.CommitBytes = 1 << 10 // less than ten records take in memory
 	x := start(t, p.Path(), o)
 	m.SetHook(func(op vfs.Op) {
 		if op.Kind != vfs.OpDatasync {

@@ -16,7 +16,7 @@ type Options struct {
 	Runs           string          `json:"runs"`            // directory of run directories; default "runs"
 	KeyFile        string          `json:"key_file"`        // signing key, created on first use; default see SigningKeyFile
 	CommitInterval time.Duration   `json:"commit_interval"` // longest time from drained to durable, fsync excluded; default 50 ms
-	CommitBytes    int             `json:"commit_bytes"`    // drained bytes that force a commit; default 1 MiB
+	CommitBytes    int             `json:"commit_bytes"`    // drained bytes that force a commit; default 4 MiB
 	HeadInterval   time.Duration   `json:"head_interval"`   // shortest time between signed tree heads; default 1 s
 	SegmentSize    int64           `json:"segment_size"`    // pre-allocated size at which a segment is sealed; default 16 MiB
 	DigestInterval uint64          `json:"digest_interval"` // digests of every step divisible by it are logged; default 1
@@ -58,7 +58,7 @@ func (o Options) withDefaults() Options {
 		o.Runs = "runs"
 	}
 	if o.CommitBytes <= 0 {
-		o.CommitBytes = 1 << 20
+		o.CommitBytes = 4 << 20
 	}
 	if o.SegmentSize <= 0 {
 		o.SegmentSize = 16 << 20

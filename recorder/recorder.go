@@ -77,6 +77,7 @@ type Recorder struct {
 	telemetry     *segment.Writer
 	telemetryNext uint64   // ordinal of the first frame of the next segment
 	left          []string // segments given up and not sealed yet
+	memory        []byte   // of the last segment's writer, for the next one's
 	log           *digestlog.Log
 	headAt        time.Time
 	answers       []chan error // of calls whose entries are not durable yet

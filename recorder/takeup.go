@@ -70,7 +70,7 @@ func (r *Recorder) repairTelemetry(h *history) error {
 			continue
 		}
 		path := filepath.Join(r.dir.Telemetry(), info.Name)
-		sealed, err := segment.RepairIndexed(r.fs(), path, func(segment.Header) segment.Indexer { return new(record.Summarizer) })
+		sealed, err := segment.RepairIndexed(r.fs(), path, summarizer)
 		if err != nil {
 			return fmt.Errorf("repair telemetry: %w", err)
 		}
@@ -86,6 +86,9 @@ func (r *Recorder) repairTelemetry(h *history) error {
 	}
 	return nil
 }
+
+// summarizer makes the index of a telemetry segment.
+func summarizer(segment.Header) segment.Indexer { return new(record.Summarizer) }
 
 // tail is what the telemetry of a generation says that its log may not.
 type tail struct {

@@ -170,12 +170,11 @@ type span struct {
 // takeOver adds what b held as lost ranges: its records to storage, what was lost in it before for its own reason.
 func (b *batch) takeOver(from *batch) {
 	at := from.first
-	for i := range from.entries {
-		if e := &from.entries[i]; e.Kind == digestlog.KindLost {
-			b.addSpan(span{at, e.From, record.LostStorage})
-			b.addSpan(span{e.From, e.To, e.Reason})
-			at = e.To
-		}
+	for i := range from.ranges {
+		e := &from.ranges[i]
+		b.addSpan(span{at, e.From, record.LostStorage})
+		b.addSpan(span{e.From, e.To, e.Reason})
+		at = e.To
 	}
 	b.addSpan(span{at, from.next, record.LostStorage})
 	b.next = from.next
@@ -217,7 +216,7 @@ func (b *batch) fillSpans(r *Recorder) {
 	if len(b.spans) == 0 || b.written {
 		return
 	}
-	b.frames, b.ends, b.entries, b.lost = b.frames[:0], b.ends[:0], b.entries[:0], 0
+	b.frames, b.ends, b.owed, b.ranges, b.lost = b.frames[:0], b.ends[:0], b.owed[:0], b.ranges[:0], 0
 	for _, s := range b.spans {
 		r.addLost(b, s.from, s.to, s.reason)
 	}

@@ -138,10 +138,15 @@ func (r *Recorder) store(b *batch) error {
 		}
 		b.written = true
 	}
-	for ; b.logged < len(b.entries); b.logged++ {
-		if err := r.append(&b.entries[b.logged]); err != nil {
+	n := 0
+	for e := range b.entries(r.generation) {
+		if n++; n <= b.logged {
+			continue
+		}
+		if err := r.append(e); err != nil {
 			return err
 		}
+		b.logged = n
 	}
 	if err := r.syncLog(); err != nil {
 		return err
@@ -259,6 +264,8 @@ func (r *Recorder) openSegment(n int) error {
 	r.telemetryNext = w.Next()
 	r.seal()
 	if err = r.syncLog(); err == nil {
+		next.Reuse(r.memory)
+		r.memory = nil
 		r.telemetry, err = next.Place()
 	}
 	if err != nil {
@@ -300,6 +307,7 @@ func (r *Recorder) seal() {
 	w := r.telemetry
 	r.telemetry = nil
 	sealed, err := w.Seal()
+	r.memory = w.Memory()
 	if err == nil && sealed.Count > 0 { // a segment without frames leaves no file
 		err = r.logSeal(sealed)
 	}
@@ -313,7 +321,7 @@ func (r *Recorder) seal() {
 func (r *Recorder) sealLeft() {
 	still := r.left[:0]
 	for _, path := range r.left {
-		sealed, err := segment.Repair(r.fs(), path)
+		sealed, err := segment.RepairIndexed(r.fs(), path, summarizer)
 		if err == nil && sealed.Count > 0 {
 			err = r.logSeal(sealed)
 		}

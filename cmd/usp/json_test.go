@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -32,6 +33,14 @@ func jsonIs(ts *testscript.TestScript, neg bool, args []string) {
 func lookup(doc map[string]any, key string) (any, bool) {
 	var v any = doc
 	for part := range strings.SplitSeq(key, ".") {
+		if list, ok := v.([]any); ok {
+			i, err := strconv.Atoi(part)
+			if err != nil || i < 0 || i >= len(list) {
+				return nil, false
+			}
+			v = list[i]
+			continue
+		}
 		m, ok := v.(map[string]any)
 		if !ok {
 			return nil, false

@@ -92,7 +92,7 @@ func Default() Config {
 		Ring:      Ring{Slots: 1 << 16, StagingAreas: 8},
 		Recorder: Recorder{
 			CommitInterval: Duration(50 * time.Millisecond),
-			CommitBytes:    1 << 20,
+			CommitBytes:    4 << 20,
 			SegmentSize:    16 << 20,
 			HoldBytes:      16 << 20,
 			Patience:       Duration(time.Minute),

@@ -98,6 +98,7 @@ type Draft struct {
 	header []byte
 	tag    uint32
 	index  Indexer
+	memory []byte
 }
 
 // Prepare makes a draft of what Create makes. After a crash it is a temporary file.
@@ -167,12 +168,16 @@ func (d *Draft) Place() (*Writer, error) {
 		return nil, fmt.Errorf("segment: %w", err)
 	}
 	w := &Writer{
-		fs: d.fs, f: f, path: d.path, base: d.base, room: d.room, tag: d.tag, hash: sha256.New(), idx: d.index, open: -1,
+		fs: d.fs, f: f, path: d.path, base: d.base, room: d.room, tag: d.tag, hash: sha256.New(), idx: d.index, open: -1, buf: d.memory[:0],
 		next: d.base, synced: int64(len(d.header)), syncNext: d.base,
 	}
 	w.hash.Write(d.header) // never fails
 	return w, nil
 }
+
+// Reuse gives the segment memory for what waits to be synced, until that needs more: what another Writer's Memory
+// returned. It comes before Place.
+func (d *Draft) Reuse(memory []byte) { d.memory = memory }
 
 // Discard removes a draft that is not to be placed.
 func (d *Draft) Discard() error { return d.draft.Discard() }
@@ -209,6 +214,17 @@ func (w *Writer) Room() int64 { return w.room }
 
 // Synced returns what is durable: every frame before ordinal, which end at offset.
 func (w *Writer) Synced() (ordinal uint64, offset int64) { return w.syncNext, w.synced }
+
+// Memory returns the memory of a Writer that was sealed, or closed with all of it synced, for the next one, which would
+// grow its own anew, copying. Of any other Writer it returns nil: what is in it may still be asked for.
+func (w *Writer) Memory() []byte {
+	if !errors.Is(w.err, ErrClosed) || len(w.buf) > 0 {
+		return nil
+	}
+	memory := w.buf
+	w.buf = nil
+	return memory
+}
 
 // Err returns the error that poisoned the Writer, or nil.
 func (w *Writer) Err() error {
@@ -271,6 +287,8 @@ func (w *Writer) Flush() error {
 	if _, err := w.f.WriteAt(w.buf[w.flushed:], w.synced+int64(w.flushed)); err != nil {
 		return w.poison(err)
 	}
+	// The device is at work while this is hashed. What the advice says is for Sync to find out.
+	_ = vfs.StartWriteback(w.f, w.synced+int64(w.flushed), int64(len(w.buf)-w.flushed))
 	w.hash.Write(w.buf[w.flushed:])
 	w.flushed = len(w.buf)
 	w.pending = 0
