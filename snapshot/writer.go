@@ -14,8 +14,10 @@ import (
 const (
 	// writebackStep is after how many bytes the kernel is asked to begin writing:
 	// the device is then at work while the rest is written, hashed and read back.
-	// Smaller steps cost more calls than they gain.
-	writebackStep = 1 << 20
+	// The first time it is after less, for a small snapshot's sake. Each time costs a
+	// block allocation and makes the next writes dearer, so later steps are larger.
+	writebackStep  = 4 << 20
+	writebackFirst = 1 << 20
 	// backStep is how many bytes are read back at once: new memory for more costs a
 	// small snapshot as much as the reading itself.
 	backStep = 64 << 10
@@ -237,7 +239,11 @@ func (w *writer) put(b []byte) error {
 	}
 	n, err := w.f.Write(b)
 	w.offset += int64(n)
-	if err != nil || w.offset-w.started < writebackStep {
+	step := int64(writebackStep)
+	if w.started == 0 {
+		step = writebackFirst
+	}
+	if err != nil || w.offset-w.started < step {
 		return err
 	}
 	// Whole pages only: the last one will be written to again.
