@@ -2,68 +2,120 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
-
-	"github.com/usp-project/usp/internal/rundir"
-	"github.com/usp-project/usp/predictor"
-	"github.com/usp-project/usp/record"
-	"github.com/usp-project/usp/ring"
-	"github.com/usp-project/usp/snapshot"
+	"time"
 )
 
-// leaveRing makes what a producer that ended leaves for its recorder: a ring with n records and two staged states.
-func (w *world) leaveRing(id string, n int) (path string) {
-	w.t.Helper()
-	schema := predictor.Schema(4)
-	path = filepath.Join(w.ring, rundir.RingName(id))
-	p, err := ring.Create(ring.Config{Path: path, RunID: id, Schema: schema.Text(), PayloadLen: 8 * schema.Words(), Slots: 1024, StagingAreas: 4, StagingCapacity: 1 << 14})
-	if err != nil {
-		w.t.Fatal(err)
+// runtimeCalls are system calls that the Go runtime makes for itself. An error in one of them ends every Go program or
+// means nothing to it, so EIO is not injected there; a kill can come at these like anywhere else.
+var runtimeCalls = []string{
+	"execve", "brk", "arch_prctl", "prctl", "set_tid_address", "set_robust_list", "rseq", "prlimit64", "uname", "sysinfo",
+	"mmap", "munmap", "mprotect", "madvise", "mincore", "futex", "nanosleep", "clock_nanosleep", "restart_syscall",
+	"clone", "clone3", "gettid", "getpid", "tgkill", "exit", "exit_group", "sigaltstack", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn",
+	"sched_getaffinity", "sched_yield", "epoll_create1", "epoll_ctl", "epoll_pwait", "eventfd2", "pipe2",
+}
+
+// fault is what strace does to the recorder at the when-th system call of a kind in one of its threads.
+type fault struct {
+	call string
+	kill bool
+	ring bool // only calls on the ring's file: the mmap of the ring can be told from the runtime's by the file behind it
+	when int
+}
+
+func (f fault) String() string {
+	kind, where := "EIO", ""
+	if f.kill {
+		kind = "SIGKILL"
 	}
-	v := record.NewValues(schema)
-	for step := uint64(1); step <= uint64(n); step++ {
-		p.Emit(v.Payload(step, int64(step)))
-		if step%uint64(n/4) == 0 {
-			s := []snapshot.Section{{Name: "state", Data: bytes.Repeat([]byte{byte(step)}, 5000)}}
-			p.Stage(step, 1, snapshot.SectionsSize(s), func(dst []byte) { snapshot.AppendSections(dst[:0], s) })
+	if f.ring {
+		where = " of the ring"
+	}
+	return fmt.Sprintf("%s at %s%s number %d", kind, f.call, where, f.when)
+}
+
+// strace runs usp record on a bench under strace and returns what strace wrote.
+func (b *bench) strace(w *world, options ...string) (trace string, stderr string, err error) {
+	file := filepath.Join(b.dir, "trace")
+	args := append([]string{"-f", "--seccomp-bpf", "-qq", "-o", file}, options...)
+	cmd := exec.Command("strace", append(args, w.bin, "record", b.ring(), "--dir", b.runs(), "--key-file", b.key())...)
+	cmd.Dir = b.dir
+	// One thread makes most system calls, because strace counts by thread.
+	cmd.Env = append(slices.Clone(w.env), "GOMAXPROCS=1")
+	cmd.Env = append(cmd.Env, recorderSettings...)
+	var errw bytes.Buffer
+	cmd.Stderr = &errw
+	hung := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() }) // it has ended if that fails
+	err = cmd.Run()
+	if !hung.Stop() {
+		return "", errw.String(), errors.New("the recorder hangs")
+	}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return "", errw.String(), err
+	}
+	out, err := os.ReadFile(file)
+	return string(out), errw.String(), err
+}
+
+// inject runs the recorder with one fault and reports whether there was a call to fail.
+func (b *bench) inject(w *world, f fault) (felt bool, err error) {
+	what := "error=EIO"
+	if f.kill {
+		what = "signal=KILL"
+	}
+	options := []string{"-e", "trace=" + f.call, "-e", fmt.Sprintf("inject=%s:%s:when=%d", f.call, what, f.when)}
+	if f.ring {
+		options = append(options, "-P", b.ring())
+	}
+	trace, stderr, err := b.strace(w, options...)
+	if err != nil {
+		return false, fmt.Errorf("%w\n%s", err, stderr)
+	}
+	for _, bad := range []string{"panic:", "fatal error:", "goroutine "} {
+		// A runtime that cannot start ends before there is a recorder.
+		if strings.Contains(stderr, bad) && !strings.Contains(stderr, "runtime.schedinit()") {
+			return false, fmt.Errorf("the recorder panicked:\n%s", stderr)
 		}
 	}
-	if err := p.Close(true); err != nil {
-		w.t.Fatal(err)
+	if f.kill {
+		return strings.Contains(trace, "+++ killed by SIGKILL +++"), nil
 	}
-	return path
+	return strings.Contains(trace, "(INJECTED)"), nil
 }
 
-// strace runs a recorder for a left ring with a fault at one system call, and returns its exit code; −1 is a signal.
-func (w *world) strace(ring, call, fault string, when int) int {
-	w.t.Helper()
-	cmd := exec.Command("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace="+call, "-e", fmt.Sprintf("inject=%s:%s:when=%d", call, fault, when),
-		w.bin, "record", ring, "--dir", "runs")
-	cmd.Dir = w.dir
-	// One thread makes nearly all system calls, so that the count, which strace keeps by thread, means the same each time.
-	cmd.Env = append(w.env, "GOMAXPROCS=1", "USP_RECORDER_SEGMENT_SIZE=64KiB", "USP_SNAPSHOT_KEEP_LAST=2", "USP_RECORDER_COMMIT_BYTES=8KiB")
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &exit):
-		return exit.ExitCode()
+// callCounts is how often each system call comes up in a trace, in the thread that makes it most often.
+func callCounts(trace string) map[string]int {
+	perThread, most := map[string]int{}, map[string]int{}
+	for line := range strings.Lines(trace) {
+		thread, rest, _ := strings.Cut(line, " ")
+		name, _, call := strings.Cut(strings.TrimSpace(rest), "(")
+		if !call || strings.ContainsAny(name, " <+-") {
+			continue // the second half of an interrupted line, a signal, an exit
+		}
+		perThread[thread+name]++
+		most[name] = max(most[name], perThread[thread+name])
 	}
-	w.t.Fatal(err)
-	return 0
+	delete(most, "execve") // there is no recorder before it
+	return most
 }
 
-// TestSystemCallFaults lets a recorder be killed at, or fail with EIO, each of the system calls with which it changes
-// something, one after the other. Whatever happens, the run must verify as closed or as a crash tail, and the next
-// recorder must bring it to its end with every record. A sample in the normal run, all of them with TORTURE=1.
+// TestSystemCallFaults lets a recorder be killed at, or fail with EIO, each of its system calls, one after the other: as
+// the first recorder of a run, as the one that takes up what a killed one left, and as that of a second generation. The
+// list of calls is that of a recorder without a fault. Whatever happens, the run must verify as closed or as a crash tail,
+// and the next recorder must bring it to its end: after a kill with every record, digest and snapshot, after EIO with
+// nothing missing but what is accounted for as refused by storage. A sample in the normal run, all with TORTURE=1.
 func TestSystemCallFaults(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("strace is not installed: no faults can be injected into system calls")
@@ -75,67 +127,132 @@ func TestSystemCallFaults(t *testing.T) {
 	if err := exec.Command("strace", "-qq", "-o", "/dev/null", "true").Run(); err != nil {
 		t.Skipf("strace cannot trace here (%v): no faults can be injected into system calls", err)
 	}
-	all := os.Getenv("TORTURE") != ""
-	const records = 400
-	calls := []string{"openat", "write", "pwrite64", "fsync", "fdatasync", "renameat,renameat2,rename", "linkat", "unlinkat", "mkdirat", "ftruncate", "fallocate", "close", "fchmodat"}
-	run, hurt := 0, 0
-	for _, call := range calls {
-		for _, fault := range []string{"signal=KILL", "error=EIO"} {
-			for when, clean := 1, 0; clean < 3; when++ {
-				if !all && when > 1 {
-					when += 7 // a sample
-				}
-				run++
-				id := "20260101T000000-" + fmt.Sprintf("%05d", run)
-				path := w.leaveRing(id, records)
-				code := w.strace(path, call, fault, when)
-				if code == 0 {
-					clean++ // beyond the last call of the kind in any thread, or a failure that did no harm
-				} else {
-					clean = 0
-					hurt++
-				}
-				w.judge(id, path, fmt.Sprintf("%s %s at call %d", call, fault, when), records)
-				if !all && when > 16 {
-					break
-				}
-			}
-		}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 4))
+	var plans []faultPlan
+	for _, s := range []*stage{w.freshStage(), w.takenUpStage(), w.resumedStage()} {
+		plans = append(plans, s.plans(rnd)...)
 	}
-	t.Logf("%d recorders were run, %d of them ended by the fault", run, hurt)
-	if hurt < len(calls) {
-		t.Errorf("only %d faults were felt: nothing was tested", hurt)
+	tally := runPlans(t, plans)
+	t.Logf("%d recorders were run, %d of them felt the fault", tally.ran.Load(), tally.felt.Load())
+	if tally.felt.Load() < tally.ran.Load()/2 {
+		t.Error("most faults were not felt: little was tested")
 	}
 }
 
-// judge verifies what a recorder has left, has another one finish it, and counts.
-func (w *world) judge(id, ringPath, what string, records int) {
-	w.t.Helper()
-	dir := filepath.Join("runs", id)
-	code, out, errw := w.run("verify", dir)
-	if code != 0 && code != 21 && code != 10 {
-		w.t.Fatalf("%s: verify says %d\n%s%s", what, code, out, errw)
+// faultPlan is a series of faults of one kind on one stage.
+type faultPlan struct {
+	stage *stage
+	fault fault
+	whens []int // nil: one after the other, until no thread gets that far
+}
+
+// plans lists the faults for a stage.
+func (s *stage) plans(rnd *rand.Rand) (plans []faultPlan) {
+	s.w.t.Helper()
+	b := s.bench()
+	trace, stderr, err := b.strace(s.w)
+	if err != nil {
+		s.w.t.Fatalf("%v\n%s", err, stderr)
 	}
-	if _, err := os.Stat(ringPath); err == nil {
-		if code, out, errw := w.run("record", ringPath, "--dir", "runs"); code != 0 {
-			w.t.Fatalf("%s: the next recorder says %d\n%s%s", what, code, out, errw)
+	if err := b.judge(false); err != nil {
+		s.w.t.Fatalf("%s without a fault: %v\n%s", s.name, err, stderr)
+	}
+	b.checkBusy(s.w.t)
+	counts := callCounts(trace)
+	var names []string
+	for name := range counts {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if torture() {
+		s.w.t.Logf("%s: system calls, most in one thread: %v", s.name, counts)
+	}
+	add := func(f fault, most int) {
+		p := faultPlan{stage: s, fault: f}
+		if !torture() {
+			p.whens = []int{1 + rnd.IntN((most+1)/2)} // threads do not always share the calls as they did here
+		}
+		plans = append(plans, p)
+	}
+	for _, name := range names {
+		// The runtime's own calls share one place in the sample: they are many, and all alike.
+		if runtimes := slices.Contains(runtimeCalls, name); !runtimes {
+			add(fault{call: name}, counts[name])
+		} else if !torture() && rnd.IntN(8) > 0 {
+			continue
+		}
+		if torture() || rnd.IntN(2) == 0 {
+			add(fault{call: name, kill: true}, counts[name])
 		}
 	}
-	code, out, errw = w.run("verify", dir, "--json")
-	var r struct {
-		Completeness struct {
-			Closed       bool
-			Stored, Lost uint64
+	add(fault{call: "mmap", ring: true}, 1)
+	return plans
+}
+
+type faultTally struct{ ran, felt atomic.Int64 }
+
+// runPlans works plans off, two at a time.
+func runPlans(t *testing.T, plans []faultPlan) *faultTally {
+	t.Helper()
+	tally := &faultTally{}
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range max(2, runtime.GOMAXPROCS(0)) {
+		wg.Go(func() {
+			for !t.Failed() {
+				i := int(next.Add(1)) - 1
+				if i >= len(plans) {
+					return
+				}
+				if err := plans[i].run(tally); err != nil {
+					t.Error(err)
+				}
+				if torture() && i%20 == 19 {
+					t.Logf("%d of %d plans, %d recorders", i+1, len(plans), tally.ran.Load())
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return tally
+}
+
+func (p *faultPlan) run(tally *faultTally) error {
+	one := func(when int) (bool, error) {
+		f := p.fault
+		f.when = when
+		b := p.stage.bench()
+		felt, err := b.inject(p.stage.w, f)
+		if err == nil {
+			err = b.judge(!f.kill)
+		}
+		if err != nil { // what it left stays for inspection
+			return felt, fmt.Errorf("%s, %v: %w", p.stage.name, f, err)
+		}
+		tally.ran.Add(1)
+		if felt {
+			tally.felt.Add(1)
+		}
+		return felt, b.remove()
+	}
+	for _, when := range p.whens {
+		if _, err := one(when); err != nil {
+			return err
 		}
 	}
-	if err := json.Unmarshal([]byte(out), &r); err != nil {
-		w.t.Fatalf("%s: %v\n%s%s", what, err, out, errw)
+	if p.whens != nil {
+		return nil
 	}
-	if code != 0 || !r.Completeness.Closed || r.Completeness.Stored != uint64(records) || r.Completeness.Lost != 0 {
-		w.t.Fatalf("%s: in the end verify says %d, stored %s, lost %s\n%s", what, code,
-			strconv.FormatUint(r.Completeness.Stored, 10), strconv.FormatUint(r.Completeness.Lost, 10), out)
+	for when, beyond := 1, 0; beyond < 3; when++ { // threads share the work anew each time: three times beyond is beyond
+		felt, err := one(when)
+		if err != nil {
+			return err
+		}
+		if beyond++; felt {
+			beyond = 0
+		}
 	}
-	if err := os.RemoveAll(filepath.Join(w.dir, dir)); err != nil {
-		w.t.Fatal(err)
-	}
+	return nil
 }
