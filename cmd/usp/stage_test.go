@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -206,8 +207,12 @@ func (b *bench) options() recorder.Options {
 
 // verdict is what these tests read of usp verify --json.
 type verdict struct {
-	Exit         int
-	Files        struct{ Telemetry, Digests int }
+	Exit  int
+	Notes []string
+	Files struct {
+		Telemetry, Digests int
+		Leftovers          []string
+	}
 	Completeness struct {
 		Closed                  bool
 		Stored, Lost, Snapshots uint64
@@ -239,6 +244,32 @@ func (g *generationVerdict) lostOnlyTo(reason string) error {
 		return fmt.Errorf("the lost ranges hold %d records, %d are said to be lost", sum, g.Lost)
 	}
 	return nil
+}
+
+// leftBehind names what only a kill at a certain moment leaves.
+func (v *verdict) leftBehind() (kinds []string) {
+	for _, name := range v.Files.Leftovers {
+		dir := filepath.Dir(name)
+		switch {
+		case strings.Contains(name, ".tmp-") && dir == rundir.SnapshotDir:
+			kinds = append(kinds, "a snapshot half written")
+		case strings.Contains(name, ".tmp-") && dir == ".":
+			kinds = append(kinds, "a manifest or head half written")
+		case strings.Contains(name, ".tmp-"):
+			kinds = append(kinds, "a segment half made")
+		case strings.HasSuffix(name, rundir.OrphanSuffix):
+			kinds = append(kinds, "a snapshot that was set aside")
+		}
+	}
+	for _, note := range v.Notes {
+		switch {
+		case strings.Contains(note, "in no log entry"):
+			kinds = append(kinds, "a snapshot that was not logged")
+		case strings.Contains(note, "was pruned in the log, but is still there"):
+			kinds = append(kinds, "a snapshot pruned in the log only")
+		}
+	}
+	return kinds
 }
 
 // verify asks usp verify for its judgement of a run directory.
