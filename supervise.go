@@ -51,7 +51,7 @@ func (o *Options) command() ([]string, error) {
 			return nil, ErrNoRecorder
 		}
 	}
-	return []string{bin, "record"}, nil
+	return []string{bin, "record", "--options-on-stdin"}, nil
 }
 
 // supervisor keeps one recorder process running for as long as the ring is open.

@@ -66,7 +66,7 @@ type Options struct {
 	Ring     RingOptions
 	Producer any // what the manifest says of the producer, as JSON: settings, versions; never secrets or raw data
 
-	Command      []string      // recorder command; default: this program if it serves, $USP_BIN, or usp in PATH, with "record"
+	Command      []string      // recorder command; default: this program if it serves, $USP_BIN, or usp in PATH, with "record --options-on-stdin"
 	Outside      bool          // a recorder is started by someone else: only create the ring
 	DrainTimeout time.Duration // how long Close waits for a recorder that makes no progress; default 5 s
 
