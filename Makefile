@@ -22,5 +22,5 @@ bench:
 	$(GO) run ./cmd/usp bench
 vectors: ## rewrite the test vectors; the change must be explained in the commit
 	$(GO) test -run Vectors $(VECTORS) -update
-torture: ## every system call, every crash, KILLS random kills; takes about an hour
-	TORTURE=1 TORTURE_KILLS=$(KILLS) $(GO) test -run 'Crash|Kill|Torn|Torture|Fault' -count 1 -timeout 0 -v ./...
+torture: ## every system call, every crash, every byte, every fault, KILLS random kills; CONTRIBUTING.md says how long it takes
+	TORTURE=1 TORTURE_KILLS=$(KILLS) $(GO) test -p 1 -run 'Crash|Kill|Torn|Torture|Fault|Every|Disk|Directory|Permission' -count 1 -timeout 0 -v ./...

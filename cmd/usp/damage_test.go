@@ -30,14 +30,14 @@ func (w *world) smallRun() string {
 	w.t.Helper()
 	_, b := w.newStage("small", 2)
 	for generation, codec := range []snapshot.Codec{snapshot.None, snapshot.Zstd} {
-		l := left{generation: uint32(generation), records: 60, state: 1000}
+		l := left{generation: uint32(generation), records: 32, state: 300}
 		if generation > 0 {
 			l.resumed = b.newestSnapshot(w.t)
 		}
 		b.leaveRing(w.t, l)
 		// Segments smaller than the settings allow: as a library hands them over.
 		options, err := json.Marshal(recorder.Options{
-			Runs: b.runs(), KeyFile: b.key(), SegmentSize: 6 << 10, CommitBytes: 1 << 10, DigestInterval: 2,
+			Runs: b.runs(), KeyFile: b.key(), SegmentSize: 6 << 10, CommitBytes: 512, DigestInterval: 2,
 			Snapshot: recorder.SnapshotOptions{Codec: codec, Retention: snapshot.Retention{KeepLast: 2 + generation}},
 		})
 		if err != nil {
