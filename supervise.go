@@ -209,6 +209,8 @@ func (r *Run) wait() (Summary, error) {
 			var cause error
 			if stopped(p.last.PID) {
 				cause = fmt.Errorf("its process %d is stopped", p.last.PID)
+			} else if p.last.Fault != 0 {
+				cause = fmt.Errorf("its storage takes nothing: %w; it goes on when that is over, or closes the run without what it holds after Options.Recorder.Patience", p.last.Fault)
 			} else if r.recorder != nil {
 				_, cause = r.recorder.outcome()
 			}
@@ -240,7 +242,7 @@ func (r *Run) partial(cause error) (Summary, error) {
 // known is the summary as far as the ring tells.
 func (r *Run) known() Summary {
 	c := r.ring.Consumer()
-	return Summary{RunID: r.id, Dir: r.dir, Generation: r.generation, Emitted: r.ring.Position(), Stored: c.Stored, Lost: c.Lost, Snapshots: c.Snapshots}
+	return Summary{RunID: r.id, Dir: r.dir, Generation: r.generation, Emitted: r.ring.Position(), Stored: c.Stored, Lost: c.Lost, LostStorage: c.LostStorage, Snapshots: c.Snapshots, Unsaved: c.Unsaved}
 }
 
 // output keeps what a recorder printed last, for the error that explains its death, and passes its messages on.

@@ -418,3 +418,38 @@ func TestSealFails(t *testing.T) {
 		t.Errorf("%v, %+v", r.Err(), r)
 	}
 }
+
+// TestReserve: a full disk leaves the log its active file, in which the reserve takes the end of it.
+func TestReserve(t *testing.T) {
+	m := vfs.NewMem()
+	o := testOptions(t, m)
+	o.Reserve = 1 << 10
+	l := mustOpen(t, o)
+	mustAppend(t, l, &Entry{Kind: KindOpen, Manifest: sum(1), Schema: sum(2)})
+	must(t, l.Sync())
+	m.SetCapacity(1) // full: what is reserved stays
+	var err error
+	n := 0
+	for err == nil {
+		mustAppend(t, l, step(n))
+		n++
+		err = l.Sync()
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("a full disk: %v", err)
+	}
+	if used := l.w.Size(); used < o.SegmentSize-o.Reserve || used > o.SegmentSize-o.Reserve/2 {
+		t.Fatalf("with %d bytes in a file of %d the disk was full; its reserve is %d", used, o.SegmentSize, o.Reserve)
+	}
+	if err := l.Sync(); !errors.Is(err, syscall.ENOSPC) || l.Size() != uint64(n) {
+		t.Fatalf("once more: %v, size %d, want %d and one that waits", err, l.Size(), n)
+	}
+	mustAppend(t, l, &Entry{Kind: KindEnd, Status: StatusClean, Emitted: uint64(n), Stored: uint64(n), EmittedKnown: true})
+	l.UseReserve()
+	must(t, l.Sync())
+	m.SetCapacity(0)
+	must(t, l.Close())
+	if r := mustVerify(t, m); r.Err() != nil || r.Size != uint64(n+2) || r.Files != 1 || !r.Sealed {
+		t.Fatalf("%v, %+v", r.Err(), r)
+	}
+}

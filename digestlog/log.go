@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"time"
 
@@ -50,6 +51,7 @@ type Options struct {
 	HeadPath    string           // file of the signed head; default: "checkpoint" beside the directory
 	SegmentSize int64            // bytes at which a file is sealed and the next begun; default 64 MiB
 	MaxPending  int              // bytes of entries that may wait for Sync; default 16 MiB
+	Reserve     int64            // bytes of each file that only UseReserve opens up; default 0
 	Now         func() time.Time // clock for file headers only; default time.Now
 }
 
@@ -67,6 +69,7 @@ func (o Options) withDefaults(dir string) (Options, error) {
 	if o.MaxPending <= 0 {
 		o.MaxPending = DefaultMaxPending
 	}
+	o.Reserve = max(0, min(o.Reserve, o.SegmentSize/4))
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -99,7 +102,11 @@ type Log struct {
 	cause     cause  // why it, or else the next one, was begun
 	unclaimed bool   // there may be a file at base tree.size that holds nothing durable
 	closed    bool
+	reserve   bool // the reserve may be used
 }
+
+// smallSegment is the preallocated size of a file that is begun when space is so short that the reserve is used.
+const smallSegment = 64 << 10
 
 // Recovery says what [Open] found.
 type Recovery struct {
@@ -163,15 +170,27 @@ func (l *Log) Sync() error {
 	return nil
 }
 
+// UseReserve opens up what Options.Reserve keeps free in the active file, for the last entries of a log whose disk takes no more:
+// from now on no file is full, and one that must be begun after an error asks for little space.
+func (l *Log) UseReserve() { l.reserve = true }
+
+// limit is the size at which the active file is full.
+func (l *Log) limit() int64 {
+	if l.reserve {
+		return math.MaxInt64
+	}
+	return l.opt.SegmentSize - l.opt.Reserve
+}
+
 // write moves the queue to stable storage, beginning and sealing files as needed.
 func (l *Log) write() error {
 	for len(l.ends) > 0 {
-		if l.w == nil {
+		if l.w == nil || l.w.Size() >= l.limit() {
 			if err := l.begin(); err != nil {
 				return err
 			}
 		}
-		n, full, err := l.feed()
+		n, err := l.feed()
 		if err == nil {
 			err = l.w.Sync()
 		}
@@ -180,17 +199,42 @@ func (l *Log) write() error {
 			return err
 		}
 		l.integrate(n)
-		if full {
-			if err := l.seal(); err != nil {
-				return err
-			}
-		}
 	}
 	return nil
 }
 
-// begin makes the next file, whose header holds the tree as it is.
+// begin makes the next file, whose header holds the tree as it is. The active file is sealed only when the next one has its space, so
+// that a disk that is full does not leave the log without a file: its reserve still takes the end of the log.
 func (l *Log) begin() error {
+	c, size := l.cause, l.opt.SegmentSize
+	if l.w != nil {
+		c = causeRoll
+	}
+	if l.reserve {
+		size = min(size, smallSegment)
+	}
+	next, err := segment.Prepare(l.dir, l.tree.size, segment.Options{
+		FS: l.opt.FS, Kind: segment.KindDigests, RunID: l.opt.RunID, Meta: appendMeta(nil, c, &l.tree), Size: size, Now: l.opt.Now,
+	})
+	if err != nil {
+		l.stats.LastFault = err
+		return err
+	}
+	if err := l.place(next); err != nil {
+		l.stats.LastFault = err
+		_ = next.Discard() // best effort: it is a temporary file
+		return err
+	}
+	return nil
+}
+
+// place puts the next file behind the active one.
+func (l *Log) place(next *segment.Draft) error {
+	if l.w != nil {
+		if err := l.seal(); err != nil {
+			return err
+		}
+	}
 	path := filepath.Join(l.dir, segment.FileName(l.tree.size))
 	if l.unclaimed {
 		// A file at this base holds no entry that was ever acknowledged: the tree ends where it begins.
@@ -198,13 +242,9 @@ func (l *Log) begin() error {
 			return err
 		}
 	}
-	l.unclaimed = true // if Create fails half-way
-	w, err := segment.Create(l.dir, l.tree.size, segment.Options{
-		FS: l.opt.FS, Kind: segment.KindDigests, RunID: l.opt.RunID, Meta: appendMeta(nil, l.cause, &l.tree),
-		Size: l.opt.SegmentSize, Now: l.opt.Now,
-	})
+	l.unclaimed = true // if it fails half-way
+	w, err := next.Place()
 	if err != nil {
-		l.stats.LastFault = err
 		return err
 	}
 	l.unclaimed = false
@@ -214,19 +254,19 @@ func (l *Log) begin() error {
 }
 
 // feed hands queued entries to the file until it is full.
-func (l *Log) feed() (n int, full bool, err error) {
-	start, room := 0, l.opt.SegmentSize-l.w.Size()
+func (l *Log) feed() (n int, err error) {
+	start, room := 0, l.limit()-l.w.Size()
 	for n < len(l.ends) {
 		if err := l.w.Append(l.queue[start:l.ends[n]]); err != nil {
-			return n, false, err
+			return n, err
 		}
 		start = l.ends[n]
 		n++
 		if int64(start)+int64(n)*frameOverhead >= room {
-			return n, true, nil
+			break
 		}
 	}
-	return n, false, nil
+	return n, nil
 }
 
 // frameOverhead is what a frame costs in a file beside its bytes: its length word.

@@ -66,6 +66,7 @@ func (r *Recorder) openDirectory() error {
 	if err != nil {
 		return err
 	}
+	r.makeReserve()
 	return r.keep(h)
 }
 
@@ -142,7 +143,7 @@ func (r *Recorder) openLog() (*history, error) {
 	}
 	if r.log, err = digestlog.Open(r.dir.Digests(), digestlog.Options{
 		FS: r.fs(), RunID: r.header.RunID, Signer: signer, Verifiers: note.VerifierList(verifier),
-		HeadPath: r.dir.Head(), SegmentSize: r.opts.SegmentSize, Now: r.opts.Now,
+		HeadPath: r.dir.Head(), SegmentSize: r.opts.SegmentSize, Reserve: r.opts.logReserve(), Now: r.opts.Now,
 	}); err != nil {
 		return nil, fmt.Errorf("open the digest log: %w", err)
 	}
@@ -316,6 +317,9 @@ func (r *Recorder) finishAgain(end *digestlog.Entry) error {
 	r.stats.stored.Store(end.Stored)
 	r.stats.lost.Store(end.Lost)
 	r.stats.synced.Store(end.Seq)
+	if err := r.removeReserve(); err != nil {
+		return err
+	}
 	if err := r.closeLog(); err != nil {
 		return err
 	}

@@ -18,7 +18,8 @@ const batches = 3
 // errDetached says that the drainer stopped because it was asked to, after handing over all it had.
 var errDetached = errors.New("recorder: detached")
 
-// batch is what one group commit writes: telemetry frames, then log entries. Its memory is reused.
+// batch is what one group commit writes: telemetry frames, then log entries. Its memory is reused. A batch that storage
+// refused is stored later, from where it stopped; one that memory cannot hold becomes a batch of lost ranges.
 type batch struct {
 	frames  []byte // encoded telemetry frames, back to back
 	ends    []int  // end of each in frames
@@ -27,8 +28,14 @@ type batch struct {
 	stored  uint64     // records among the frames
 	lost    uint64     // sequence numbers in lost ranges among the frames
 	digests uint64     // STEP entries
+	first   uint64     // sequence number of the first item
 	next    uint64     // sequence number after the last one accounted for
 	began   time.Time  // when the first item came in
+
+	// The writer's.
+	spans   []span // of a batch that was written off: what it holds instead of frames, in order
+	written bool   // its telemetry is durable
+	logged  int    // entries handed to the log
 }
 
 func newBatch(size int) *batch {
@@ -36,7 +43,7 @@ func newBatch(size int) *batch {
 }
 
 func (b *batch) reset() {
-	*b = batch{frames: b.frames[:0], ends: b.ends[:0], entries: b.entries[:0], sums: b.sums[:0]}
+	*b = batch{frames: b.frames[:0], ends: b.ends[:0], entries: b.entries[:0], sums: b.sums[:0], spans: b.spans[:0]}
 }
 
 func (b *batch) empty() bool { return len(b.ends) == 0 }
@@ -146,6 +153,7 @@ func (r *Recorder) takeFree(failed context.Context) (*batch, error) {
 	select {
 	case b := <-r.free:
 		b.reset()
+		b.first = r.next
 		return b, nil
 	case <-failed.Done():
 		return nil, context.Cause(failed)

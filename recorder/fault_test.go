@@ -104,15 +104,20 @@ func boundedRun(t *testing.T, path string, o recorder.Options) (sum recorder.Sum
 	return sum, err
 }
 
-// A fault is reported at once, also when nothing comes from the producer any more.
+// A fault shows in the ring at once, also when nothing comes from the producer any more, and is over when storage is well.
 func TestFaultWhileIdle(t *testing.T) {
 	in := vfs.Inject(vfs.NewMem())
 	p := newProducer(t, ringConfig{})
 	x := start(t, p.Path(), options(in))
 	in.Add(vfs.Rule{Op: vfs.OpDatasync, Path: "/runs/*/telemetry/*", Sticky: true})
 	p.emit(1)
-	_, err := x.wait()
-	wantErr(t, err, syscall.EIO, "telemetry")
+	p.until(func(c ring.ConsumerState) bool { return c.Fault == syscall.EIO && c.Held == 1 })
+	in.Clear()
+	p.until(func(c ring.ConsumerState) bool { return c.Fault == 0 && c.Held == 0 && c.Stored == 1 })
+	check(t, p.Finish(true))
+	if sum := x.finish(); sum.Stored != 1 || sum.Lost != 0 {
+		t.Fatalf("%+v", sum)
+	}
 }
 
 // telemetryOnly picks the sync of a telemetry batch: a recorder that dies behind it has not logged the batch.

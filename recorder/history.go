@@ -18,6 +18,7 @@ type history struct {
 	generations []generation               // by number
 	snapshots   map[string]digestlog.Entry // SNAPSHOT entries without a PRUNE entry, by file name
 	pruned      map[string]bool            // names of the others
+	sealed      map[string]bool            // names of the telemetry segments with a SEAL entry
 	lost        uint64                     // records in LOST entries
 	telemetry   uint64                     // ordinal after the last sealed telemetry frame
 }
@@ -37,7 +38,7 @@ type generation struct {
 
 // readHistory reads the log once. A log that is not there yet is an empty history.
 func readHistory(fsys vfs.FS, dir rundir.Dir) (*history, error) {
-	h := &history{snapshots: map[string]digestlog.Entry{}, pruned: map[string]bool{}}
+	h := &history{snapshots: map[string]digestlog.Entry{}, pruned: map[string]bool{}, sealed: map[string]bool{}}
 	if _, err := fsys.Stat(dir.Digests()); errors.Is(err, fs.ErrNotExist) {
 		return h, nil
 	}
@@ -88,6 +89,7 @@ func (h *history) add(e *digestlog.Entry) error {
 		g.rewind = &rewind
 	case digestlog.KindSeal:
 		h.telemetry = max(h.telemetry, e.Base+e.Count)
+		h.sealed[e.Name] = true
 	case digestlog.KindEnd:
 		end := *e
 		g.end = &end

@@ -21,6 +21,8 @@ type Options struct {
 	SegmentSize    int64           `json:"segment_size"`    // pre-allocated size at which a segment is sealed; default 16 MiB
 	DigestInterval uint64          `json:"digest_interval"` // digests of every step divisible by it are logged; default 1
 	Snapshot       SnapshotOptions `json:"snapshot"`
+	HoldBytes      int             `json:"hold_bytes"`    // drained bytes held in memory while storage takes none; default 16 MiB
+	Patience       time.Duration   `json:"patience"`      // how long a run that has ended waits for such storage before it writes off what is held; default 1 min
 	ConfigSum      string          `json:"config_sha256"` // for the manifest; hexadecimal, may be empty
 	Version        string          `json:"version"`       // for the manifest; version of the program
 
@@ -45,6 +47,7 @@ func (o Options) withDefaults() Options {
 	}
 	def(&o.CommitInterval, 50*time.Millisecond)
 	def(&o.HeadInterval, time.Second)
+	def(&o.Patience, time.Minute)
 	if o.Runs == "" {
 		o.Runs = "runs"
 	}
@@ -53,6 +56,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.SegmentSize <= 0 {
 		o.SegmentSize = 16 << 20
+	}
+	if o.HoldBytes <= 0 {
+		o.HoldBytes = 16 << 20
 	}
 	if o.DigestInterval == 0 {
 		o.DigestInterval = 1

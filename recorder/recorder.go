@@ -10,9 +10,11 @@
 //     telemetry and in the digest log;
 //   - order: a record's telemetry is synced before its digest is logged, a tree head is signed only over synced
 //     entries, a snapshot is published only after every record before it is synced;
+//   - storage that fails does not stop the draining: the newest records are held in memory until it is well again, what
+//     memory cannot hold is a lost range, and a full disk always has room for the end of the run;
 //   - a kill at any moment leaves a directory that verifies as complete or as an unsealed crash tail, and that the
 //     next Attach continues;
-//   - bounded memory: three commit batches and what the ring and the staging areas hold.
+//   - bounded memory: three commit batches, Options.HoldBytes, and what the ring and the staging areas hold.
 //
 // Three goroutines, all inside Run: the drainer alone reads the ring; the writer alone owns the telemetry segment and
 // the digest log; the persister alone writes snapshots.
@@ -29,6 +31,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/usp-project/usp/digestlog"
@@ -69,18 +72,25 @@ type Recorder struct {
 
 	// The writer's.
 	telemetry     *segment.Writer
-	telemetryNext uint64 // ordinal of the first frame of the next segment
+	telemetryNext uint64   // ordinal of the first frame of the next segment
+	left          []string // segments given up and not sealed yet
 	log           *digestlog.Log
 	headAt        time.Time
+	answers       []chan error // of calls whose entries are not durable yet
+	trouble       trouble
+	reserve       reserve
+	jobsClosed    bool
 
 	// The persister's.
-	kept []snapshot.Info // on the effective timeline: logged, not pruned, in the order written
+	kept      []snapshot.Info // on the effective timeline: logged, not pruned, in the order written
+	condemned []snapshot.Info // pruned in the log, their files still there
+	unsaved   *snapshotJob    // the newest state, if storage did not take it
 
 	// Between them.
 	work     chan work         // drainer → writer, in ring order
 	free     chan *batch       // writer → drainer
 	entries  chan entryCall    // persister → writer
-	jobs     chan snapshotJob  // writer → persister
+	jobs     chan *snapshotJob // writer → persister
 	released chan *ring.Staged // persister → drainer
 	stats    stats
 }
@@ -88,19 +98,24 @@ type Recorder struct {
 // stats are the live counts: written by the writer and the persister, published into the ring by the drainer.
 type stats struct {
 	stored, lost, synced, digests, snapshots atomic.Uint64
+
+	lostStorage, held, unsaved atomic.Uint64
+	fault                      atomic.Uint64 // errno
 }
 
 // Summary is what a generation amounted to. Stored + Lost = Emitted.
 type Summary struct {
-	RunID      string           `json:"run_id"`
-	Dir        string           `json:"run_dir"`
-	Generation uint32           `json:"generation"`
-	Emitted    uint64           `json:"emitted"`
-	Stored     uint64           `json:"stored"`
-	Lost       uint64           `json:"lost"`
-	Digests    uint64           `json:"digests"`   // STEP entries logged
-	Snapshots  uint64           `json:"snapshots"` // published
-	Status     digestlog.Status `json:"status"`
+	RunID       string           `json:"run_id"`
+	Dir         string           `json:"run_dir"`
+	Generation  uint32           `json:"generation"`
+	Emitted     uint64           `json:"emitted"`
+	Stored      uint64           `json:"stored"`
+	Lost        uint64           `json:"lost"`
+	LostStorage uint64           `json:"lost_storage"`      // of those lost, since the last recorder attached: storage did not take them
+	Digests     uint64           `json:"digests"`           // STEP entries logged
+	Snapshots   uint64           `json:"snapshots"`         // published
+	Unsaved     uint64           `json:"snapshots_unsaved"` // given up because storage did not take them
+	Status      digestlog.Status `json:"status"`
 }
 
 // Attach opens the ring at path and the run directory it belongs to. The directory is created for generation 0 and
@@ -161,7 +176,7 @@ func (r *Recorder) Run(ctx context.Context) (Summary, error) {
 		r.free <- newBatch(r.opts.CommitBytes)
 	}
 	r.entries = make(chan entryCall)
-	r.jobs = make(chan snapshotJob, r.header.StagingAreas)
+	r.jobs = make(chan *snapshotJob, r.header.StagingAreas)
 	r.released = make(chan *ring.Staged, r.header.StagingAreas)
 	persisted := make(chan struct{})
 
@@ -176,7 +191,7 @@ func (r *Recorder) Run(ctx context.Context) (Summary, error) {
 		}
 	})
 	wg.Go(func() { // works until the drainer has closed its channel and the persister has finished
-		if err := r.write(failed, persisted); err != nil {
+		if err := r.write(ctx, failed, persisted); err != nil {
 			fail(err)
 		}
 	})
@@ -201,18 +216,27 @@ func (r *Recorder) Run(ctx context.Context) (Summary, error) {
 // finish closes the generation after everything has been written: SEAL, END, sync, sign, and the ring goes last, so that
 // a kill in between leaves a ring from which the next Attach can tell what is still to do.
 func (r *Recorder) finish(status digestlog.Status) (Summary, error) {
-	if err := r.seal(); err != nil {
-		return r.summary(0), err
+	if r.telemetry != nil {
+		r.seal()
 	}
+	r.sealLeft()
 	sum := r.summary(status)
 	end := digestlog.Entry{
 		Kind: digestlog.KindEnd, Generation: r.generation, Seq: sum.Emitted,
 		Status: status, Emitted: sum.Emitted, Stored: sum.Stored, Lost: sum.Lost, EmittedKnown: true,
 	}
-	if _, err := r.log.Append(&end); err != nil {
+	if err := r.append(&end); err != nil {
 		return sum, fmt.Errorf("log the end of generation %d: %w", r.generation, err)
 	}
-	if err := r.closeLog(); err != nil {
+	if err := r.removeReserve(); err != nil {
+		return sum, err
+	}
+	err := r.closeLog()
+	if isStorage(err) {
+		r.log.UseReserve()
+		err = r.closeLog()
+	}
+	if err != nil {
 		return sum, err
 	}
 	return sum, r.dismissRing()
@@ -243,11 +267,10 @@ func (r *Recorder) closeLog() error {
 	if _, err := r.log.SignHead(); err != nil {
 		return fmt.Errorf("sign the tree head: %w", err)
 	}
-	err := r.log.Close()
-	r.log = nil
-	if err != nil {
+	if err := r.log.Close(); err != nil {
 		return fmt.Errorf("close the digest log: %w", err)
 	}
+	r.log = nil
 	return nil
 }
 
@@ -256,8 +279,8 @@ func (r *Recorder) closeLog() error {
 func (r *Recorder) summary(status digestlog.Status) Summary {
 	return Summary{
 		RunID: r.header.RunID, Dir: string(r.dir), Generation: r.generation, Status: status,
-		Emitted: max(r.ring.Produced(), r.next), Stored: r.stats.stored.Load(), Lost: r.stats.lost.Load(),
-		Digests: r.stats.digests.Load(), Snapshots: r.stats.snapshots.Load(),
+		Emitted: max(r.ring.Produced(), r.next), Stored: r.stats.stored.Load(), Lost: r.stats.lost.Load(), LostStorage: r.stats.lostStorage.Load(),
+		Digests: r.stats.digests.Load(), Snapshots: r.stats.snapshots.Load(), Unsaved: r.stats.unsaved.Load(),
 	}
 }
 
@@ -266,6 +289,7 @@ func (r *Recorder) publish(phase ring.ConsumerPhase) {
 	r.ring.Publish(ring.ConsumerState{
 		Phase: phase, Position: r.next, Stored: r.stats.stored.Load(), Lost: r.stats.lost.Load(),
 		Synced: r.stats.synced.Load(), Snapshots: r.stats.snapshots.Load(), PID: os.Getpid(),
+		LostStorage: r.stats.lostStorage.Load(), Fault: syscall.Errno(r.stats.fault.Load()), Held: r.stats.held.Load(), Unsaved: r.stats.unsaved.Load(),
 	})
 }
 

@@ -150,6 +150,9 @@ func closeLeft(id string, n uint32, o Options) (*generation, error) {
 	if err := r.tidy(h); err != nil {
 		return nil, err
 	}
+	if err := r.removeReserve(); err != nil {
+		return nil, err
+	}
 	g := h.generation(n)
 	if g.end != nil {
 		if rec := r.log.Recovery(); rec.File == "" && rec.Head != nil && rec.Head.Size == rec.Entries {

@@ -66,7 +66,7 @@ func (r *Recorder) repairTelemetry(h *history) error {
 		return err
 	}
 	for _, info := range infos {
-		if info.Base < h.telemetry {
+		if h.sealed[info.Name] {
 			continue
 		}
 		path := filepath.Join(r.dir.Telemetry(), info.Name)

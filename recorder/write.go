@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/segment"
@@ -25,32 +27,34 @@ type snapshotJob struct {
 	work
 	treeSize uint64
 	treeRoot [32]byte
+	written  *snapshot.Info // its file is durable, the log entry is not
 }
 
 // write commits batches and logs entries for the persister until the drainer has closed r.work and the persister has
-// closed persisted. It alone touches the telemetry segment and the log.
-func (r *Recorder) write(failed context.Context, persisted <-chan struct{}) error {
+// closed persisted. It alone touches the telemetry segment and the log. Storage that fails does not end it, see trouble.
+func (r *Recorder) write(ctx, failed context.Context, persisted <-chan struct{}) error {
 	in := r.work
 	for {
+		if err := r.endWork(ctx, in == nil); err != nil {
+			return err
+		}
 		select {
 		case w, ok := <-in:
 			if !ok {
 				in = nil
-				close(r.jobs)
-				continue
-			}
-			if w.staged != nil {
-				r.jobs <- snapshotJob{work: w, treeSize: r.log.Size(), treeRoot: r.log.Root()} // never blocks: room for every area
-				continue
-			}
-			if err := r.commit(w.batch); err != nil {
+			} else if err := r.take(w); err != nil {
 				return err
 			}
-			r.free <- w.batch // never blocks: room for every batch
 		case call := <-r.entries:
-			err := r.logNow(&call.entry)
-			call.done <- err
-			if err != nil {
+			if err := r.answer(call); err != nil {
+				return err
+			}
+		case <-r.trouble.wake():
+			if err := r.retry(); err != nil {
+				return err
+			}
+		case <-r.trouble.giveUp():
+			if err := r.lastResort(); err != nil {
 				return err
 			}
 		case <-persisted:
@@ -64,8 +68,97 @@ func (r *Recorder) write(failed context.Context, persisted <-chan struct{}) erro
 	}
 }
 
-// commit makes one batch durable: telemetry first, then the digests of what is stored.
-func (r *Recorder) commit(b *batch) error {
+// endWork lets the persister go when the drainer has ended and everything it handed over is stored. A recorder that was
+// asked to stop does not wait for storage: the next one finds in the ring what this one could not store.
+func (r *Recorder) endWork(ctx context.Context, drained bool) error {
+	t := &r.trouble
+	if !drained {
+		return nil
+	}
+	if t.on() && ctx.Err() != nil {
+		if err := r.retry(); err != nil {
+			return err
+		}
+		if t.on() {
+			return fmt.Errorf("%w while storage takes nothing: %w", context.Cause(ctx), t.err)
+		}
+	}
+	if t.on() {
+		t.arm(r.opts.Patience)
+	} else if !r.jobsClosed {
+		r.jobsClosed = true
+		close(r.jobs)
+	}
+	return nil
+}
+
+// take stores one item, or holds it while storage takes nothing.
+func (r *Recorder) take(w work) error {
+	if r.trouble.on() {
+		r.hold(w)
+		return nil
+	}
+	err := r.place(w)
+	if isStorage(err) {
+		// In a new file it may go on: an error of one file says nothing about the next.
+		if again := r.place(w); !isStorage(again) {
+			r.logger().Warn("a file could not be written; its records are in a new one", "err", err)
+			return again
+		}
+		r.begin(err)
+		r.hold(w)
+		return nil
+	}
+	return err
+}
+
+// place brings one item to where it belongs: a batch to stable storage, a snapshot to the persister.
+func (r *Recorder) place(w work) error {
+	if w.staged != nil {
+		r.jobs <- &snapshotJob{work: w, treeSize: r.log.Size(), treeRoot: r.log.Root()} // never blocks: room for every area
+		return nil
+	}
+	if err := r.store(w.batch); err != nil {
+		return err
+	}
+	select {
+	case r.free <- w.batch:
+	default: // it was made while others were held
+	}
+	return nil
+}
+
+// store makes one batch durable: telemetry first, then the digests of what is stored. After an error it can be called
+// again and goes on where it stopped.
+func (r *Recorder) store(b *batch) error {
+	b.fillSpans(r)
+	if !b.written {
+		if err := r.writeTelemetry(b); err != nil {
+			return err
+		}
+		b.written = true
+	}
+	for ; b.logged < len(b.entries); b.logged++ {
+		if err := r.append(&b.entries[b.logged]); err != nil {
+			return err
+		}
+	}
+	if err := r.syncLog(); err != nil {
+		return err
+	}
+	r.stats.stored.Add(b.stored)
+	r.stats.lost.Add(b.lost)
+	r.stats.lostStorage.Add(b.lostStorage())
+	r.stats.digests.Add(b.digests)
+	r.stats.synced.Store(b.next)
+	return r.signInTime()
+}
+
+// writeTelemetry appends the batch's frames to a segment that has room for them, and syncs it.
+func (r *Recorder) writeTelemetry(b *batch) error {
+	if err := r.openSegment(len(b.frames)); err != nil {
+		return err
+	}
 	from := 0
 	for _, end := range b.ends {
 		if err := r.telemetry.Append(b.frames[from:end]); err != nil {
@@ -76,26 +169,27 @@ func (r *Recorder) commit(b *batch) error {
 	if err := r.telemetry.Sync(); err != nil {
 		return fmt.Errorf("sync telemetry: %w", err)
 	}
-	for i := range b.entries {
-		if err := r.append(&b.entries[i]); err != nil {
-			return err
+	return nil
+}
+
+// signInTime signs the head when it is due. A head that cannot be written is only late: the next interval tries again. At
+// the same pace it looks whether the files are still where they are believed to be.
+func (r *Recorder) signInTime() error {
+	now := r.opts.Now()
+	if now.Sub(r.headAt) < r.opts.HeadInterval {
+		return nil
+	}
+	r.headAt = now
+	if err := r.present(); err != nil {
+		if !r.trouble.on() {
+			r.begin(err)
 		}
+		return nil // this batch is as durable as its file is
 	}
-	if err := r.log.Sync(); err != nil {
-		return fmt.Errorf("sync the digest log: %w", err)
-	}
-	r.stats.stored.Add(b.stored)
-	r.stats.lost.Add(b.lost)
-	r.stats.digests.Add(b.digests)
-	r.stats.synced.Store(b.next)
-	if now := r.opts.Now(); now.Sub(r.headAt) >= r.opts.HeadInterval {
-		if _, err := r.log.SignHead(); err != nil {
-			return fmt.Errorf("sign the tree head: %w", err)
-		}
-		r.headAt = now
-	}
-	if r.telemetry.Size() >= r.opts.SegmentSize {
-		return r.roll()
+	if _, err := r.log.SignHead(); isStorage(err) {
+		r.sayLate(err)
+	} else if err != nil {
+		return fmt.Errorf("sign the tree head: %w", err)
 	}
 	return nil
 }
@@ -114,43 +208,126 @@ func (r *Recorder) append(e *digestlog.Entry) error {
 	return nil
 }
 
-func (r *Recorder) logNow(e *digestlog.Entry) error {
-	if err := r.append(e); err != nil {
-		return err
+// answer logs and syncs an entry for the persister, which waits for it as long as storage does.
+func (r *Recorder) answer(call entryCall) error {
+	err := r.append(&call.entry)
+	if err == nil {
+		r.answers = append(r.answers, call.done)
+		if err = r.syncLog(); isStorage(err) {
+			err = r.syncLog() // in a new file
+		}
+	} else {
+		call.done <- err
 	}
+	if isStorage(err) {
+		if !r.trouble.on() {
+			r.begin(err)
+		}
+		return nil
+	}
+	return err
+}
+
+// syncLog makes durable what was appended to the log, and tells those who wait for it.
+func (r *Recorder) syncLog() error {
 	if err := r.log.Sync(); err != nil {
 		return fmt.Errorf("sync the digest log: %w", err)
+	}
+	for _, done := range r.answers {
+		done <- nil // never blocks: there is room for one answer
+	}
+	r.answers = nil
+	return nil
+}
+
+// openSegment sees to it that there is a segment with room for n bytes: the one that is open, else the next. The next one
+// has its space before the last is sealed, so that a full disk leaves the last one with its reserve.
+func (r *Recorder) openSegment(n int) error {
+	w := r.telemetry
+	switch {
+	case w == nil:
+		return r.beginSegment(r.telemetryNext)
+	case w.Err() != nil:
+		return r.leaveSegment()
+	case w.Next() == w.Base() || r.reserve.open || w.Size()+int64(n)+batchRoom <= r.opts.SegmentSize-r.segmentReserve():
+		return nil
+	}
+	next, err := segment.Prepare(r.dir.Telemetry(), w.Next(), r.segmentOptions())
+	if err != nil {
+		return fmt.Errorf("begin a telemetry segment: %w", err)
+	}
+	r.telemetryNext = w.Next()
+	r.seal()
+	if err = r.syncLog(); err == nil {
+		r.telemetry, err = next.Place()
+	}
+	if err != nil {
+		_ = next.Discard() // best effort: it is a temporary file
+		return fmt.Errorf("begin a telemetry segment: %w", err)
 	}
 	return nil
 }
 
-// roll seals the telemetry segment and begins the next.
-func (r *Recorder) roll() error {
-	if err := r.seal(); err != nil {
+// batchRoom is what the batch around frames takes in a segment.
+const batchRoom = 1 << 10
+
+// leaveSegment goes on behind the last durable frame of a segment that failed, in a new one.
+func (r *Recorder) leaveSegment() error {
+	old := r.telemetry
+	next, err := old.Successor(r.segmentOptions())
+	if err != nil {
 		return err
 	}
-	if err := r.log.Sync(); err != nil {
-		return fmt.Errorf("sync the digest log: %w", err)
+	r.telemetry = next
+	if old.Durable() {
+		r.giveUpSegment(old.Path(), next.Base())
 	}
-	return r.beginSegment(r.telemetryNext)
+	return nil
 }
 
-// seal closes the telemetry segment for good and logs its digest; the caller syncs the log.
-func (r *Recorder) seal() error {
-	sealed, err := r.telemetry.Seal()
+// giveUpSegment takes note of a segment that is to be repaired and sealed when storage is well, and tells the auditor.
+func (r *Recorder) giveUpSegment(path string, next uint64) {
+	r.left = append(r.left, path)
+	_ = r.append(&digestlog.Entry{ // without it, the next file's base still says the same
+		Kind: digestlog.KindEvent, Generation: r.generation, Code: digestlog.EventPoisoned,
+		Text: digestlog.CleanText(fmt.Sprintf("%s given up at frame %d", filepath.Base(path), next)),
+	})
+}
+
+// seal closes the telemetry segment for good and logs its digest; the caller syncs the log. One that cannot be sealed is
+// left for sealLeft: all in it is durable.
+func (r *Recorder) seal() {
+	w := r.telemetry
 	r.telemetry = nil
+	sealed, err := w.Seal()
+	if err == nil && sealed.Count > 0 { // a segment without frames leaves no file
+		err = r.logSeal(sealed)
+	}
 	if err != nil {
-		return fmt.Errorf("seal telemetry: %w", err)
+		r.logger().Warn("a telemetry segment could not be sealed yet", "file", w.Path(), "err", err)
+		r.giveUpSegment(w.Path(), w.Next())
 	}
-	if sealed.Count == 0 {
-		return nil // a segment without frames leaves no file
+}
+
+// sealLeft repairs and seals the segments that were given up. What still cannot be is left for the next time.
+func (r *Recorder) sealLeft() {
+	still := r.left[:0]
+	for _, path := range r.left {
+		sealed, err := segment.Repair(r.fs(), path)
+		if err == nil && sealed.Count > 0 {
+			err = r.logSeal(sealed)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			r.logger().Warn("a telemetry segment cannot be sealed", "file", path, "err", err)
+			still = append(still, path)
+		}
 	}
-	return r.logSeal(sealed)
+	r.left = still
 }
 
 func (r *Recorder) logSeal(s segment.Sealed) error {
-	r.telemetryNext = s.Base + s.Count
-	_, err := r.log.Append(&digestlog.Entry{
+	r.telemetryNext = max(r.telemetryNext, s.Base+s.Count)
+	err := r.append(&digestlog.Entry{
 		Kind: digestlog.KindSeal, Generation: r.generation, Stream: uint8(segment.KindTelemetry),
 		Base: s.Base, Count: s.Count, Size: uint64(s.Size), SHA256: s.SHA256, Name: s.Name,
 	})
@@ -162,10 +339,7 @@ func (r *Recorder) logSeal(s segment.Sealed) error {
 
 // beginSegment starts the telemetry segment whose first frame has the given ordinal.
 func (r *Recorder) beginSegment(base uint64) error {
-	meta := record.StreamMeta{Generation: r.generation, Stored: r.stats.stored.Load(), Lost: r.stats.lost.Load(), Schema: r.schema}
-	w, err := segment.Create(r.dir.Telemetry(), base, segment.Options{
-		FS: r.fs(), Kind: segment.KindTelemetry, RunID: r.header.RunID, Meta: meta.Append(nil), Size: r.opts.SegmentSize, Now: r.opts.Now,
-	})
+	w, err := segment.Create(r.dir.Telemetry(), base, r.segmentOptions())
 	if err != nil {
 		return fmt.Errorf("begin a telemetry segment: %w", err)
 	}
@@ -173,15 +347,43 @@ func (r *Recorder) beginSegment(base uint64) error {
 	return nil
 }
 
-// persist writes snapshots, one at a time, until the writer closes r.jobs.
+func (r *Recorder) segmentOptions() segment.Options {
+	meta := record.StreamMeta{Generation: r.generation, Stored: r.stats.stored.Load(), Lost: r.stats.lost.Load(), Schema: r.schema}
+	size := r.opts.SegmentSize
+	if r.reserve.open {
+		size = min(size, smallSegment)
+	}
+	return segment.Options{
+		FS: r.fs(), Kind: segment.KindTelemetry, RunID: r.header.RunID, Meta: meta.Append(nil), Size: size, Now: r.opts.Now,
+	}
+}
+
+// persist writes snapshots, one at a time, until the writer closes r.jobs. One that storage does not take is tried again
+// until a newer one is there.
 func (r *Recorder) persist(failed context.Context) error {
+	pause := retryFirst
 	for {
+		var again <-chan time.Time
+		if r.unsaved != nil {
+			again = time.After(pause)
+		}
 		select {
 		case job, ok := <-r.jobs:
 			if !ok {
-				return nil
+				return r.persistLast(failed)
 			}
+			if r.unsaved != nil {
+				r.giveUpSnapshot(r.unsaved.staged, "a newer one is there")
+				r.released <- r.unsaved.staged // never blocks: room for every area
+				r.unsaved = nil
+			}
+			pause = retryFirst
 			if err := r.persistOne(failed, job); err != nil {
+				return err
+			}
+		case <-again:
+			pause = min(2*pause, retryLongest)
+			if err := r.persistOne(failed, r.unsaved); err != nil {
 				return err
 			}
 		case <-failed.Done():
@@ -190,35 +392,74 @@ func (r *Recorder) persist(failed context.Context) error {
 	}
 }
 
-// persistOne publishes one snapshot and gives its area back. If that fails the area is kept: the next recorder finds the
-// state there and tries again. A request that does not hold a well-formed state is reported and dropped: the run goes on.
-func (r *Recorder) persistOne(failed context.Context, job snapshotJob) error {
+// persistLast tries a last time what could not be stored. Its area is kept: if the run cannot be closed either, the next
+// recorder finds the state there.
+func (r *Recorder) persistLast(failed context.Context) error {
+	if r.unsaved == nil {
+		return nil
+	}
+	job := r.unsaved
+	if err := r.persistOne(failed, job); err != nil {
+		return err
+	}
+	if r.unsaved != nil {
+		r.giveUpSnapshot(job.staged, "the run ends")
+	}
+	return nil
+}
+
+// giveUpSnapshot counts and reports a state that was not stored.
+func (r *Recorder) giveUpSnapshot(s *ring.Staged, why string) {
+	r.stats.unsaved.Add(1)
+	r.logger().Error("a snapshot is given up: storage did not take it", "step", s.Step, "because", why)
+}
+
+// persistOne publishes one snapshot and gives its area back. One that storage does not take becomes r.unsaved. A request
+// that does not hold a well-formed state is reported and dropped: the run goes on.
+func (r *Recorder) persistOne(failed context.Context, job *snapshotJob) error {
 	s := job.staged
+	first := r.unsaved == nil
 	err := r.publishSnapshot(failed, job)
-	if errors.Is(err, snapshot.ErrSections) || errors.Is(err, ring.ErrTruncated) {
+	if first && isStorage(err) {
+		err = r.publishSnapshot(failed, job) // an error of one file says nothing about the next
+	}
+	switch {
+	case errors.Is(err, snapshot.ErrSections), errors.Is(err, ring.ErrTruncated):
 		r.logger().Error("snapshot request dropped: it holds no state", "step", s.Step, "err", err)
-		err = nil
+	case isStorage(err):
+		if first {
+			r.logger().Error("storage does not take a snapshot; trying again", "step", s.Step, "err", err)
+		}
+		r.unsaved = job
+		return nil
+	case err != nil:
+		return err
+	case !first:
+		r.logger().Warn("storage takes snapshots again", "step", s.Step)
 	}
-	if err == nil {
-		r.released <- s // never blocks: room for every area
-	}
-	return err
+	r.unsaved = nil
+	r.released <- s // never blocks: room for every area
+	return nil
 }
 
 // publishSnapshot makes the file durable under its name, has its digest logged and synced, and prunes older ones. A state
 // that is published already is left alone: a recorder died before it gave the area back, or the producer asked twice.
-func (r *Recorder) publishSnapshot(failed context.Context, job snapshotJob) error {
+func (r *Recorder) publishSnapshot(failed context.Context, job *snapshotJob) error {
 	s := job.staged
 	name := snapshot.FileName(s.Step, r.generation)
 	if slices.ContainsFunc(r.kept, func(k snapshot.Info) bool { return k.Name == name }) {
 		r.logger().Info("snapshot is there already", "step", s.Step)
 		return r.prune(failed)
 	}
-	info, err := r.writeSnapshot(job)
-	if err != nil {
-		return fmt.Errorf("write the snapshot of step %d: %w", s.Step, err)
+	if job.written == nil {
+		info, err := r.writeSnapshot(job)
+		if err != nil {
+			return fmt.Errorf("write the snapshot of step %d: %w", s.Step, err)
+		}
+		job.written = &info
 	}
-	err = r.call(failed, digestlog.Entry{
+	info := *job.written
+	err := r.call(failed, digestlog.Entry{
 		Kind: digestlog.KindSnapshot, Generation: r.generation, Step: s.Step, Seq: s.Seq,
 		SHA256: info.SHA256, Size: uint64(info.Size), Name: info.Name,
 	})
@@ -231,7 +472,7 @@ func (r *Recorder) publishSnapshot(failed context.Context, job snapshotJob) erro
 }
 
 // writeSnapshot reads the state where the producer has put it: there is no other copy of it in this process.
-func (r *Recorder) writeSnapshot(job snapshotJob) (info snapshot.Info, err error) {
+func (r *Recorder) writeSnapshot(job *snapshotJob) (info snapshot.Info, err error) {
 	s := job.staged
 	err = s.View(func(content []byte) error {
 		sections, err := snapshot.ParseSections(content)
@@ -248,17 +489,25 @@ func (r *Recorder) writeSnapshot(job snapshotJob) (info snapshot.Info, err error
 }
 
 // prune removes the snapshots that retention gives up: logged first, then unlinked, so that a kill in between leaves a
-// file too many and never a log that misses one.
+// file too many and never a log that misses one. A file that storage does not let go is tried again at the next prune.
 func (r *Recorder) prune(failed context.Context) error {
 	for _, info := range snapshot.Plan(r.kept, r.opts.Snapshot.Retention, r.opts.Now()) {
 		if err := r.call(failed, *r.pruneEntry(&info)); err != nil {
 			return err
 		}
-		if err := r.unlink(&info); err != nil {
+		r.kept = slices.DeleteFunc(r.kept, func(k snapshot.Info) bool { return k.Name == info.Name })
+		r.condemned = append(r.condemned, info)
+	}
+	still := r.condemned[:0]
+	for _, info := range r.condemned {
+		if err := r.unlink(&info); isStorage(err) {
+			r.logger().Warn("a pruned snapshot cannot be removed yet", "file", info.Name, "err", err)
+			still = append(still, info)
+		} else if err != nil {
 			return err
 		}
-		r.kept = slices.DeleteFunc(r.kept, func(k snapshot.Info) bool { return k.Name == info.Name })
 	}
+	r.condemned = still
 	return nil
 }
 
@@ -280,7 +529,12 @@ func (r *Recorder) call(failed context.Context, e digestlog.Entry) error {
 	c := entryCall{entry: e, done: make(chan error, 1)}
 	select {
 	case r.entries <- c:
-		return <-c.done
+	case <-failed.Done():
+		return context.Cause(failed)
+	}
+	select {
+	case err := <-c.done:
+		return err
 	case <-failed.Done():
 		return context.Cause(failed)
 	}

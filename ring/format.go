@@ -52,6 +52,10 @@ const (
 	consumerSynced    = 32
 	consumerSnapshots = 40
 	consumerPID       = 48
+	consumerStorage   = 56
+	consumerFault     = 64
+	consumerHeld      = 72
+	consumerUnsaved   = 80
 
 	slotSeq       = 0
 	slotLenCRC    = 8

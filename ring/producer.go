@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -243,6 +244,7 @@ func readConsumer(m *mapping) ConsumerState {
 	return ConsumerState{
 		Phase: ConsumerPhase(word(consumerPhase)), Position: word(consumerPosition), Stored: word(consumerStored),
 		Lost: word(consumerLost), Synced: word(consumerSynced), Snapshots: word(consumerSnapshots), PID: int(word(consumerPID)),
+		LostStorage: word(consumerStorage), Fault: syscall.Errno(word(consumerFault)), Held: word(consumerHeld), Unsaved: word(consumerUnsaved),
 	}
 }
 

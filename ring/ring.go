@@ -35,6 +35,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/cpu"
 )
@@ -169,4 +170,9 @@ type ConsumerState struct {
 	Synced    uint64 // records < Synced are durable or accounted for as lost
 	Snapshots uint64 // snapshots made durable
 	PID       int    // process id, for display only
+
+	LostStorage uint64        // records lost because storage did not take them; they are among Lost
+	Fault       syscall.Errno // what storage says now; 0: it is well
+	Held        uint64        // records that wait in the consumer's memory until it is well again
+	Unsaved     uint64        // snapshots given up because storage did not take them
 }

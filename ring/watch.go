@@ -63,7 +63,8 @@ func (c *Consumer) Publish(s ConsumerState) {
 			v   uint64
 		}{
 			{consumerPosition, s.Position}, {consumerStored, s.Stored}, {consumerLost, s.Lost}, {consumerSynced, s.Synced},
-			{consumerSnapshots, s.Snapshots}, {consumerPID, uint64(s.PID)}, {consumerPhase, uint64(s.Phase)},
+			{consumerSnapshots, s.Snapshots}, {consumerPID, uint64(s.PID)}, {consumerStorage, s.LostStorage},
+			{consumerFault, uint64(s.Fault)}, {consumerHeld, s.Held}, {consumerUnsaved, s.Unsaved}, {consumerPhase, uint64(s.Phase)},
 		} {
 			store(c.ring.at(offConsumer+w.off), w.v)
 		}

@@ -194,7 +194,7 @@ func (a *app) recorderOptions() (recorder.Options, error) {
 		Runs: c.Run.Dir, KeyFile: c.Recorder.KeyFile,
 		CommitInterval: time.Duration(c.Recorder.CommitInterval), CommitBytes: int(c.Recorder.CommitBytes),
 		HeadInterval: time.Duration(c.Digest.HeadInterval), SegmentSize: int64(c.Recorder.SegmentSize),
-		DigestInterval: c.Digest.Interval,
+		HoldBytes: int(c.Recorder.HoldBytes), Patience: time.Duration(c.Recorder.Patience), DigestInterval: c.Digest.Interval,
 		Snapshot: recorder.SnapshotOptions{Codec: codec, Level: c.Snapshot.Level, Retention: snapshot.Retention{
 			KeepLast: c.Snapshot.KeepLast, KeepEvery: c.Snapshot.KeepEvery, MaxAge: time.Duration(c.Snapshot.MaxAge),
 		}},

@@ -25,8 +25,10 @@ type runSummary struct {
 	Emitted    uint64    `json:"emitted"`
 	Stored     uint64    `json:"stored"`
 	Lost       uint64    `json:"lost"`
+	LostToDisk uint64    `json:"lost_storage"` // of those lost: storage did not take them
 	Digests    uint64    `json:"digests"`
 	Snapshots  uint64    `json:"snapshots"`
+	Unsaved    uint64    `json:"snapshots_unsaved"` // storage did not take them
 	Dropped    uint64    `json:"snapshots_dropped"` // requests while every staging area was busy
 	RMSE       float64   `json:"rmse"`
 	RMSENaive  float64   `json:"rmse_naive"`
@@ -84,7 +86,7 @@ func (s *session) end(ctx context.Context, cause error) error {
 func (s *session) report(sum usp.Summary, complete bool) runSummary {
 	return runSummary{
 		Type: "summary", RunID: sum.RunID, RunDir: sum.Dir, Generation: sum.Generation, Complete: complete, FromStep: s.from, Steps: s.out.Step,
-		Emitted: sum.Emitted, Stored: sum.Stored, Lost: sum.Lost, Digests: sum.Digests, Snapshots: sum.Snapshots, Dropped: s.rejected,
+		Emitted: sum.Emitted, Stored: sum.Stored, Lost: sum.Lost, LostToDisk: sum.LostStorage, Unsaved: sum.Unsaved, Digests: sum.Digests, Snapshots: sum.Snapshots, Dropped: s.rejected,
 		RMSE: s.scores.rmse(), RMSENaive: s.scores.rmseNaive(), MAE: s.scores.mae(), MASE: undefined(s.scores.mase()), Skill: undefined(s.scores.skill()), Coverage: s.scores.coverage(),
 		Next: finite(s.out.Forecast), NextLower: finite(s.out.Lower), NextUpper: finite(s.out.Upper),
 		Seconds: s.app.now().Sub(s.started).Seconds(),
@@ -109,8 +111,8 @@ func (s *session) print(r runSummary, interrupted bool) {
 			r.RMSE, r.RMSENaive, skillText(r), r.MAE, maseText(r.MASE), 100*s.predictor.Config().Coverage, 100*r.Coverage)
 	}
 	fmt.Fprintf(w, "  next       %.6g in [%.6g, %.6g]\n", r.Next, r.NextLower, r.NextUpper)
-	fmt.Fprintf(w, "  recorded   %d emitted, %d stored, %d lost; %s, %s%s\n",
-		r.Emitted, r.Stored, r.Lost, count(r.Digests, "digest"), count(r.Snapshots, "snapshot"), dropped(r.Dropped))
+	fmt.Fprintf(w, "  recorded   %d emitted, %d stored, %d lost%s; %s, %s%s\n",
+		r.Emitted, r.Stored, r.Lost, lostText(r), count(r.Digests, "digest"), count(r.Snapshots, "snapshot"), dropped(r.Dropped))
 	fmt.Fprintf(w, "  emit       p50 %d ns, p99 %d ns, max %d ns\n", r.EmitP50, r.EmitP99, r.EmitMax)
 	fmt.Fprintf(w, "  run        %s\n", display(r.RunDir))
 	if s.app.quiet {
@@ -141,6 +143,14 @@ func skillText(r runSummary) string {
 		return "not better: naive makes no error"
 	}
 	return fmt.Sprintf("not better: %.1f %% worse", -100*r.Skill)
+}
+
+// lostText says what part of the loss was the disk's.
+func lostText(r runSummary) string {
+	if r.LostToDisk == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d of them because storage took nothing)", r.LostToDisk)
 }
 
 func maseText(mase undefined) string {

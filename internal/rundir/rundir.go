@@ -25,6 +25,7 @@ const (
 	DigestDir    = "digests"
 	SnapshotDir  = "snapshots"
 	HeadFile     = "checkpoint" // the signed head of the digest log
+	ReserveFile  = ".reserve"   // space kept for the end of a run; there only while it is recorded, or after a crash
 	Latest       = "latest"     // symbolic link to the newest run
 
 	SegmentSuffix  = ".seg"
@@ -56,6 +57,9 @@ func (d Dir) Snapshot(name string) string { return filepath.Join(d.Snapshots(), 
 
 // Head is the file of the signed tree head.
 func (d Dir) Head() string { return filepath.Join(string(d), HeadFile) }
+
+// Reserve is the file that keeps space for the end of the run.
+func (d Dir) Reserve() string { return filepath.Join(string(d), ReserveFile) }
 
 // Manifest is the manifest file of a generation.
 func (d Dir) Manifest(generation uint32) string {

@@ -105,24 +105,12 @@ func (w *Writer) release() error {
 	return err
 }
 
-// Continue leaves a poisoned Writer for a new segment, which begins with the first frame that is not
-// durable in the old one, and appends what Unsynced returns to it. On an error it may be called again
-// when the fault has ended. Where nothing in the old file was ever synced, it is moved out of the way to
-// NAME.torn, as the new one gets its name; otherwise Repair seals it, without the frames that are now in
-// the new one.
+// Continue leaves a poisoned Writer for a new segment, as Successor does, and appends what Unsynced
+// returns to it. On an error it may be called again when the fault has ended.
 func (w *Writer) Continue(o Options) (*Writer, error) {
-	if w.Err() == nil {
-		return nil, fmt.Errorf("segment %s: nothing to continue: it is not poisoned", w.path)
-	}
-	_ = w.release() // what Close reports about a poisoned file changes nothing
-	if w.syncNext == w.base {
-		if err := moveAside(w.fs, w.path); err != nil {
-			return nil, fmt.Errorf("continue segment %s: %w", w.path, err)
-		}
-	}
-	next, err := Create(filepath.Dir(w.path), w.syncNext, o)
+	next, err := w.Successor(o)
 	if err != nil {
-		return nil, fmt.Errorf("continue segment %s: %w", w.path, err)
+		return nil, err
 	}
 	for _, frame := range w.Unsynced() {
 		if err := next.Append(frame); err != nil {
@@ -131,6 +119,37 @@ func (w *Writer) Continue(o Options) (*Writer, error) {
 	}
 	return next, nil
 }
+
+// Successor leaves a poisoned Writer for a new segment, which begins at the first frame that is not
+// durable in the old one; what to put there is the caller's to decide. On an error it may be called again
+// when the fault has ended. Where nothing in the old file was ever synced, it is moved out of the way to
+// NAME.torn, as the new one gets its name; otherwise Repair seals it, without the frames from the new
+// one's first on.
+func (w *Writer) Successor(o Options) (*Writer, error) {
+	if w.Err() == nil {
+		return nil, fmt.Errorf("segment %s: nothing to continue: it is not poisoned", w.path)
+	}
+	_ = w.release() // what Close reports about a poisoned file changes nothing
+	next, err := Prepare(filepath.Dir(w.path), w.syncNext, o)
+	if err != nil {
+		return nil, fmt.Errorf("continue segment %s: %w", w.path, err)
+	}
+	if w.syncNext == w.base {
+		err = moveAside(w.fs, w.path)
+	}
+	var out *Writer
+	if err == nil {
+		out, err = next.Place()
+	}
+	if err != nil {
+		_ = next.Discard() // best effort: it is a temporary file
+		return nil, fmt.Errorf("continue segment %s: %w", w.path, err)
+	}
+	return out, nil
+}
+
+// Durable reports whether the segment holds any frame that was acknowledged.
+func (w *Writer) Durable() bool { return w.syncNext > w.base }
 
 // moveAside renames a file of which nothing was acknowledged; that it is gone already is no error.
 func moveAside(fsys vfs.FS, path string) error {

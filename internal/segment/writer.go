@@ -67,6 +67,32 @@ type Writer struct {
 // an error that wraps fs.ErrExist, unless it is unsealed and holds nothing but a header: that is what a
 // failed or interrupted Create leaves, and is replaced.
 func Create(dir string, base uint64, o Options) (*Writer, error) {
+	d, err := Prepare(dir, base, o)
+	if err != nil {
+		return nil, err
+	}
+	w, err := d.Place()
+	if err != nil {
+		_ = d.Discard() // best effort: the error that matters is the one returned
+		return nil, err
+	}
+	return w, nil
+}
+
+// Draft is a segment that has everything but its name: its header is written and its space reserved. A
+// writer that prepares the next segment before it seals the one it has learns of a full disk while it
+// still has a file.
+type Draft struct {
+	draft  *vfs.Draft
+	fs     vfs.FS
+	path   string
+	base   uint64
+	header []byte
+	tag    uint32
+}
+
+// Prepare makes a draft of what Create makes. After a crash it is a temporary file.
+func Prepare(dir string, base uint64, o Options) (*Draft, error) {
 	path := filepath.Join(dir, FileName(base))
 	if o.FS == nil {
 		o.FS = vfs.OS()
@@ -83,40 +109,49 @@ func Create(dir string, base uint64, o Options) (*Writer, error) {
 	if size == 0 {
 		size = DefaultSize
 	}
-	// A complete file is put in place, so no crash leaves a segment without header.
-	place := func() error {
-		return vfs.Create(o.FS, path, 0o600, func(f vfs.File) error {
-			if size > 0 {
-				if err := f.Preallocate(max(size, int64(len(header)))); err != nil {
-					return err
-				}
+	draft, err := vfs.Prepare(o.FS, path, 0o600, func(f vfs.File) error {
+		if size > 0 {
+			if err := f.Preallocate(max(size, int64(len(header)))); err != nil {
+				return err
 			}
-			_, err := f.WriteAt(header, 0)
-			return err
-		})
+		}
+		_, err := f.WriteAt(header, 0)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("segment: %w", err)
 	}
-	err = place()
-	if errors.Is(err, fs.ErrExist) && isEmpty(o.FS, path) {
-		if err := o.FS.Remove(path); err != nil {
+	return &Draft{draft: draft, fs: o.FS, path: path, base: base, header: header, tag: tag}, nil
+}
+
+// Place gives the segment its name and opens it. As a complete file is put in place, no crash leaves a
+// segment without header. A draft is placed once; after an error all that is left to do is to discard it.
+func (d *Draft) Place() (*Writer, error) {
+	err := d.draft.Place()
+	if errors.Is(err, fs.ErrExist) && isEmpty(d.fs, d.path) {
+		if err := d.fs.Remove(d.path); err != nil {
 			return nil, fmt.Errorf("replace empty segment: %w", err)
 		}
-		err = place()
+		err = d.draft.Place()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("segment: %w", err)
 	}
-	f, err := o.FS.OpenFile(path, os.O_RDWR, 0)
+	f, err := d.fs.OpenFile(d.path, os.O_RDWR, 0)
 	if err != nil {
-		_ = o.FS.Remove(path) // if it stays, the next Create replaces it
+		_ = d.fs.Remove(d.path) // if it stays, the next Create replaces it
 		return nil, fmt.Errorf("segment: %w", err)
 	}
 	w := &Writer{
-		fs: o.FS, f: f, path: path, base: base, tag: tag, hash: sha256.New(), open: -1,
-		next: base, synced: int64(len(header)), syncNext: base,
+		fs: d.fs, f: f, path: d.path, base: d.base, tag: d.tag, hash: sha256.New(), open: -1,
+		next: d.base, synced: int64(len(d.header)), syncNext: d.base,
 	}
-	w.hash.Write(header) // never fails
+	w.hash.Write(d.header) // never fails
 	return w, nil
 }
+
+// Discard removes a draft that is not to be placed.
+func (d *Draft) Discard() error { return d.draft.Discard() }
 
 // isEmpty reports whether the file is an intact and unsealed segment that never held a frame.
 func isEmpty(fsys vfs.FS, path string) bool {

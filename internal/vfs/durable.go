@@ -55,7 +55,13 @@ func Replace(fsys FS, name string, data []byte, perm fs.FileMode) error {
 		_, err := f.Write(data)
 		return err
 	}
-	if err := publish(fsys, name, perm, write, fsys.Rename, false); err != nil {
+	temp, err := writeTemp(fsys, name, perm, write)
+	if err != nil {
+		return fmt.Errorf("replace %s: %w", name, err)
+	}
+	err = inSyncedDir(fsys, name, func() error { return fsys.Rename(temp, name) }, func() {})
+	if err != nil {
+		_ = fsys.Remove(temp) // best effort, and nothing where it has its name already
 		return fmt.Errorf("replace %s: %w", name, err)
 	}
 	return nil
@@ -65,9 +71,52 @@ func Replace(fsys FS, name string, data []byte, perm fs.FileMode) error {
 // there or it is complete. If name is there already, that is an error which wraps [fs.ErrExist], and
 // the file is left as it is.
 func Create(fsys FS, name string, perm fs.FileMode, write func(File) error) error {
-	place := func(temp, name string) error { return linkExclusive(fsys, temp, name) }
-	if err := publish(fsys, name, perm, write, place, true); err != nil {
-		return fmt.Errorf("create %s: %w", name, err)
+	d, err := Prepare(fsys, name, perm, write)
+	if err != nil {
+		return err
+	}
+	if err := d.Place(); err != nil {
+		_ = d.Discard() // best effort: the error that matters is the one returned
+		return err
+	}
+	return nil
+}
+
+// Draft is a file that is complete and synced and has no name yet: what could fail for want of space
+// has been done. Prepare and Place together are Create.
+type Draft struct {
+	fs         FS
+	name, temp string
+}
+
+// Prepare makes a draft of the file name with what write puts into it. After a crash it is a temporary
+// file, see [IsTemp].
+func Prepare(fsys FS, name string, perm fs.FileMode, write func(File) error) (*Draft, error) {
+	temp, err := writeTemp(fsys, name, perm, write)
+	if err != nil {
+		return nil, fmt.Errorf("create %s: %w", name, err)
+	}
+	return &Draft{fs: fsys, name: name, temp: temp}, nil
+}
+
+// Place gives the draft its name, durably and only if the name is free (else the error wraps
+// [fs.ErrExist], and the draft can be placed again when it is). After an error there is no new file of
+// that name.
+func (d *Draft) Place() error {
+	err := inSyncedDir(d.fs, d.name, func() error { return linkExclusive(d.fs, d.temp, d.name) }, func() {
+		// Back to a draft, best effort: a caller who tries again would find the name taken.
+		_ = d.fs.Rename(d.name, d.temp)
+	})
+	if err != nil {
+		return fmt.Errorf("create %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// Discard removes a draft that is not to be placed; after Place it finds nothing and says nothing.
+func (d *Draft) Discard() error {
+	if err := d.fs.Remove(d.temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("discard draft: %w", err)
 	}
 	return nil
 }
@@ -95,11 +144,10 @@ func linkExclusive(fsys FS, temp, name string) error {
 	return err
 }
 
-// publish writes a temporary file beside name, syncs it, puts it in place and syncs the directory.
-// With undo the file is taken away again if that last step fails.
-func publish(fsys FS, name string, perm fs.FileMode, write func(File) error, place func(temp, name string) error, undo bool) (err error) {
-	// The directory stays open from before the change until it is synced: the kernel reports an I/O
-	// error of a directory only to those who had it open, and forgets it when the inode is evicted.
+// inSyncedDir makes a change in the directory of name and syncs it; undo is for when only that fails. The
+// directory stays open from before the change until it is synced: the kernel reports an I/O error of a
+// directory only to those who had it open, and forgets it when the inode is evicted.
+func inSyncedDir(fsys FS, name string, change func() error, undo func()) (err error) {
 	dir, err := fsys.OpenFile(filepath.Dir(name), os.O_RDONLY, 0)
 	if err != nil {
 		return err
@@ -109,20 +157,11 @@ func publish(fsys FS, name string, perm fs.FileMode, write func(File) error, pla
 			err = cerr
 		}
 	}()
-	temp, err := writeTemp(fsys, name, perm, write)
-	if err != nil {
-		return err
-	}
-	if err := place(temp, name); err != nil {
-		// Best effort: the error that matters is the one returned. Where the temporary name is gone
-		// already, this finds nothing.
-		_ = fsys.Remove(temp)
+	if err := change(); err != nil {
 		return err
 	}
 	if err := dir.Sync(); err != nil {
-		if undo {
-			_ = fsys.Remove(name) // best effort: a caller who tries again would find it in the way
-		}
+		undo()
 		return err
 	}
 	return nil

@@ -50,6 +50,20 @@ func steps() []step {
 		return err
 	}
 	return []step{{
+		name: "prepare and place",
+		run: func(fsys vfs.FS) error {
+			d, err := vfs.Prepare(fsys, "d/draft", 0o600, write)
+			if err != nil {
+				return err
+			}
+			if err := d.Place(); err != nil {
+				return errors.Join(err, d.Discard())
+			}
+			return nil
+		},
+		settled: func(fsys vfs.FS) error { return content(fsys, "d/draft", newData) },
+		partial: func(fsys vfs.FS) error { return content(fsys, "d/draft", "absent", newData) },
+	}, {
 		name:    "replace",
 		run:     func(fsys vfs.FS) error { return vfs.Replace(fsys, "d/old", []byte(newData), 0o600) },
 		settled: func(fsys vfs.FS) error { return content(fsys, "d/old", newData) },
@@ -310,3 +324,39 @@ func (b below) Chmod(name string, mode fs.FileMode) error {
 	return b.FS.Chmod(filepath.Join(b.dir, name), mode)
 }
 func (b below) SyncDir(name string) error { return b.FS.SyncDir(filepath.Join(b.dir, name)) }
+
+// A draft has no name until it is placed, and finds a name that is taken.
+func TestDraft(t *testing.T) {
+	for name, fsys := range both(t) {
+		t.Run(name, func(t *testing.T) {
+			put := func(text string) *vfs.Draft {
+				d, err := vfs.Prepare(fsys, "draft", 0o600, func(f vfs.File) error {
+					_, err := f.Write([]byte(text))
+					return err
+				})
+				check(t, err)
+				return d
+			}
+			first, second := put("first"), put("second")
+			if _, err := fsys.Stat("draft"); !errors.Is(err, fs.ErrNotExist) {
+				t.Fatalf("a draft that was not placed: %v", err)
+			}
+			check(t, first.Place())
+			check(t, first.Discard())
+			check(t, content(fsys, "draft", "first"))
+			if err := second.Place(); !errors.Is(err, fs.ErrExist) {
+				t.Fatalf("placed on a name that is taken: %v", err)
+			}
+			check(t, fsys.Remove("draft"))
+			check(t, second.Place())
+			check(t, content(fsys, "draft", "second"))
+			third := put("third")
+			check(t, third.Discard())
+			list, err := fsys.ReadDir(".")
+			check(t, err)
+			if len(list) != 1 {
+				t.Fatalf("left: %v", list)
+			}
+		})
+	}
+}

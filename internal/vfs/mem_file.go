@@ -159,7 +159,7 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 func (m *Mem) write(n *memNode, p []byte, off int64) (int, error) {
 	var err error
 	if m.capacity > 0 {
-		free := (m.capacity - m.used) / blockSize
+		free := max(0, (m.capacity-m.used)/blockSize) // what is reserved stays usable
 		for len(p) > 0 && n.data.newBlocks(off, len(p), n.reserved) > free {
 			err = syscall.ENOSPC
 			last := (off + int64(len(p)) - 1) / blockSize * blockSize // cut back to the block's start
