@@ -100,6 +100,7 @@ type stats struct {
 	stored, lost, synced, digests, snapshots atomic.Uint64
 
 	lostStorage, held, unsaved atomic.Uint64
+	unsavedSaid                atomic.Int64  // when the last message about an unsaved snapshot was written
 	fault                      atomic.Uint64 // errno
 }
 

@@ -263,7 +263,7 @@ func (r *Recorder) relieved() error {
 	}
 	*t = trouble{headSaid: t.headSaid, headFault: t.headFault}
 	r.stats.fault.Store(0)
-	r.logger().Warn("storage takes records again", "run", r.header.RunID, "after", took, "lost", lost)
+	r.logger().Warn("storage takes records again", "run", r.header.RunID, "after", took, "lost", lost, "snapshots_unsaved", r.stats.unsaved.Load())
 	r.sealLeft()
 	err := r.append(&digestlog.Entry{
 		Kind: digestlog.KindEvent, Generation: r.generation, Seq: r.stats.synced.Load(), Code: digestlog.EventStorage,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"time"
@@ -408,10 +409,17 @@ func (r *Recorder) persistLast(failed context.Context) error {
 	return nil
 }
 
-// giveUpSnapshot counts and reports a state that was not stored.
+// giveUpSnapshot counts a state that was not stored, and reports it. A loop may ask for many while a fault lasts: like the
+// fault itself that is said once, and then at intervals.
 func (r *Recorder) giveUpSnapshot(s *ring.Staged, why string) {
-	r.stats.unsaved.Add(1)
-	r.logger().Error("a snapshot is given up: storage did not take it", "step", s.Step, "because", why)
+	n, now := r.stats.unsaved.Add(1), r.opts.Now().UnixNano()
+	level := slog.LevelError
+	if last := r.stats.unsavedSaid.Load(); last != 0 && now-last < int64(remindEvery) {
+		level = slog.LevelDebug
+	} else {
+		r.stats.unsavedSaid.Store(now)
+	}
+	r.logger().Log(context.Background(), level, "a snapshot is given up: storage did not take it", "step", s.Step, "because", why, "so_far", n)
 }
 
 // persistOne publishes one snapshot and gives its area back. One that storage does not take becomes r.unsaved. A request
