@@ -187,7 +187,7 @@ func (w *world) startLoop(dir string, as *syscall.Credential) *loop {
 	}
 	options, err := json.Marshal(loopOptions{Ring: w.ring, Recorder: recorder.Options{
 		Runs: dir, KeyFile: filepath.Join(dir, "key"), SegmentSize: 256 << 10, CommitBytes: 32 << 10, CommitInterval: 5 * time.Millisecond,
-		HeadInterval: 20 * time.Millisecond, Snapshot: recorder.SnapshotOptions{Retention: snapshot.Retention{KeepLast: 2}},
+		HeadInterval: 20 * time.Millisecond, HoldBytes: 4 << 20, Snapshot: recorder.SnapshotOptions{Retention: snapshot.Retention{KeepLast: 2}},
 	}})
 	if err != nil {
 		w.t.Fatal(err)
