@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -10,11 +11,14 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // runtimeCalls are system calls that the Go runtime makes for itself. An error in one of them ends every Go program or
@@ -26,7 +30,8 @@ var runtimeCalls = []string{
 	"sched_getaffinity", "sched_yield", "epoll_create1", "epoll_ctl", "epoll_pwait", "eventfd2", "pipe2",
 }
 
-// fault is what strace does to the recorder at the when-th system call of a kind in one of its threads.
+// fault is what happens to the recorder at the when-th system call of a kind: EIO in each thread that makes so many, or a
+// SIGKILL right behind the call, counted over all threads.
 type fault struct {
 	call string
 	kill bool
@@ -45,70 +50,113 @@ func (f fault) String() string {
 	return fmt.Sprintf("%s at %s%s number %d", kind, f.call, where, f.when)
 }
 
-// strace runs usp record on a bench under strace and returns what strace wrote.
-func (b *bench) strace(w *world, options ...string) (trace string, stderr string, err error) {
-	file := filepath.Join(b.dir, "trace")
-	args := append([]string{"-f", "--seccomp-bpf", "-qq", "-o", file}, options...)
+// strace runs usp record on a bench under strace, which writes to the named file, and returns what was said on standard
+// error.
+func (b *bench) strace(w *world, file string, options ...string) (stderr string, err error) {
+	args := append([]string{"-f", "-qq", "-o", file}, options...)
 	cmd := exec.Command("strace", append(args, w.bin, "record", b.ring(), "--dir", b.runs(), "--key-file", b.key())...)
 	cmd.Dir = b.dir
-	// One thread makes most system calls, because strace counts by thread.
+	// One thread makes most system calls, because strace counts by thread where it injects an error.
 	cmd.Env = append(slices.Clone(w.env), "GOMAXPROCS=1")
 	cmd.Env = append(cmd.Env, recorderSettings...)
 	var errw bytes.Buffer
 	cmd.Stderr = &errw
-	hung := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() }) // it has ended if that fails
+	hung := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Kill() }) // it has ended if that fails
 	err = cmd.Run()
 	if !hung.Stop() {
-		return "", errw.String(), errors.New("the recorder hangs")
+		return errw.String(), errors.New("the recorder hangs")
 	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		return "", errw.String(), err
+		return errw.String(), err
 	}
-	out, err := os.ReadFile(file)
-	return string(out), errw.String(), err
+	for _, bad := range []string{"panic:", "fatal error:", "goroutine "} {
+		// A runtime that cannot start ends before there is a recorder.
+		if strings.Contains(errw.String(), bad) && !strings.Contains(errw.String(), "runtime.schedinit()") {
+			return errw.String(), errors.New("the recorder panicked")
+		}
+	}
+	return errw.String(), nil
 }
 
 // inject runs the recorder with one fault and reports whether there was a call to fail.
 func (b *bench) inject(w *world, f fault) (felt bool, err error) {
-	what := "error=EIO"
+	var stderr string
 	if f.kill {
-		what = "signal=KILL"
+		felt, stderr, err = b.killAt(w, f)
+	} else {
+		felt, stderr, err = b.failAt(w, f)
 	}
-	options := []string{"-e", "trace=" + f.call, "-e", fmt.Sprintf("inject=%s:%s:when=%d", f.call, what, f.when)}
+	if err != nil {
+		err = fmt.Errorf("%w\n%s", err, stderr)
+	}
+	return felt, err
+}
+
+func (b *bench) failAt(w *world, f fault) (felt bool, stderr string, err error) {
+	file := filepath.Join(b.dir, "trace")
+	options := []string{"--seccomp-bpf", "-e", "trace=" + f.call, "-e", fmt.Sprintf("inject=%s:error=EIO:when=%d", f.call, f.when)}
 	if f.ring {
 		options = append(options, "-P", b.ring())
 	}
-	trace, stderr, err := b.strace(w, options...)
-	if err != nil {
-		return false, fmt.Errorf("%w\n%s", err, stderr)
+	if stderr, err = b.strace(w, file, options...); err != nil {
+		return false, stderr, err
 	}
-	for _, bad := range []string{"panic:", "fatal error:", "goroutine "} {
-		// A runtime that cannot start ends before there is a recorder.
-		if strings.Contains(stderr, bad) && !strings.Contains(stderr, "runtime.schedinit()") {
-			return false, fmt.Errorf("the recorder panicked:\n%s", stderr)
-		}
-	}
-	if f.kill {
-		return strings.Contains(trace, "+++ killed by SIGKILL +++"), nil
-	}
-	return strings.Contains(trace, "(INJECTED)"), nil
+	trace, err := os.ReadFile(file)
+	return bytes.Contains(trace, []byte("(INJECTED)")), stderr, err
 }
 
-// callCounts is how often each system call comes up in a trace, in the thread that makes it most often.
-func callCounts(trace string) map[string]int {
-	perThread, most := map[string]int{}, map[string]int{}
+// killAt kills the recorder behind a call. strace counts by thread, so this counts the lines that it writes, and strace
+// holds every thread for a moment behind its call, so that the kill comes before the next.
+func (b *bench) killAt(w *world, f fault) (felt bool, stderr string, err error) {
+	pipe := filepath.Join(b.dir, "calls")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		return false, "", err
+	}
+	r, err := os.OpenFile(pipe, os.O_RDWR, 0) // for writing too: opening does not wait, and there is no end before Close
+	if err != nil {
+		return false, "", err
+	}
+	read := make(chan error, 1)
+	go func() {
+		in, n := bufio.NewScanner(r), 0
+		for in.Scan() {
+			thread, rest, _ := strings.Cut(in.Text(), " ")
+			if rest = strings.TrimSpace(rest); strings.HasSuffix(rest, "<unfinished ...>") || !strings.HasPrefix(rest, f.call+"(") && !strings.HasPrefix(rest, "<... "+f.call+" resumed>") {
+				continue // the call is not over, or it is none
+			}
+			if n++; n != f.when {
+				continue
+			}
+			pid, err := strconv.Atoi(thread)
+			if err != nil {
+				read <- err
+				return
+			}
+			felt = unix.Kill(pid, unix.SIGKILL) == nil // else it has just ended
+		}
+		read <- nil
+	}()
+	stderr, err = b.strace(w, pipe, "--seccomp-bpf", "-e", "trace="+f.call, "-e", "inject="+f.call+":delay_exit=1000")
+	err = errors.Join(err, r.Close(), <-read)
+	return felt, stderr, err
+}
+
+// callCounts is how often each system call comes up in a trace: in the thread that makes it most often, and in all.
+func callCounts(trace string) (most, all map[string]int) {
+	perThread := map[string]int{}
+	most, all = map[string]int{}, map[string]int{}
 	for line := range strings.Lines(trace) {
 		thread, rest, _ := strings.Cut(line, " ")
 		name, _, call := strings.Cut(strings.TrimSpace(rest), "(")
-		if !call || strings.ContainsAny(name, " <+-") {
-			continue // the second half of an interrupted line, a signal, an exit
+		if !call || strings.ContainsAny(name, " <+-") || name == "execve" {
+			continue // the second half of an interrupted line, a signal, an exit; and before execve there is no recorder
 		}
 		perThread[thread+name]++
 		most[name] = max(most[name], perThread[thread+name])
+		all[name]++
 	}
-	delete(most, "execve") // there is no recorder before it
-	return most
+	return most, all
 }
 
 // TestSystemCallFaults lets a recorder be killed at, or fail with EIO, each of its system calls, one after the other: as
@@ -152,39 +200,47 @@ type faultPlan struct {
 func (s *stage) plans(rnd *rand.Rand) (plans []faultPlan) {
 	s.w.t.Helper()
 	b := s.bench()
-	trace, stderr, err := b.strace(s.w)
+	file := filepath.Join(b.dir, "trace")
+	stderr, err := b.strace(s.w, file)
 	if err != nil {
 		s.w.t.Fatalf("%v\n%s", err, stderr)
+	}
+	trace, err := os.ReadFile(file)
+	if err != nil {
+		s.w.t.Fatal(err)
 	}
 	if err := b.judge(false); err != nil {
 		s.w.t.Fatalf("%s without a fault: %v\n%s", s.name, err, stderr)
 	}
 	b.checkBusy(s.w.t)
-	counts := callCounts(trace)
+	most, all := callCounts(string(trace))
 	var names []string
-	for name := range counts {
+	for name := range all {
 		names = append(names, name)
 	}
 	slices.Sort(names)
 	if torture() {
-		s.w.t.Logf("%s: system calls, most in one thread: %v", s.name, counts)
+		s.w.t.Logf("%s: system calls: %v", s.name, all)
 	}
-	add := func(f fault, most int) {
+	add := func(f fault, last int) {
 		p := faultPlan{stage: s, fault: f}
 		if !torture() {
-			p.whens = []int{1 + rnd.IntN((most+1)/2)} // threads do not always share the calls as they did here
+			if rnd.IntN(2) == 0 {
+				return
+			}
+			p.whens = []int{1 + rnd.IntN((last+1)/2)} // threads do not always share the calls as they did here
 		}
 		plans = append(plans, p)
 	}
 	for _, name := range names {
 		// The runtime's own calls share one place in the sample: they are many, and all alike.
 		if runtimes := slices.Contains(runtimeCalls, name); !runtimes {
-			add(fault{call: name}, counts[name])
+			add(fault{call: name}, most[name])
 		} else if !torture() && rnd.IntN(8) > 0 {
 			continue
 		}
 		if torture() || rnd.IntN(2) == 0 {
-			add(fault{call: name, kill: true}, counts[name])
+			add(fault{call: name, kill: true}, all[name])
 		}
 	}
 	add(fault{call: "mmap", ring: true}, 1)
