@@ -18,7 +18,7 @@ type State struct {
 	Generation uint32 // the generation that took the snapshot
 	Snapshot   string // file name; empty for a cold start
 	Sections   []Section
-	Rejected   []error // newer snapshots that were not loaded, and why
+	Rejected   []error // newer snapshots that were not loaded, each a *recorder.RejectedError
 }
 
 // Section returns the data of the named section, or nil.
@@ -35,6 +35,9 @@ func (s *State) Section(name string) []byte {
 // ring is stored, the interrupted generation is closed. Then it loads the newest snapshot that the digest log vouches
 // for and begins a new generation, which the log introduces by a REWIND entry. run is a run id, the path of a run
 // directory, or "latest". The schema must be the run's.
+//
+// A newest snapshot that is encrypted and that Options.Identities cannot read is an error that wraps snapshot.ErrEncrypted
+// or snapshot.ErrWrongIdentity; one that is damaged is passed over, see State.Rejected.
 func Resume(ctx context.Context, run string, o Options) (*Run, *State, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -57,7 +60,7 @@ func Resume(ctx context.Context, run string, o Options) (*Run, *State, error) {
 		return nil, nil, fmt.Errorf("usp: run %s was recorded with schema %x, this program has %x (%q)", last.RunID, last.Schema[:4], sumPrefix(o), o.Schema.Name())
 	}
 	state := &State{}
-	snap, err := recorder.NewestSnapshot(o.Recorder.FS, path, func(err error) { state.Rejected = append(state.Rejected, err) })
+	snap, err := recorder.NewestSnapshot(o.Recorder.FS, path, func(err error) { state.Rejected = append(state.Rejected, err) }, o.Identities...)
 	if err != nil && !errors.Is(err, recorder.ErrNoSnapshot) {
 		return nil, nil, err
 	}

@@ -210,7 +210,7 @@ func (r *Run) wait() (Summary, error) {
 			if stopped(p.last.PID) {
 				cause = fmt.Errorf("its process %d is stopped", p.last.PID)
 			} else if p.last.Fault != 0 {
-				cause = fmt.Errorf("its storage takes nothing: %w; it goes on when that is over, or closes the run without what it holds after Options.Recorder.Patience", p.last.Fault)
+				cause = fmt.Errorf("its storage takes nothing: %w; it goes on when that is over, or after some time closes the run without what it holds", p.last.Fault)
 			} else if r.recorder != nil {
 				_, cause = r.recorder.outcome()
 			}

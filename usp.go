@@ -32,6 +32,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/record"
 	"github.com/usp-project/usp/recorder"
@@ -69,6 +71,10 @@ type Options struct {
 	Command      []string      // recorder command; default: this program if it serves, $USP_BIN, or usp in PATH, with "record --options-on-stdin"
 	Outside      bool          // a recorder is started by someone else: only create the ring
 	DrainTimeout time.Duration // how long Close waits for a recorder that makes no progress; default 5 s
+
+	// Identities are the age secret keys with which Resume reads encrypted snapshots; see snapshot.ReadIdentities. The
+	// public keys they are encrypted to are in Recorder.Snapshot.Recipients.
+	Identities []age.Identity
 
 	Stderr io.Writer    // of the recorder process; default os.Stderr
 	Logger *slog.Logger // of this side; default discards

@@ -50,6 +50,7 @@ type Options struct {
 	Verifiers   note.Verifiers   // keys that may have signed the head that is there; nil: its signature is not checked by Open
 	HeadPath    string           // file of the signed head; default: "checkpoint" beside the directory
 	SegmentSize int64            // bytes at which a file is sealed and the next begun; default 64 MiB
+	MinSegment  int64            // bytes that will do for a file where there is no space for SegmentSize; default SegmentSize
 	MaxPending  int              // bytes of entries that may wait for Sync; default 16 MiB
 	Reserve     int64            // bytes of each file that only UseReserve opens up; default 0
 	Now         func() time.Time // clock for file headers only; default time.Now
@@ -69,7 +70,7 @@ func (o Options) withDefaults(dir string) (Options, error) {
 	if o.MaxPending <= 0 {
 		o.MaxPending = DefaultMaxPending
 	}
-	o.Reserve = max(0, min(o.Reserve, o.SegmentSize/4))
+	o.Reserve = max(0, o.Reserve)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -179,7 +180,8 @@ func (l *Log) limit() int64 {
 	if l.reserve {
 		return math.MaxInt64
 	}
-	return l.opt.SegmentSize - l.opt.Reserve
+	room := l.w.Room()
+	return room - min(l.opt.Reserve, room/4)
 }
 
 // write moves the queue to stable storage, beginning and sealing files as needed.
@@ -214,7 +216,7 @@ func (l *Log) begin() error {
 		size = min(size, smallSegment)
 	}
 	next, err := segment.Prepare(l.dir, l.tree.size, segment.Options{
-		FS: l.opt.FS, Kind: segment.KindDigests, RunID: l.opt.RunID, Meta: appendMeta(nil, c, &l.tree), Size: size, Now: l.opt.Now,
+		FS: l.opt.FS, Kind: segment.KindDigests, RunID: l.opt.RunID, Meta: appendMeta(nil, c, &l.tree), Size: size, MinSize: l.opt.MinSegment, Now: l.opt.Now,
 	})
 	if err != nil {
 		l.stats.LastFault = err

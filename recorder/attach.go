@@ -143,7 +143,7 @@ func (r *Recorder) openLog() (*history, error) {
 	}
 	if r.log, err = digestlog.Open(r.dir.Digests(), digestlog.Options{
 		FS: r.fs(), RunID: r.header.RunID, Signer: signer, Verifiers: note.VerifierList(verifier),
-		HeadPath: r.dir.Head(), SegmentSize: r.opts.SegmentSize, Reserve: r.opts.logReserve(), Now: r.opts.Now,
+		HeadPath: r.dir.Head(), SegmentSize: r.opts.SegmentSize, MinSegment: r.opts.minSegment(), Reserve: r.opts.logReserve(), Now: r.opts.Now,
 	}); err != nil {
 		return nil, fmt.Errorf("open the digest log: %w", err)
 	}
@@ -206,7 +206,7 @@ func (r *Recorder) tidySnapshots(h *history) error {
 
 // keep lists the snapshots that retention is about: those on the effective timeline that are there. They were verified
 // when they were written; their digests are the log's. What lies on an abandoned timeline was rejected by a resume; it
-// stays as evidence, and must not count as newer than what the run goes on from.
+// stays as evidence, with all that it refers to, and must not count as newer than what the run goes on from.
 func (r *Recorder) keep(h *history) error {
 	infos, err := snapshot.List(r.fs(), r.dir.Snapshots())
 	if err != nil {
@@ -219,11 +219,15 @@ func (r *Recorder) keep(h *history) error {
 	for _, info := range infos {
 		if sum, ok := sums[info.Name]; ok {
 			info.SHA256, info.Verified = sum, info.Err == nil
-			r.kept = append(r.kept, info)
+		} else if info.Err == nil {
+			info.Err = errAbandoned
 		}
+		r.kept = append(r.kept, info)
 	}
 	return nil
 }
+
+var errAbandoned = errors.New("on an abandoned timeline")
 
 // beginGeneration writes the manifest, the OPEN entry and, behind a resume, the REWIND entry.
 func (r *Recorder) beginGeneration(h *history) error {

@@ -1,6 +1,7 @@
 package recorder_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -88,6 +89,7 @@ type ringConfig struct {
 	generation uint32
 	slots      int // default 64
 	areas      int
+	capacity   int64 // of a staging area, default 4 KiB
 	resumed    *rundir.Resumed
 	after      uint64 // the first record is of the step after it
 }
@@ -105,7 +107,7 @@ func newProducer(t testing.TB, c ringConfig) *producer {
 	check(t, err)
 	p, err := ring.Create(ring.Config{
 		Path: filepath.Join(c.dir, rundir.RingName(runID)), RunID: runID, Generation: c.generation,
-		Schema: schema.Text(), Meta: meta, PayloadLen: 8 * schema.Words(), Slots: c.slots, StagingAreas: c.areas, StagingCapacity: 4 << 10,
+		Schema: schema.Text(), Meta: meta, PayloadLen: 8 * schema.Words(), Slots: c.slots, StagingAreas: c.areas, StagingCapacity: cmp.Or(c.capacity, 4<<10),
 	})
 	check(t, err)
 	t.Cleanup(func() { p.Close(false) }) // an error says that the test closed it

@@ -54,7 +54,7 @@ func LoggedSnapshots(fsys vfs.FS, dir string) (map[string][32]byte, error) {
 }
 
 // Prune removes the snapshots that retention gives up, of a run that has ended, as its recorder would: logged first. It
-// also finishes removals that were logged and cut off. With dry it only says which it would remove. It returns their names.
+// also finishes removals that were logged and cut off. The two newest that verify now, every byte, stay. With dry it only says which it would remove. It returns their names.
 func Prune(dir string, o Options, dry bool) ([]string, error) {
 	o = o.withDefaults()
 	o.Runs = filepath.Dir(dir)
@@ -77,6 +77,7 @@ func Prune(dir string, o Options, dry bool) ([]string, error) {
 	if err := r.keep(h); err != nil {
 		return nil, err
 	}
+	r.verifyNewest()
 	plan := snapshot.Plan(r.kept, o.Snapshot.Retention, o.Now())
 	names := make([]string, len(plan))
 	for i := range plan {
@@ -108,6 +109,17 @@ func Prune(dir string, o Options, dry bool) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// verifyNewest reads the newest snapshots until two are intact. A damaged one stays, as evidence, and holds no other's place.
+func (r *Recorder) verifyNewest() {
+	for i, intact := len(r.kept)-1, 0; i >= 0 && intact < 2; i-- {
+		k := &r.kept[i]
+		if _, k.Err = snapshot.Verify(r.fs(), r.dir.Snapshot(k.Name), &k.SHA256); k.Err == nil {
+			intact++
+		}
+		k.Verified = k.Err == nil
+	}
 }
 
 // Logged is a snapshot that the log vouches for.

@@ -37,6 +37,12 @@ type SnapshotOptions struct {
 	Codec     snapshot.Codec     `json:"codec"` // default none
 	Level     int                `json:"level"` // of the codec; 0 is its fastest
 	Retention snapshot.Retention `json:"retention"`
+
+	// Recipients are the age public keys that snapshots are encrypted to; none: they are not. A key that is none is an
+	// error of Attach.
+	Recipients []string `json:"recipients,omitempty"`
+
+	Reuse int `json:"reuse"` // snapshots in a row that may refer to older ones for large sections that did not change; default 0
 }
 
 func (o Options) withDefaults() Options {

@@ -34,6 +34,8 @@ import (
 	"syscall"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/segment"
@@ -63,6 +65,7 @@ type Recorder struct {
 	lock        io.Closer
 	fresh       bool   // Attach made the run directory and found nothing of another recorder in it
 	verifierKey string // public half of the signing key
+	recipients  []age.Recipient
 
 	// The drainer's.
 	ring     *ring.Consumer
@@ -82,9 +85,11 @@ type Recorder struct {
 	jobsClosed    bool
 
 	// The persister's.
-	kept      []snapshot.Info // on the effective timeline: logged, not pruned, in the order written
+	kept      []snapshot.Info // on the effective timeline: logged, not pruned, in the order written; with Err set: others
+	reuse     snapshot.Reuse
 	condemned []snapshot.Info // pruned in the log, their files still there
 	unsaved   *snapshotJob    // the newest state, if storage did not take it
+	refused   bool            // storage did not take the last one, and that was said
 
 	// Between them.
 	work     chan work         // drainer → writer, in ring order
@@ -100,7 +105,6 @@ type stats struct {
 	stored, lost, synced, digests, snapshots atomic.Uint64
 
 	lostStorage, held, unsaved atomic.Uint64
-	unsavedSaid                atomic.Int64  // when the last message about an unsaved snapshot was written
 	fault                      atomic.Uint64 // errno
 }
 
@@ -149,6 +153,9 @@ func (r *Recorder) open() error {
 	}
 	if got, want := r.header.PayloadLen, 8*r.schema.Words(); got != want {
 		return fmt.Errorf("ring %s: payload of %d bytes, its schema %q needs %d", r.ring.Path(), got, r.schema.Name(), want)
+	}
+	if r.recipients, err = snapshot.ParseRecipients(r.opts.Snapshot.Recipients...); err != nil {
+		return fmt.Errorf("keys for snapshots: %w", err)
 	}
 	r.generation = r.header.Generation
 	r.digester = record.NewDigester(r.schema)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
 	"github.com/usp-project/usp/digestlog"
@@ -191,10 +192,29 @@ type Found struct {
 	Sections []snapshot.Section
 }
 
+// RejectedError says which snapshot was not loaded, and why.
+type RejectedError struct {
+	Name       string // of its file
+	Step       uint64
+	Generation uint32
+	Err        error
+}
+
+// Error names the snapshot by its step.
+func (e *RejectedError) Error() string {
+	return fmt.Sprintf("snapshot of step %d not loaded: %v", e.Step, e.Err)
+}
+
+// Unwrap returns the reason.
+func (e *RejectedError) Unwrap() error { return e.Err }
+
 // NewestSnapshot loads the newest snapshot on the effective timeline of the run directory that its own checksums and
-// the digest log both vouch for. Every newer one that does not pass is passed to rejected, and never loaded. With none
-// left the error is ErrNoSnapshot.
-func NewestSnapshot(fsys vfs.FS, dir string, rejected func(error)) (*Found, error) {
+// the digest log both vouch for; identities are the age secret keys to try on one that is encrypted. Every newer one that
+// does not pass is passed to rejected, as a *RejectedError, and never loaded. With none left the error is ErrNoSnapshot.
+//
+// An intact snapshot for which the key is missing or wrong is not passed over, because that would throw away what was
+// computed since the one before it: the error then wraps snapshot.ErrEncrypted or snapshot.ErrWrongIdentity.
+func NewestSnapshot(fsys vfs.FS, dir string, rejected func(error), identities ...age.Identity) (*Found, error) {
 	if fsys == nil {
 		fsys = vfs.OS()
 	}
@@ -204,12 +224,19 @@ func NewestSnapshot(fsys vfs.FS, dir string, rejected func(error)) (*Found, erro
 	}
 	for _, e := range h.effective() {
 		path := rundir.Dir(dir).Snapshot(e.Name)
-		meta, sections, err := snapshot.Load(fsys, path, &e.SHA256)
+		meta, sections, err := snapshot.LoadWith(fsys, path, &e.SHA256, snapshot.LoadOptions{Identities: identities})
+		if errors.Is(err, snapshot.ErrEncrypted) || errors.Is(err, snapshot.ErrWrongIdentity) {
+			_, damage := snapshot.Verify(fsys, path, &e.SHA256)
+			if damage == nil {
+				return nil, err
+			}
+			err = damage
+		}
 		if err == nil && (meta.Step != e.Step || meta.Generation != e.Generation || meta.RunID != filepath.Base(dir)) {
 			err = fmt.Errorf("%s: holds step %d of generation %d of run %s, the log says step %d of generation %d", path, meta.Step, meta.Generation, meta.RunID, e.Step, e.Generation)
 		}
 		if err != nil {
-			rejected(fmt.Errorf("snapshot of step %d not loaded: %w", e.Step, err))
+			rejected(&RejectedError{Name: e.Name, Step: e.Step, Generation: e.Generation, Err: err})
 			continue
 		}
 		return &Found{Name: e.Name, SHA256: e.SHA256, Meta: meta, Sections: sections}, nil

@@ -106,7 +106,7 @@ func (r *Recorder) hold(w work) {
 	t := &r.trouble
 	if w.staged != nil {
 		if i := slices.IndexFunc(t.held, func(h work) bool { return h.staged != nil }); i >= 0 {
-			r.giveUpSnapshot(t.held[i].staged, "a newer one is there")
+			r.stats.unsaved.Add(1)
 			r.released <- t.held[i].staged // never blocks: room for every area
 			t.held = slices.Delete(t.held, i, i+1)
 		}
@@ -263,7 +263,7 @@ func (r *Recorder) relieved() error {
 	}
 	*t = trouble{headSaid: t.headSaid, headFault: t.headFault}
 	r.stats.fault.Store(0)
-	r.logger().Warn("storage takes records again", "run", r.header.RunID, "after", took, "lost", lost, "snapshots_unsaved", r.stats.unsaved.Load())
+	r.logger().Warn("storage takes records again", "run", r.header.RunID, "after", took, "lost", lost)
 	r.sealLeft()
 	err := r.append(&digestlog.Entry{
 		Kind: digestlog.KindEvent, Generation: r.generation, Seq: r.stats.synced.Load(), Code: digestlog.EventStorage,
@@ -296,7 +296,8 @@ func (r *Recorder) lastResort() error {
 	}
 	for _, w := range t.held {
 		if w.staged != nil {
-			r.giveUpSnapshot(w.staged, "the run ends")
+			n := r.stats.unsaved.Add(1)
+			r.logger().Error("the run ends without its last snapshot: storage did not take it", "step", w.staged.Step, "given_up", n)
 			continue
 		}
 		if err := r.store(w.batch); err != nil {
@@ -370,8 +371,11 @@ type reserve struct {
 	open bool // given back: files are small now, and what segments keep free may be used
 }
 
-// segmentReserve is the space that a telemetry segment keeps for lost ranges and its footer.
-func (r *Recorder) segmentReserve() int64 { return min(64<<10, r.opts.SegmentSize/16) }
+// segmentReserve is the space that a telemetry segment of that size keeps for lost ranges and its footer.
+func segmentReserve(size int64) int64 { return min(64<<10, size/16) }
+
+// minSegment is the least size of a segment, where the disk has no space for more: one batch must fit.
+func (o *Options) minSegment() int64 { return min(o.SegmentSize, 2*int64(o.CommitBytes)+256<<10) }
 
 // logReserve is the space that a file of the log keeps: for the entries of a batch whose telemetry is written, and the end.
 func (o *Options) logReserve() int64 { return int64(o.CommitBytes) + 64<<10 }

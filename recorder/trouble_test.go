@@ -160,7 +160,7 @@ func testTrouble(t *testing.T, f fault, hold int) {
 	if n := said.count("storage takes records again"); n != 1 {
 		t.Errorf("the end was said %d times:\n%s", n, said)
 	}
-	if n := said.count("level=ERROR"); n > 4 { // the fault, a snapshot that is tried again, the first that was given up for a newer one
+	if n := said.count("level="); n > 8 { // where snapshots and heads fail on their own, that has a beginning and an end too
 		t.Errorf("%d errors were reported:\n%s", n, said)
 	}
 	told := 0

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"path/filepath"
 	"slices"
 	"time"
@@ -250,7 +249,7 @@ func (r *Recorder) openSegment(n int) error {
 		return r.beginSegment(r.telemetryNext)
 	case w.Err() != nil:
 		return r.leaveSegment()
-	case w.Next() == w.Base() || r.reserve.open || w.Size()+int64(n)+batchRoom <= r.opts.SegmentSize-r.segmentReserve():
+	case w.Next() == w.Base() || r.reserve.open || w.Size()+int64(n)+batchRoom <= w.Room()-segmentReserve(w.Room()):
 		return nil
 	}
 	next, err := segment.Prepare(r.dir.Telemetry(), w.Next(), r.segmentOptions())
@@ -355,7 +354,7 @@ func (r *Recorder) segmentOptions() segment.Options {
 		size = min(size, smallSegment)
 	}
 	return segment.Options{
-		FS: r.fs(), Kind: segment.KindTelemetry, RunID: r.header.RunID, Meta: meta.Append(nil), Size: size, Now: r.opts.Now,
+		FS: r.fs(), Kind: segment.KindTelemetry, RunID: r.header.RunID, Meta: meta.Append(nil), Size: size, MinSize: r.opts.minSegment(), Now: r.opts.Now,
 	}
 }
 
@@ -373,8 +372,8 @@ func (r *Recorder) persist(failed context.Context) error {
 			if !ok {
 				return r.persistLast(failed)
 			}
-			if r.unsaved != nil {
-				r.giveUpSnapshot(r.unsaved.staged, "a newer one is there")
+			if r.unsaved != nil { // there is a newer one
+				r.stats.unsaved.Add(1)
 				r.released <- r.unsaved.staged // never blocks: room for every area
 				r.unsaved = nil
 			}
@@ -404,29 +403,17 @@ func (r *Recorder) persistLast(failed context.Context) error {
 		return err
 	}
 	if r.unsaved != nil {
-		r.giveUpSnapshot(job.staged, "the run ends")
+		n := r.stats.unsaved.Add(1)
+		r.logger().Error("the run ends without its last snapshot: storage did not take it", "step", job.staged.Step, "given_up", n)
 	}
 	return nil
-}
-
-// giveUpSnapshot counts a state that was not stored, and reports it. A loop may ask for many while a fault lasts: like the
-// fault itself that is said once, and then at intervals.
-func (r *Recorder) giveUpSnapshot(s *ring.Staged, why string) {
-	n, now := r.stats.unsaved.Add(1), r.opts.Now().UnixNano()
-	level := slog.LevelError
-	if last := r.stats.unsavedSaid.Load(); last != 0 && now-last < int64(remindEvery) {
-		level = slog.LevelDebug
-	} else {
-		r.stats.unsavedSaid.Store(now)
-	}
-	r.logger().Log(context.Background(), level, "a snapshot is given up: storage did not take it", "step", s.Step, "because", why, "so_far", n)
 }
 
 // persistOne publishes one snapshot and gives its area back. One that storage does not take becomes r.unsaved. A request
 // that does not hold a well-formed state is reported and dropped: the run goes on.
 func (r *Recorder) persistOne(failed context.Context, job *snapshotJob) error {
 	s := job.staged
-	first := r.unsaved == nil
+	first := !r.refused
 	err := r.publishSnapshot(failed, job)
 	if first && isStorage(err) {
 		err = r.publishSnapshot(failed, job) // an error of one file says nothing about the next
@@ -436,14 +423,16 @@ func (r *Recorder) persistOne(failed context.Context, job *snapshotJob) error {
 		r.logger().Error("snapshot request dropped: it holds no state", "step", s.Step, "err", err)
 	case isStorage(err):
 		if first {
-			r.logger().Error("storage does not take a snapshot; trying again", "step", s.Step, "err", err)
+			r.logger().Error("storage does not take a snapshot; it is tried again until there is a newer one", "step", s.Step, "err", err)
+			r.refused = true
 		}
 		r.unsaved = job
 		return nil
 	case err != nil:
 		return err
-	case !first:
-		r.logger().Warn("storage takes snapshots again", "step", s.Step)
+	case r.refused:
+		r.logger().Warn("storage takes snapshots again", "step", s.Step, "given_up", r.stats.unsaved.Load())
+		r.refused = false
 	}
 	r.unsaved = nil
 	r.released <- s // never blocks: room for every area
@@ -472,6 +461,7 @@ func (r *Recorder) publishSnapshot(failed context.Context, job *snapshotJob) err
 		SHA256: info.SHA256, Size: uint64(info.Size), Name: info.Name,
 	})
 	if err != nil {
+		r.reuse = snapshot.Reuse{} // nothing may refer to a file that the log does not have
 		return err
 	}
 	r.stats.snapshots.Add(1)
@@ -490,10 +480,21 @@ func (r *Recorder) writeSnapshot(job *snapshotJob) (info snapshot.Info, err erro
 		info, err = snapshot.Write(r.dir.Snapshots(), snapshot.Meta{
 			RunID: r.header.RunID, Generation: r.generation, Step: s.Step, Seq: s.Seq, Reason: s.Reason,
 			Schema: r.schema.Sum(), TreeSize: job.treeSize, TreeRoot: job.treeRoot, Created: r.opts.Now(),
-		}, sections, snapshot.Options{FS: r.fs(), Codec: r.opts.Snapshot.Codec, Level: r.opts.Snapshot.Level})
+		}, sections, snapshot.Options{FS: r.fs(), Codec: r.opts.Snapshot.Codec, Level: r.opts.Snapshot.Level, Recipients: r.recipients, Reuse: r.reuseOption()})
 		return err
 	})
+	if info.BaseErr != nil {
+		r.logger().Warn("sections written anew: an older snapshot cannot be read", "step", s.Step, "err", info.BaseErr)
+	}
 	return info, err
+}
+
+func (r *Recorder) reuseOption() *snapshot.Reuse {
+	if r.opts.Snapshot.Reuse <= 0 {
+		return nil
+	}
+	r.reuse.Limit = r.opts.Snapshot.Reuse
+	return &r.reuse
 }
 
 // prune removes the snapshots that retention gives up: logged first, then unlinked, so that a kill in between leaves a

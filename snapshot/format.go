@@ -13,13 +13,15 @@ import (
 //
 //	header 256 | section data, each 64-aligned | index, 64-aligned | footer 128
 //
-// The index holds, for each section, an entry and its chunk table. A chunk is
-// ChunkSize bytes of state (the last one of a section may be shorter).
+// The index holds, for each section, an entry and its chunk table, and behind
+// them a row for each base. A chunk is ChunkSize bytes of state (the last one of a
+// section may be shorter).
 const (
 	version    = 1
 	headerLen  = 256
 	entryLen   = 128
 	chunkLen   = 8
+	baseLen    = 64
 	footerLen  = 128
 	sumOffset  = 92 // of the SHA-256 in the footer
 	alignment  = 64
@@ -28,7 +30,10 @@ const (
 	maxRatio   = 1024 // a compressed chunk holds at least 1/maxRatio of its state's size
 	compressed = 1 << 31
 	flagRawSum = 1 << 0 // entry: raw_sha256 is present
+	flagKept   = 1 << 1 // entry: the section lies in the base whose number is in the upper half of the flags
+	baseShift  = 16
 	flagSealed = 1 << 0 // header: the sections are encrypted
+	flagBases  = 1 << 2 // header: the index ends with bases
 
 	// ChunkSize is how many bytes of state are checksummed, and compressed, together.
 	ChunkSize = 1 << 20
@@ -38,7 +43,7 @@ const (
 	MaxState = 64 << 30
 
 	// Encryption adds 1/4096 to a section, and up to 3 chunks for keys and ends.
-	maxIndex = MaxSections*entryLen + (MaxState/ChunkSize+MaxState/ChunkSize/4096+4*MaxSections)*chunkLen
+	maxIndex = MaxSections*entryLen + (MaxState/ChunkSize+MaxState/ChunkSize/4096+4*MaxSections)*chunkLen + MaxSections*baseLen
 )
 
 const (
@@ -66,7 +71,14 @@ type entry struct {
 	flags  uint32
 	sum    [32]byte // SHA-256 of the state, if flags has flagRawSum
 	chunks []chunk
+	at     int64 // of the entry in the index, when it was read
 }
+
+// kept says that the section lies in another file: offset and stored are there,
+// and so are the chunks.
+func (e *entry) kept() bool { return e.flags&flagKept != 0 }
+
+func (e *entry) base() int { return int(e.flags >> baseShift) }
 
 // rawChunk is the number of state bytes in chunk i of a section of n bytes.
 func rawChunk(n int64, i int) int { return int(min(n-int64(i)*ChunkSize, ChunkSize)) }
@@ -88,6 +100,15 @@ func at(off int64, format string, args ...any) error {
 	return &placed{off, fmt.Errorf(format, args...)}
 }
 
+// shift moves a placed error by n bytes.
+func shift(err error, n int64) error {
+	var p *placed
+	if errors.As(err, &p) {
+		p.at += n
+	}
+	return err
+}
+
 // inFile turns a placed error into a *CorruptError and leaves others alone.
 func inFile(file string, base int64, err error) error {
 	var p *placed
@@ -97,15 +118,13 @@ func inFile(file string, base int64, err error) error {
 	return err
 }
 
-func appendHeader(dst []byte, m Meta, codec Codec, encrypted bool) []byte {
+func appendHeader(dst []byte, m Meta, codec Codec, flags uint32) []byte {
 	var b [headerLen]byte
 	copy(b[:], magic)
 	le := binary.LittleEndian
 	le.PutUint32(b[8:], version)
 	le.PutUint32(b[12:], headerLen)
-	if encrypted {
-		le.PutUint32(b[16:], flagSealed)
-	}
+	le.PutUint32(b[16:], flags)
 	le.PutUint32(b[20:], m.Reason)
 	copy(b[24:24+runIDLen], m.RunID)
 	le.PutUint32(b[56:], m.Generation)
@@ -121,25 +140,29 @@ func appendHeader(dst []byte, m Meta, codec Codec, encrypted bool) []byte {
 }
 
 // parseHeader reads the first headerLen bytes of a file that begins with magic.
-func parseHeader(b []byte) (m Meta, codec Codec, encrypted bool, err error) {
+func parseHeader(b []byte) (m Meta, codec Codec, flags uint32, err error) {
 	le := binary.LittleEndian
 	if crc(b[:headerLen-4]) != le.Uint32(b[headerLen-4:]) {
-		return Meta{}, 0, false, at(0, "header checksum differs")
+		return Meta{}, 0, 0, at(0, "header checksum differs")
 	}
 	// Every version keeps magic, version, length and the checksum at the end
 	// of the header where they are, so that newer and damaged stay apart.
-	if le.Uint32(b[8:]) != version || le.Uint32(b[16:])&^flagSealed != 0 || le.Uint32(b[60:]) > uint32(Zstd) {
-		return Meta{}, 0, false, ErrVersion
+	flags = le.Uint32(b[16:])
+	if le.Uint32(b[8:]) != version || flags&^(flagSealed|flagBases) != 0 || le.Uint32(b[60:]) > uint32(Zstd) {
+		return Meta{}, 0, 0, ErrVersion
 	}
 	if n := le.Uint32(b[12:]); n != headerLen {
-		return Meta{}, 0, false, at(12, "header length %d, want %d", n, headerLen)
+		return Meta{}, 0, 0, at(12, "header length %d, want %d", n, headerLen)
+	}
+	if flags == flagSealed|flagBases {
+		return Meta{}, 0, 0, at(16, "an encrypted snapshot that refers to others")
 	}
 	id, err := parsePadded(b[24 : 24+runIDLen])
 	if err != nil {
-		return Meta{}, 0, false, at(24, "run id: %w", err)
+		return Meta{}, 0, 0, at(24, "run id: %w", err)
 	}
 	if i := firstNonZero(b[160 : headerLen-4]); i >= 0 {
-		return Meta{}, 0, false, at(160+int64(i), "reserved byte is not zero")
+		return Meta{}, 0, 0, at(160+int64(i), "reserved byte is not zero")
 	}
 	m = Meta{
 		RunID:      id,
@@ -152,10 +175,10 @@ func parseHeader(b []byte) (m Meta, codec Codec, encrypted bool, err error) {
 		Schema:     [32]byte(b[96:128]),
 		TreeRoot:   [32]byte(b[128:160]),
 	}
-	return m, Codec(le.Uint32(b[60:])), le.Uint32(b[16:])&flagSealed != 0, checkRunID(id)
+	return m, Codec(le.Uint32(b[60:])), flags, checkRunID(id)
 }
 
-func appendIndex(dst []byte, entries []entry) []byte {
+func appendIndex(dst []byte, entries []entry, bases []base) []byte {
 	le := binary.LittleEndian
 	for i := range entries {
 		e := &entries[i]
@@ -177,49 +200,55 @@ func appendIndex(dst []byte, entries []entry) []byte {
 			dst = le.AppendUint32(dst, c.crc)
 		}
 	}
+	for i := range bases {
+		dst = bases[i].append(dst)
+	}
 	return dst
 }
 
-// parseIndex reads count sections whose data must fill the file exactly from
-// the header to end, the offset of the index.
-func parseIndex(b []byte, count uint32, end int64, encrypted bool) ([]entry, error) {
+// parseIndex reads count sections, of which those that are not kept elsewhere
+// must fill the file exactly from the header to end, the offset of the index.
+func parseIndex(b []byte, count uint32, end int64, flags uint32) ([]entry, []base, error) {
 	if count > MaxSections || int64(count)*entryLen > int64(len(b)) {
-		return nil, at(0, "index of %d bytes cannot hold %d sections", len(b), count)
+		return nil, nil, at(0, "index of %d bytes cannot hold %d sections", len(b), count)
 	}
 	entries := make([]entry, 0, count)
 	seen := make(map[string]bool, count)
 	next, total, pos := int64(headerLen), int64(0), 0
 	for range count {
-		e, n, err := parseEntry(b[pos:], next, end, encrypted)
+		e, n, err := parseEntry(b[pos:], next, end, flags)
 		if err != nil {
-			var p *placed
-			if errors.As(err, &p) {
-				p.at += int64(pos)
-			}
-			return nil, err
+			return nil, nil, shift(err, int64(pos))
 		}
 		if seen[e.name] {
-			return nil, at(int64(pos), "section %q is there twice", e.name)
+			return nil, nil, at(int64(pos), "section %q is there twice", e.name)
 		}
 		seen[e.name] = true
 		if total += e.raw; total > MaxState {
-			return nil, at(int64(pos), "state larger than %d bytes", int64(MaxState))
+			return nil, nil, at(int64(pos), "state larger than %d bytes", int64(MaxState))
 		}
-		next = aligned(e.offset + e.stored)
+		if !e.kept() {
+			next = aligned(e.offset + e.stored)
+		}
+		e.at = int64(pos)
 		pos += n
 		entries = append(entries, e)
 	}
-	if pos != len(b) {
-		return nil, at(int64(pos), "%d bytes too many in the index", len(b)-pos)
-	}
 	if next != end {
-		return nil, at(0, "sections end at byte %d, the index begins at %d", next, end)
+		return nil, nil, at(0, "sections end at byte %d, the index begins at %d", next, end)
 	}
-	return entries, nil
+	if flags&flagBases != 0 {
+		bases, err := parseBases(b[pos:], entries)
+		return entries, bases, shift(err, int64(pos))
+	}
+	if pos != len(b) {
+		return nil, nil, at(int64(pos), "%d bytes too many in the index", len(b)-pos)
+	}
+	return entries, nil, nil
 }
 
 // parseEntry reads one entry and its chunk table and returns their length.
-func parseEntry(b []byte, offset, end int64, encrypted bool) (entry, int, error) {
+func parseEntry(b []byte, offset, end int64, flags uint32) (entry, int, error) {
 	if len(b) < entryLen {
 		return entry{}, 0, at(0, "index ends inside an entry")
 	}
@@ -232,14 +261,16 @@ func parseEntry(b []byte, offset, end int64, encrypted bool) (entry, int, error)
 		return entry{}, 0, at(0, "section name: %w", err)
 	}
 	e := entry{name: name, flags: le.Uint32(b[92:]), sum: [32]byte(b[96:128])}
-	if e.flags&^flagRawSum != 0 {
+	encrypted := flags&flagSealed != 0
+	switch {
+	case e.flags&^(flagRawSum|flagKept|0xffff<<baseShift) != 0, !e.kept() && e.base() != 0:
 		return entry{}, 0, fmt.Errorf("section %q has flags %#x: %w", name, e.flags, ErrVersion)
-	}
-	if e.flags == 0 && e.sum != [32]byte{} {
+	case e.flags&flagRawSum == 0 && e.sum != [32]byte{}:
 		return entry{}, 0, at(96, "digest without its flag")
-	}
-	if encrypted && e.flags != 0 {
+	case encrypted && e.flags != 0:
 		return entry{}, 0, at(92, "digest of an encrypted state")
+	case e.kept():
+		return parseKept(e, b, flags)
 	}
 	off, raw, stored, chunks := le.Uint64(b[64:]), le.Uint64(b[72:]), le.Uint64(b[80:]), int64(le.Uint32(b[88:]))
 	switch {

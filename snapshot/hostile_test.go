@@ -110,6 +110,46 @@ func FuzzLoadResealed(f *testing.F) {
 	})
 }
 
+// FuzzLoadKept goes past the checksums of a snapshot that refers to another one, or of
+// the one that it refers to.
+func FuzzLoadKept(f *testing.F) {
+	m := Meta{RunID: "r", Step: 6, Generation: 1}
+	whole := assemble(m, nil, vectorState()...)
+	m.Step = 7
+	refers := assemble(m, fileBase(6, whole), vectorState()...)
+	f.Add(refers, true)
+	f.Add(whole, false)
+	f.Add(assemble(Meta{RunID: "r", Step: 6, Generation: 1}, nil, changed(1)...), false)
+	f.Fuzz(func(t *testing.T, b []byte, first bool) {
+		b = bytes.Clone(b) // the engine's own
+		reseal(b)
+		files := map[string][]byte{"/" + FileName(6, 1): whole, "/x.snap": b}
+		if !first {
+			files = map[string][]byte{"/" + FileName(6, 1): b, "/x.snap": refers}
+		}
+		mem := vfs.NewMem()
+		for name, data := range files {
+			if err := vfs.Replace(mem, name, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, sections, err := Load(mem, "/x.snap", nil)
+		if _, verr := Verify(mem, "/x.snap", nil); (verr == nil) != (err == nil) && !errors.Is(err, ErrEncrypted) {
+			t.Fatalf("Load says %v, Verify %v", err, verr)
+		}
+		total := 0
+		for _, s := range sections {
+			total += len(s.Data)
+		}
+		if total > maxRatio*(len(b)+len(whole)) {
+			t.Fatalf("%d bytes of state from files of %d and %d", total, len(b), len(whole))
+		}
+		if err == nil && !first && !bytes.Equal(sections[1].Data, vectorState()[1].Data) {
+			t.Fatal("another state than the one referred to")
+		}
+	})
+}
+
 // FuzzUnseal hands hostile contents to the reader behind a true encryption, as a
 // recipient's public key allows anybody to do.
 func FuzzUnseal(f *testing.F) {
@@ -150,7 +190,7 @@ func forge(to age.Recipient, inner []byte, raw int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := appendHeader(nil, Meta{RunID: "r", Step: 1}, None, true)
+	b := appendHeader(nil, Meta{RunID: "r", Step: 1}, None, flagSealed)
 	e := entry{name: "s", offset: headerLen, raw: raw, stored: int64(sealed.Len())}
 	for rest := sealed.Bytes(); len(rest) > 0; {
 		piece := rest[:min(len(rest), ChunkSize)]
@@ -160,7 +200,7 @@ func forge(to age.Recipient, inner []byte, raw int64) ([]byte, error) {
 	b = append(b, sealed.Bytes()...)
 	b = append(b, make([]byte, aligned(int64(len(b)))-int64(len(b)))...)
 	ft := footer{sections: 1, indexOffset: int64(len(b))}
-	b = appendIndex(b, []entry{e})
+	b = appendIndex(b, []entry{e}, nil)
 	ft.indexLen = int64(len(b)) - ft.indexOffset
 	ft.total = int64(len(b)) + footerLen
 	b = appendFooter(b, ft)
@@ -314,5 +354,97 @@ func TestMemory(t *testing.T) {
 		if n := after.TotalAlloc - before.TotalAlloc; n > 24<<20 {
 			t.Errorf("codec %v: %d MiB allocated", codec, n>>20)
 		}
+	}
+}
+
+// changed is the state of the vectors with a bit of one section flipped.
+func changed(i int) []Section {
+	s := vectorState()
+	s[i].Data = bytes.Clone(s[i].Data)
+	s[i].Data[0] ^= 1
+	return s
+}
+
+// TestBaseChecks: each thing that can be wrong with a base, all checksums right, is
+// said as what it is.
+func TestBaseChecks(t *testing.T) {
+	m := Meta{RunID: "r", Step: 6, Generation: 1}
+	own := Meta{RunID: "r", Step: 7, Generation: 1}
+	whole := assemble(m, nil, vectorState()...)
+	refers := assemble(own, fileBase(6, whole), vectorState()...)
+	mem := vfs.NewMem()
+	_, err := Write("/", m, vectorState(), Options{FS: mem, Recipients: []age.Recipient{vectorKey(t, "identity.txt").Recipient()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := vfs.ReadFile(mem, "/"+FileName(6, 1), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.RunID = "s"
+	otherRun := assemble(m, nil, vectorState()...)
+	m.RunID, m.Step = "r", 5
+	otherStep := assemble(m, nil, vectorState()...)
+	m.Step = 6
+	chain := assemble(m, fileBase(5, whole), vectorState()...)
+	renamed := assemble(m, nil, vectorState()[0], Section{"zap", vectorState()[1].Data})
+	moved := vectorState()
+	moved[0], moved[1] = moved[1], moved[0]
+	as := func(b []byte) []byte { return assemble(own, fileBase(6, b), vectorState()...) }
+	edit := func(at int) []byte { // of a row of the bases
+		b := bytes.Clone(refers)
+		b[len(b)-footerLen-baseLen+at] ^= 1
+		reseal(b)
+		return b
+	}
+	row := bytes.Clone(refers[len(refers)-footerLen-baseLen : len(refers)-footerLen])
+	row[0]--
+	unused := append(append(bytes.Clone(refers[:len(refers)-footerLen]), row...), refers[len(refers)-footerLen:]...)
+	end := unused[len(unused)-footerLen:]
+	binary.LittleEndian.PutUint64(end[24:], binary.LittleEndian.Uint64(end[24:])+baseLen)
+	binary.LittleEndian.PutUint64(end[32:], uint64(len(unused)))
+	reseal(unused)
+	for _, tc := range []struct {
+		name      string
+		file, in  []byte
+		want      string
+		ofTheBase bool
+	}{
+		{"none", refers, nil, "which cannot be used: file does not exist", true},
+		{"no snapshot", refers, []byte("something else, and long enough to be read as a file"), "not a usp snapshot", true},
+		{"cut", refers, whole[:400], "file ends before its footer", true},
+		{"other run", as(otherRun), otherRun, "it is of run s, step 6", true},
+		{"other step", as(otherStep), otherStep, "it is of run r, step 5", true},
+		{"other size", refers, assemble(m, nil, append(vectorState(), Section{"more", []byte{1}})...), "bytes (encrypted: false), want", true},
+		{"encrypted", as(sealed), sealed, "(encrypted: true)", true},
+		{"chain", as(chain), chain, "it does not hold the section either, but refers to " + FileName(5, 1), true},
+		{"no such section", as(renamed), renamed, "it has no section of that name", true},
+		{"elsewhere", as(assemble(m, nil, moved...)), assemble(m, nil, moved...), "it has a section of that name elsewhere", true},
+		{"other bytes", refers, assemble(m, nil, changed(1)...), `SHA-256 of section "zip" differs`, true},
+		{"reserved", edit(12), whole, "reserved bytes of base 0", false},
+		{"reserved", edit(24), whole, "reserved bytes of base 0", false},
+		{"unused", unused, whole, "no section is kept in base 1", false},
+	} {
+		mem := vfs.NewMem()
+		for name, data := range map[string][]byte{"/x.snap": tc.file, "/" + FileName(6, 1): tc.in} {
+			if data != nil {
+				if err := vfs.Replace(mem, name, data, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		_, _, err := Load(mem, "/x.snap", nil)
+		var corrupt *CorruptError
+		var base *BaseError
+		if !errors.As(err, &corrupt) || corrupt.File != "/x.snap" || errors.As(err, &base) != tc.ofTheBase || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
+		}
+	}
+	mem = put(t, refers).(*vfs.Mem)
+	if err := vfs.Replace(mem, "/"+FileName(6, 1), assemble(m, nil, changed(0)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, got, err := Load(mem, "/x.snap", nil); err != nil || !bytes.Equal(got[0].Data, vectorState()[0].Data) {
+		t.Errorf("a section of the base that is not needed differs: %v", err)
 	}
 }

@@ -45,7 +45,7 @@ func List(fsys vfs.FS, dir string) ([]Info, error) {
 		if err != nil {
 			info.Err = err
 		} else {
-			r.f.Close()
+			r.close()
 			info = r.info()
 			if info.Step != step || info.Generation != generation {
 				info.Err = &CorruptError{path, 0, fmt.Errorf("named for step %d generation %d but holds step %d generation %d",
@@ -69,45 +69,88 @@ type Retention struct {
 	MaxAge    time.Duration `json:"max_age"`    // what is older goes unless KeepLast holds it; 0: no limit
 }
 
-// Plan returns the snapshots that r gives up at the time now, oldest first,
-// without touching anything. Whatever r says, the two newest snapshots with Verified set and
-// everything newer than them stay, and so do files with Err set: damaged ones
-// are evidence. Planning again after some were removed gives up only the rest.
+// Plan returns the snapshots that r gives up at the time now, in the order in
+// which they are to be removed, without touching anything: those that refer to
+// others first, newest first, then the others, oldest first. Whatever r says, there
+// stay
+//
+//   - the newest snapshot with Verified set, the newest older one that needs no file
+//     that it needs too, so that no single damage takes both, and all that is newer;
+//   - every file that one that stays refers to;
+//   - files with Err set: damaged ones are evidence.
+//
+// Planning again after some were removed gives up only the rest.
 //
 // Before removing one, the caller must have the newer ones durable and in the
 // digest log, and the removal itself logged.
 func Plan(infos []Info, r Retention, now time.Time) []Info {
-	all := slices.DeleteFunc(slices.Clone(infos), func(i Info) bool { return i.Err != nil })
-	slices.SortFunc(all, byStep)
 	if r.KeepLast <= 0 && r.KeepEvery == 0 && r.MaxAge <= 0 {
 		return nil
 	}
-	var remove []Info
-	for i, info := range all[:floor(all)] {
-		if len(all)-i <= r.KeepLast {
-			break
+	needed := map[string]bool{}
+	all := slices.DeleteFunc(slices.Clone(infos), func(i Info) bool {
+		if i.Err != nil {
+			need(needed, i)
 		}
-		first := i == 0 || r.KeepEvery > 0 && all[i-1].Step/r.KeepEvery != info.Step/r.KeepEvery
-		keep := r.KeepEvery > 0 && first || r.KeepEvery == 0 && r.KeepLast <= 0
-		if r.MaxAge > 0 && now.Sub(info.Created) > r.MaxAge {
-			keep = false
-		}
-		if !keep {
-			remove = append(remove, info)
+		return i.Err != nil
+	})
+	slices.SortFunc(all, byStep)
+	var referring, whole []Info
+	least := floor(all)
+	for i, info := range slices.Backward(all) { // what refers to a base is newer
+		switch {
+		case i >= least || r.keeps(all, i, now) || needed[info.Name]:
+			need(needed, info)
+		case len(info.Bases) > 0:
+			referring = append(referring, info)
+		default:
+			whole = append(whole, info)
 		}
 	}
-	return remove
+	slices.Reverse(whole)
+	return append(referring, whole...)
 }
 
-// floor is the index of the second newest verified snapshot, or 0: only what is
-// before it may go.
+// keeps says whether the rules alone keep all[i].
+func (r Retention) keeps(all []Info, i int, now time.Time) bool {
+	info := all[i]
+	switch {
+	case len(all)-i <= r.KeepLast:
+		return true
+	case r.MaxAge > 0 && now.Sub(info.Created) > r.MaxAge:
+		return false
+	case r.KeepEvery == 0:
+		return r.KeepLast <= 0
+	}
+	return i == 0 || all[i-1].Step/r.KeepEvery != info.Step/r.KeepEvery
+}
+
+func need(needed map[string]bool, i Info) {
+	for _, b := range i.Bases {
+		needed[b.Name] = true
+	}
+}
+
+// floor is the index of the second of two verified snapshots without a file in
+// common, or 0: only what is before it may go.
 func floor(all []Info) int {
-	verified := 0
+	var newest map[string]bool
 	for i, info := range slices.Backward(all) {
-		if info.Verified {
-			if verified++; verified == 2 {
-				return i
-			}
+		if !info.Verified {
+			continue
+		}
+		files := map[string]bool{info.Name: true}
+		need(files, info)
+		if newest == nil {
+			newest = files
+			continue
+		}
+		shared := false
+		for name := range files {
+			shared = shared || newest[name]
+		}
+		if !shared {
+			return i
 		}
 	}
 	return 0

@@ -27,13 +27,14 @@ func Load(fsys vfs.FS, path string, want *[32]byte) (Meta, []Section, error) {
 //
 // Errors wrap ErrNotSnapshot, ErrVersion, ErrTruncated, ErrMismatch, ErrEncrypted
 // or ErrWrongIdentity, are a *CorruptError with the damaged place, or come from
-// the file system.
+// the file system. A section that is kept in an older snapshot is read there; if
+// that one cannot be used, there is a *BaseError in the *CorruptError.
 func LoadWith(fsys vfs.FS, path string, want *[32]byte, o LoadOptions) (Meta, []Section, error) {
 	r, err := open(fsys, path)
 	if err != nil {
 		return Meta{}, nil, err
 	}
-	defer r.f.Close()
+	defer r.close()
 	if r.encrypted && len(o.Identities) == 0 {
 		return Meta{}, nil, fmt.Errorf("snapshot %s of step %d: %w", path, r.meta.Step, ErrEncrypted)
 	}
@@ -49,6 +50,7 @@ func LoadWith(fsys vfs.FS, path string, want *[32]byte, o LoadOptions) (Meta, []
 			return sections[i].Data[off : off+int64(n)]
 		},
 		identities: func(int) []age.Identity { return o.Identities },
+		kept:       true,
 	}
 	if _, err := r.verify(want, v); err != nil {
 		return Meta{}, nil, err
@@ -64,9 +66,9 @@ func Verify(fsys vfs.FS, path string, want *[32]byte) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	defer r.f.Close()
+	defer r.close()
 	info := r.info()
-	if info.SHA256, err = r.verify(want, visit{into: r.scratch}); err != nil {
+	if info.SHA256, err = r.verify(want, visit{into: r.scratch, kept: true}); err != nil {
 		return Info{}, err
 	}
 	info.Verified = true
@@ -74,19 +76,24 @@ func Verify(fsys vfs.FS, path string, want *[32]byte) (Info, error) {
 }
 
 // Inspect reads header, index and footer of a snapshot and checks these only.
-// It needs no key.
+// It needs no key and no other file.
 func Inspect(fsys vfs.FS, path string) (Meta, []SectionInfo, error) {
 	r, err := open(fsys, path)
 	if err != nil {
 		return Meta{}, nil, err
 	}
-	defer r.f.Close()
+	defer r.close()
 	infos := make([]SectionInfo, len(r.entries))
 	for i, e := range r.entries {
 		infos[i] = SectionInfo{Name: e.name, Offset: e.offset, Size: e.raw, StoredSize: e.stored, Encrypted: r.encrypted}
 		switch {
 		case r.encrypted:
 			infos[i].Codec = r.codec
+		case e.kept():
+			infos[i].Base = exported(r.bases)[e.base()]
+			if e.stored < e.raw {
+				infos[i].Codec = Zstd
+			}
 		case e.flags&flagRawSum != 0:
 			infos[i].Codec = Zstd
 		}

@@ -19,6 +19,7 @@ const readStep = 256 << 10
 
 // reader is an open snapshot whose header, index and footer are consistent.
 type reader struct {
+	fsys    vfs.FS
 	f       vfs.File
 	path    string
 	size    int64
@@ -26,7 +27,11 @@ type reader struct {
 	tail    []byte // index and footer
 	meta    Meta
 	codec   Codec // policy of the writer
+	flags   uint32
 	entries []entry
+	indexAt int64
+	bases   []base
+	opened  map[base]*reader // bases that were needed so far
 
 	encrypted bool
 	hash      *hasher // of the scan under way; may be nil
@@ -53,7 +58,7 @@ func open(fsys vfs.FS, path string) (r *reader, err error) {
 	if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("snapshot: %s is not a regular file: %w", path, ErrNotSnapshot)
 	}
-	r = &reader{f: f, path: path, size: st.Size()}
+	r = &reader{fsys: fsys, f: f, path: path, size: st.Size()}
 	if err := r.readHeader(); err != nil {
 		return nil, err
 	}
@@ -73,7 +78,8 @@ func (r *reader) readHeader() error {
 		return &CorruptError{r.path, r.size, ErrTruncated}
 	}
 	var err error
-	r.meta, r.codec, r.encrypted, err = parseHeader(r.header)
+	r.meta, r.codec, r.flags, err = parseHeader(r.header)
+	r.encrypted = r.flags&flagSealed != 0
 	return r.explain(0, err)
 }
 
@@ -93,9 +99,28 @@ func (r *reader) readTail() error {
 	if crc(r.tail) != ft.indexCRC {
 		return &CorruptError{r.path, ft.indexOffset, errors.New("index checksum differs")}
 	}
-	r.entries, err = parseIndex(r.tail, ft.sections, ft.indexOffset, r.encrypted)
+	r.indexAt = ft.indexOffset
+	r.entries, r.bases, err = parseIndex(r.tail, ft.sections, ft.indexOffset, r.flags)
+	for i := range r.bases {
+		if !r.bases[i].before(r.meta) {
+			err = at(0, "refers to %s, which is not older", r.bases[i].name())
+		}
+	}
 	r.tail = append(r.tail, end...)
 	return r.explain(ft.indexOffset, err)
+}
+
+// close closes the file and the bases that were opened.
+func (r *reader) close() error {
+	r.unpack.close()
+	return errors.Join(r.f.Close(), r.closeBases())
+}
+
+func (r *reader) closeBases() (err error) {
+	for _, b := range r.opened {
+		err = errors.Join(err, b.close())
+	}
+	return err
 }
 
 // explain adds the file to what a parser said.
@@ -119,7 +144,7 @@ func (r *reader) read(b []byte, off int64) error {
 }
 
 func (r *reader) info() Info {
-	return Info{Name: baseName(r.path), Size: r.size, Meta: r.meta, Encrypted: r.encrypted}
+	return Info{Name: baseName(r.path), Size: r.size, Meta: r.meta, Encrypted: r.encrypted, Bases: exported(r.bases)}
 }
 
 // corrupt reports damage at an offset.
@@ -157,6 +182,7 @@ type visit struct {
 	into       func(i int, off int64, n int) []byte     // where n bytes of section i go
 	check      func(i int, off int64, raw []byte) error // what they are handed to then; may be nil
 	identities func(i int) []age.Identity               // keys of section i; nil: an encrypted state is not looked at
+	kept       bool                                     // sections that are kept elsewhere count too
 }
 
 func (v *visit) checked(i int, off int64, raw []byte) error {
@@ -167,11 +193,20 @@ func (v *visit) checked(i int, off int64, raw []byte) error {
 }
 
 // scan reads and checks all sections in file order, and gives what the file holds
-// to h, which may be nil.
+// to h, which may be nil. What is kept elsewhere is read too, if v says so.
 func (r *reader) scan(h *hasher, v visit) error {
 	r.hash = h
 	defer r.unpack.close()
 	for i := range r.entries {
+		if r.entries[i].kept() {
+			if !v.kept {
+				continue
+			}
+			if err := r.keptSection(i, v); err != nil {
+				return err
+			}
+			continue
+		}
 		read := r.section
 		if r.encrypted {
 			read = r.sealed

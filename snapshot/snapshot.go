@@ -16,6 +16,9 @@
 // are of the stored bytes, stay readable, so [Verify], [Inspect] and [List] need
 // no key. Nothing that is stored tells whether two states are equal.
 //
+// With [Reuse] a snapshot may refer to older ones of its run for large sections
+// that did not change. It then needs those files, which [Plan] keeps for it.
+//
 // The layout is specified in doc/format/snapshot.md.
 package snapshot
 
@@ -138,6 +141,7 @@ type SectionInfo struct {
 	StoredSize int64 // bytes in the file
 	Codec      Codec // None when no chunk is compressed; of an encrypted section what the writer was set to
 	Encrypted  bool
+	Base       Base // where Offset is in, if that is another file; else the zero value
 }
 
 // Info describes a snapshot file.
@@ -149,7 +153,9 @@ type Info struct {
 	Verified bool     // every byte was checked; set by Write and Verify
 	Err      error    // from List: why the file cannot be read; Meta then has step and generation of its name only
 
-	Encrypted bool // the state needs a key; all else here does not
+	Encrypted bool   // the state needs a key; all else here does not
+	Bases     []Base // older snapshots that hold sections of this one; it cannot be loaded without them
+	BaseErr   error  // from Write: why an older copy that might have been referred to was not
 }
 
 // Options configure Write. The zero value writes uncompressed to the operating
@@ -163,6 +169,11 @@ type Options struct {
 	// Recipients are the age public keys to encrypt the state to, each of which can
 	// then load it alone; none: it is not encrypted. See ParseRecipients.
 	Recipients []age.Recipient
+
+	// Reuse lets large sections that did not change lie in the older snapshot that
+	// holds them; nil: all is written. An encrypted snapshot never refers to another,
+	// since that would tell which sections are equal.
+	Reuse *Reuse
 }
 
 func (o Options) withDefaults() Options {

@@ -33,7 +33,9 @@ type vector struct {
 	Offset   *int64          `json:"offset,omitempty"` // where the damage is reported
 	Step     uint64          `json:"step,omitempty"`
 	Sections []vectorSection `json:"sections,omitempty"`
+	Base     string          `json:"base,omitempty"` // file beside it that it refers to, if that is there
 	data     []byte
+	base     []byte
 	loose    bool // the bytes are chance, or the encoder's own affair
 }
 
@@ -96,7 +98,7 @@ func buildVectors(t *testing.T) []vector {
 		reseal(b)
 		return b
 	}
-	return []vector{
+	return append([]vector{
 		{File: "plain.snap", Kind: "snapshot", Class: "ok", Note: "codec none", data: plain},
 		{File: "none.snap", Kind: "snapshot", Class: "ok", Note: "no section at all", data: build(None, nil)},
 		{File: "zstd.snap", Kind: "snapshot", Class: "ok", Note: "codec zstd; zip is compressed, f64 is stored as it is", data: build(Zstd, state), loose: true},
@@ -117,7 +119,80 @@ func buildVectors(t *testing.T) []vector {
 		{File: "sealed-chunk.snap", Kind: "snapshot", Class: "corrupt", Note: "a bit of the encrypted state, all checksums right", Identity: "identity.txt", Offset: pos(256), data: flip(256 + 200 + 10)},
 		{File: "staged.bin", Kind: "sections", Class: "ok", Note: "the same state as a container", data: container},
 		{File: "staged-name.bin", Kind: "sections", Class: "corrupt", Note: "a bit of the table", data: badTable},
+	}, keptVectors(m, sealed)...)
+}
+
+// keptVectors refer to a snapshot of the step before for the section zip.
+func keptVectors(m Meta, sealed []byte) []vector {
+	at := func(step uint64, run string) Meta {
+		n := m
+		n.Step, n.Seq, n.RunID = step, step+1, run
+		return n
 	}
+	const index = headerLen + alignment // of a file that holds f64 only
+	zip := int64(index + entryLen + chunkLen)
+	pos := func(n int64) *int64 { return &n }
+	whole := assemble(at(6, m.RunID), nil, vectorState()...)
+	damaged := bytes.Clone(whole)
+	damaged[330] ^= 1
+	other := assemble(at(6, "another-run"), nil, vectorState()...)
+	chain := assemble(at(6, m.RunID), fileBase(5, whole), vectorState()...)
+	good := assemble(at(7, m.RunID), fileBase(6, whole), vectorState()...)
+	noBases := bytes.Clone(good)
+	noBases[16] = 0
+	reseal(noBases)
+	both := bytes.Clone(sealed)
+	both[16] |= flagBases
+	reseal(both)
+	kept := func(dir, class, note string, offset *int64, data, base []byte) vector {
+		return vector{File: dir + "/" + FileName(7, 1), Kind: "snapshot", Class: class, Note: note, Offset: offset, Base: dir + "/" + FileName(6, 1), data: data, base: base}
+	}
+	return []vector{
+		kept("kept", "ok", "zip is kept in the base", nil, good, whole),
+		kept("kept-missing", "corrupt", "the base is not there", pos(zip), good, nil),
+		kept("kept-damaged", "corrupt", "a bit of section zip in the base", pos(zip), good, damaged),
+		kept("kept-other-run", "corrupt", "the base is of another run", pos(zip), assemble(at(7, m.RunID), fileBase(6, other), vectorState()...), other),
+		kept("kept-chain", "corrupt", "the base refers to another file for zip", pos(zip), assemble(at(7, m.RunID), fileBase(6, chain), vectorState()...), chain),
+		{File: "kept-newer.snap", Kind: "snapshot", Class: "corrupt", Note: "the base is not older", Offset: pos(index), data: assemble(at(7, m.RunID), fileBase(7, whole), vectorState()...)},
+		{File: "kept-no-bases.snap", Kind: "snapshot", Class: "corrupt", Note: "zip is kept elsewhere, but the header says that there are no bases", Offset: pos(zip + 92), data: noBases},
+		{File: "kept-sealed.snap", Kind: "snapshot", Class: "corrupt", Note: "an encrypted snapshot with bases", Identity: "identity.txt", Offset: pos(16), data: both},
+	}
+}
+
+// fileBase is the row of a base.
+func fileBase(step uint64, b []byte) *base {
+	return &base{step: step, generation: 1, size: int64(len(b)), sum: sha256.Sum256(b)}
+}
+
+// assemble lays a file out by hand. The writer keeps large sections only; here zip
+// is kept in a base that has it where plain.snap has it.
+func assemble(m Meta, in *base, sections ...Section) []byte {
+	var entries []entry
+	var bases []base
+	var flags uint32
+	if in != nil {
+		flags, bases = flagBases, []base{*in}
+	}
+	b := appendHeader(nil, m, None, flags)
+	for _, s := range sections {
+		e := entry{name: s.Name, offset: int64(len(b)), raw: int64(len(s.Data)), stored: int64(len(s.Data))}
+		if in != nil && s.Name == "zip" {
+			e.offset, e.flags, e.sum = headerLen+alignment, flagRawSum|flagKept, sha256.Sum256(s.Data)
+			entries = append(entries, e)
+			continue
+		}
+		if len(s.Data) > 0 {
+			e.chunks = []chunk{{stored: uint32(len(s.Data)), crc: crc(s.Data)}}
+		}
+		entries = append(entries, e)
+		b = append(b, s.Data...)
+		b = appendZeros(b, int(aligned(int64(len(b))))-len(b))
+	}
+	at := len(b)
+	b = appendIndex(b, entries, bases)
+	b = appendFooter(b, footer{sections: uint32(len(entries)), indexOffset: int64(at), indexLen: int64(len(b) - at), total: int64(len(b) + footerLen)})
+	reseal(b)
+	return b
 }
 
 // vectorFile is the file of an earlier run: encryption never gives the same bytes
@@ -203,8 +278,9 @@ func writeVectors(t *testing.T, built []vector) {
 		err = os.WriteFile(filepath.Join(vectorDir, "index.json"), append(b, '\n'), 0o644)
 	}
 	for _, v := range built {
-		if err == nil {
-			err = os.WriteFile(filepath.Join(vectorDir, v.File), v.data, 0o644)
+		err = errors.Join(err, os.MkdirAll(filepath.Dir(filepath.Join(vectorDir, v.File)), 0o755), os.WriteFile(filepath.Join(vectorDir, v.File), v.data, 0o644))
+		if v.base != nil {
+			err = errors.Join(err, os.WriteFile(filepath.Join(vectorDir, v.Base), v.base, 0o644))
 		}
 	}
 	if err != nil {
@@ -219,6 +295,11 @@ func checkVector(t *testing.T, v, built vector) {
 	}
 	if !built.loose && !bytes.Equal(data, built.data) {
 		t.Error("this program writes other bytes; if the format changed on purpose, run with -update")
+	}
+	if built.base != nil {
+		if data, err := os.ReadFile(filepath.Join(vectorDir, v.Base)); err != nil || !bytes.Equal(data, built.base) {
+			t.Errorf("the base is another one: %v", err)
+		}
 	}
 	var sections []Section
 	if v.Kind == "sections" {

@@ -21,6 +21,9 @@ func FileName(step uint64, generation uint32) string {
 // snapshot of the same step and generation is left alone: the error then is
 // fs.ErrExist.
 //
+// With Options.Reuse, sections that an older file holds are compared with it and
+// not written.
+//
 // The state is written in chunks of ChunkSize and never copied as a whole;
 // sections must not change until Write returns. Write hashes in a goroutine of
 // its own, which has ended when it returns.
@@ -34,6 +37,7 @@ func Write(dir string, m Meta, sections []Section, o Options) (Info, error) {
 	}
 	info := Info{Name: FileName(m.Step, m.Generation), Meta: m, Encrypted: len(o.Recipients) > 0}
 	w := &writer{meta: m, sections: sections, options: o}
+	w.choose(dir)
 	w.start()
 	defer w.hash.abandon()
 	err := vfs.Create(o.FS, filepath.Join(dir, info.Name), 0o600, func(f vfs.File) error {
@@ -44,7 +48,9 @@ func Write(dir string, m Meta, sections []Section, o Options) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("snapshot of step %d: %w", m.Step, err)
 	}
+	o.Reuse.remember(dir, w)
 	info.Size, info.SHA256, info.Verified = w.offset, w.sum, true
+	info.Bases, info.BaseErr = exported(w.bases), w.baseErr
 	return info, nil
 }
 

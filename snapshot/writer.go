@@ -11,9 +11,15 @@ import (
 	"github.com/usp-project/usp/internal/vfs"
 )
 
-// writebackStep is after how many bytes the kernel is asked to begin writing:
-// the device is then at work while the rest is written, hashed and read back.
-const writebackStep = 256 << 10
+const (
+	// writebackStep is after how many bytes the kernel is asked to begin writing:
+	// the device is then at work while the rest is written, hashed and read back.
+	// Smaller steps cost more calls than they gain.
+	writebackStep = 1 << 20
+	// backStep is how many bytes are read back at once: new memory for more costs a
+	// small snapshot as much as the reading itself.
+	backStep = 64 << 10
+)
 
 // writer lays one file out from front to back.
 type writer struct {
@@ -28,6 +34,9 @@ type writer struct {
 	back    []byte  // what was read back
 	keys    fileKeys
 	entries []entry
+	refs    []*held // of the sections that are not written, where they lie
+	bases   []base
+	baseErr error
 	offset  int64
 	started int64    // what is before it is on its way to the device
 	sum     [32]byte // of the whole file, once written
@@ -45,7 +54,7 @@ func (w *writer) write() error {
 	if err := w.body(); err != nil {
 		return err
 	}
-	index := appendIndex(nil, w.entries)
+	index := appendIndex(nil, w.entries, w.bases)
 	ft := footer{sections: uint32(len(w.entries)), indexOffset: w.offset, indexLen: int64(len(index)), indexCRC: crc(index)}
 	w.hash.write(index)
 	if err := w.put(index); err != nil {
@@ -77,14 +86,24 @@ func (w *writer) plain() bool { return w.options.Codec == None && len(w.options.
 
 // start begins to hash what is known before anything is written.
 func (w *writer) start() {
-	w.header = appendHeader(nil, w.meta, w.options.Codec, len(w.options.Recipients) > 0)
+	var flags uint32
+	if len(w.options.Recipients) > 0 {
+		flags |= flagSealed
+	}
+	if len(w.bases) > 0 {
+		flags |= flagBases
+	}
+	w.header = appendHeader(nil, w.meta, w.options.Codec, flags)
 	w.hash = newHasher(size(w.sections) <= hashWriteInline)
 	w.hash.write(w.header)
 	if !w.plain() {
 		return
 	}
 	end := int64(len(w.header))
-	for _, s := range w.sections {
+	for i, s := range w.sections {
+		if w.refs[i] != nil {
+			continue
+		}
 		w.hash.write(s.Data)
 		end += int64(len(s.Data))
 		w.hash.write(make([]byte, aligned(end)-end))
@@ -109,6 +128,11 @@ func (w *writer) body() error {
 	w.keys = make(fileKeys, len(w.sections))
 	for i, s := range w.sections {
 		e := &w.entries[i]
+		if h := w.refs[i]; h != nil {
+			*e = h.entry
+			e.sum = h.sum
+			continue
+		}
 		*e = entry{name: s.Name, offset: w.offset, raw: int64(len(s.Data))}
 		var err error
 		switch {
@@ -127,7 +151,11 @@ func (w *writer) body() error {
 		if !w.plain() {
 			w.hash.write(pad)
 		}
-		back, err := w.putBack(pad)
+		at := w.offset
+		if err := w.put(pad); err != nil {
+			return err
+		}
+		back, err := w.readBack(len(pad), at)
 		if err != nil {
 			return err
 		}
@@ -144,10 +172,13 @@ func (w *writer) asIs(e *entry, s Section) error {
 	for i := range chunkCount(e.raw) {
 		raw := s.Data[i*ChunkSize:][:rawChunk(e.raw, int(i))]
 		c := chunk{stored: uint32(len(raw))}
+		at := w.offset
+		if err := w.put(raw); err != nil {
+			return err
+		}
 		for len(raw) > 0 {
-			step := raw[:min(len(raw), readStep)]
-			raw = raw[len(step):]
-			back, err := w.putBack(step)
+			step := raw[:min(len(raw), backStep)]
+			back, err := w.readBack(len(step), at)
 			if err != nil {
 				return err
 			}
@@ -155,6 +186,8 @@ func (w *writer) asIs(e *entry, s Section) error {
 				return fmt.Errorf("reading back: section %q differs from the state in chunk %d", s.Name, i)
 			}
 			c.crc = crc32.Update(c.crc, castagnoli(), back)
+			raw = raw[len(step):]
+			at += int64(len(step))
 		}
 		e.chunks = append(e.chunks, c)
 		e.stored += int64(c.stored)
@@ -162,16 +195,13 @@ func (w *writer) asIs(e *entry, s Section) error {
 	return nil
 }
 
-// putBack writes b and returns what the file then holds in its place.
-func (w *writer) putBack(b []byte) ([]byte, error) {
-	if cap(w.back) < len(b) {
-		w.back = make([]byte, len(b))
+// readBack returns n bytes that the file holds now.
+func (w *writer) readBack(n int, at int64) ([]byte, error) {
+	if cap(w.back) < n {
+		w.back = make([]byte, n)
 	}
-	back, at := w.back[:len(b)], w.offset
-	if err := w.put(b); err != nil {
-		return nil, err
-	}
-	if _, err := w.f.ReadAt(back, at); err != nil && len(back) > 0 {
+	back := w.back[:n]
+	if _, err := w.f.ReadAt(back, at); err != nil && n > 0 {
 		return nil, fmt.Errorf("reading back %s at byte %d: %w", w.f.Name(), at, err)
 	}
 	return back, nil
@@ -240,11 +270,11 @@ func (w *writer) reopen(end []byte) error {
 	if err != nil {
 		return err
 	}
-	defer r.f.Close()
+	defer r.close()
 	if !sameMeta(r.meta, w.meta) || r.codec != w.options.Codec || r.encrypted != (len(w.options.Recipients) > 0) {
 		return errors.New("the header is not the one written")
 	}
-	if !slices.EqualFunc(r.entries, w.entries, sameEntry) {
+	if !slices.EqualFunc(r.entries, w.entries, sameEntry) || !slices.Equal(r.bases, w.bases) {
 		return errors.New("the index is not the one written")
 	}
 	if !bytes.Equal(r.tail[len(r.tail)-footerLen:], end) {

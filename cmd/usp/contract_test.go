@@ -223,3 +223,55 @@ func TestVerifyWhileRecording(t *testing.T) {
 	}
 	w.want([]int{0}, "verify", "latest", "--dir", "runs")
 }
+
+// TestInterrupted interrupts a run as a terminal does: it is closed in order, and yet nothing may call it complete until it
+// was resumed to the end of its input.
+func TestInterrupted(t *testing.T) {
+	w := newWorld(t)
+	input := w.writeSeries("series.csv", 40_000, 5)
+	cmd := w.command("run", input, "--json")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { cmd.Wait(); close(done) }()
+	list := func() (rows []map[string]any) {
+		_, out := w.want([]int{0}, "runs", "--json")
+		if err := json.Unmarshal([]byte(out), &rows); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return rows
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; { // until it has begun
+		if rows := list(); len(rows) == 1 && rows[0]["step"].(float64) > 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the run does not get under way")
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	if code := cmd.ProcessState.ExitCode(); code != 130 {
+		t.Fatalf("exit code %d of an interrupted run, want 130", code)
+	}
+	rows := list()
+	id := rows[0]["run_id"].(string)
+	if rows[0]["status"] != "interrupted" || rows[0]["resume"] != "usp run --resume "+id {
+		t.Errorf("an interrupted run is listed as %v", rows[0])
+	}
+	_, out, errw := w.run("runs")
+	if !strings.Contains(out, " interrupted ") || !strings.Contains(errw, "usp run --resume "+id) {
+		t.Errorf("usp runs prints\n%s%s", out, errw)
+	}
+	if _, out := w.want([]int{0}, "show", "latest"); !strings.HasPrefix(out, "run "+id+"  interrupted") {
+		t.Errorf("usp show prints\n%s", out)
+	}
+	w.want([]int{0}, "verify", "latest")
+	w.want([]int{0}, "run", "--resume", "latest")
+	if _, out := w.want([]int{0}, "runs"); !strings.Contains(out, " clean ") {
+		t.Errorf("usp runs prints\n%s", out)
+	}
+}

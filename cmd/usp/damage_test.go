@@ -37,7 +37,7 @@ func (w *world) smallRun() string {
 		b.leaveRing(w.t, l)
 		// Segments smaller than the settings allow: as a library hands them over.
 		options, err := json.Marshal(recorder.Options{
-			Runs: b.runs(), KeyFile: b.key(), SegmentSize: 6 << 10, CommitBytes: 512, DigestInterval: 2,
+			Runs: b.runs(), KeyFile: b.key(), SegmentSize: 9 << 10, CommitBytes: 512, DigestInterval: 2,
 			Snapshot: recorder.SnapshotOptions{Codec: codec, Retention: snapshot.Retention{KeepLast: 2 + generation}},
 		})
 		if err != nil {

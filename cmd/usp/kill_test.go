@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -44,6 +45,8 @@ const (
 	atResume   aim = "a resume"
 )
 
+const series = 3000 // steps of the runs that are killed
+
 // killer makes kill sequences. Each worker has one with directories of its own.
 type killer struct {
 	*world
@@ -64,7 +67,7 @@ type killer struct {
 func TestKill(t *testing.T) {
 	w := newWorld(t)
 	w.env = append(w.env, recorderSettings...)
-	input := w.writeSeries("series.csv", 3000, 7)
+	input := w.writeSeries("series.csv", series, 7)
 	flags := []string{"--snapshot-interval", "50"}
 	took := map[bool]time.Duration{}
 	var whole map[string]any
@@ -180,7 +183,33 @@ func (k *killer) sequence(i int, rnd *rand.Rand) error {
 	if code := cli.Main([]string{"compare", latest, k.whole}, nil, &diff, &diff); code != 0 {
 		return fmt.Errorf("compared with the run without interruption: exit code %d\n%s", code, diff.String())
 	}
+	if err := oneLine(latest, series); err != nil {
+		return err
+	}
 	return os.RemoveAll(runs)
+}
+
+// oneLine wants the effective log of a run to hold each step once, in order, though the whole log may not.
+func oneLine(run string, n int) error {
+	var out, errw bytes.Buffer
+	if code := cli.Main([]string{"log", run, "--effective", "--kind", "STEP", "--json"}, nil, &out, &errw); code != 0 {
+		return fmt.Errorf("usp log exits with %d\n%s", code, errw.String())
+	}
+	step := 0
+	for line := range strings.Lines(out.String()) {
+		var e struct {
+			Step       int
+			Superseded bool
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Step != step+1 || e.Superseded {
+			return fmt.Errorf("behind step %d of the effective log: %s %w", step, line, err)
+		}
+		step = e.Step
+	}
+	if step != n {
+		return fmt.Errorf("the effective log ends with step %d, want %d", step, n)
+	}
+	return nil
 }
 
 // exits runs usp to its end.

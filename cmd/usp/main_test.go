@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"testing"
 
+	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -29,6 +30,7 @@ func TestScripts(t *testing.T) {
 			"exits":  exits,
 			"jsonis": jsonIs,
 			"flip":   flip,
+			"agekey": ageKey,
 		},
 	})
 }
@@ -49,6 +51,17 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if strconv.Itoa(code) != args[0] {
 		ts.Fatalf("exit code %d, want %s", code, args[0])
 	}
+}
+
+// ageKey NAME makes an age key: the secret one in the file NAME.key, the public one in the variable NAME.
+func ageKey(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: agekey NAME")
+	}
+	id, err := age.GenerateX25519Identity()
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".key"), []byte("# made for a test\n"+id.String()+"\n"), 0o600))
+	ts.Setenv(args[0], id.Recipient().String())
 }
 
 // flip FILE OFFSET inverts one byte; a negative offset counts from the end.

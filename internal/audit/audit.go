@@ -16,6 +16,7 @@ package audit
 import (
 	"fmt"
 
+	"filippo.io/age"
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/usp-project/usp/internal/rundir"
@@ -69,6 +70,9 @@ type Options struct {
 	Verifiers note.Verifiers
 	// Deep loads every snapshot whole and hands it to Snapshot.
 	Deep bool
+	// Identities are the age secret keys for encrypted snapshots. Of one that none of
+	// them opens, Deep checks the stored bytes only, and counts it.
+	Identities []age.Identity
 	// Snapshot, if not nil, tries to use a snapshot's state; an error is damage.
 	Snapshot func(m snapshot.Meta, sections []snapshot.Section) error
 	// MaxProblems bounds the list of problems; 0 means 100.
@@ -147,8 +151,9 @@ type Completeness struct {
 	Stored         uint64       `json:"stored"`
 	Lost           uint64       `json:"lost"`
 	Digests        uint64       `json:"digests"`
-	DigestsMissing uint64       `json:"digests_missing"` // stored records that were due one by their step
-	Snapshots      uint64       `json:"snapshots"`       // logged, not pruned, verified
+	DigestsMissing uint64       `json:"digests_missing"`                   // stored records that were due one by their step
+	Snapshots      uint64       `json:"snapshots"`                         // logged, not pruned, verified
+	Undecrypted    uint64       `json:"snapshots_not_decrypted,omitempty"` // of Deep: intact, but encrypted to keys that were not given
 	Generations    []Generation `json:"generations"`
 	Tail           []string     `json:"tail,omitempty"` // why it is not closed; all of it recoverable
 }

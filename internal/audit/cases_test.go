@@ -113,6 +113,19 @@ func TestContradictions(t *testing.T) {
 			must(err)
 			f.append(digestlog.Entry{Kind: digestlog.KindSnapshot, Step: 9, SHA256: info.SHA256, Name: info.Name})
 		}, audit.NotOurs, `of run "other"`},
+		{"base gone", func(f *fixture) {
+			f.prune(f.referring(nil))
+		}, audit.Missing, `section "history" is kept in 00000000000000000008-0000.snap, which cannot be used`},
+		{"base damaged", func(f *fixture) {
+			base := f.referring(nil)
+			b, err := vfs.ReadFile(f.fs, f.dir.Snapshot(base.Name), 1<<20)
+			must(err)
+			b[300] ^= 1
+			must(vfs.Replace(f.fs, f.dir.Snapshot(base.Name), b, 0o600))
+		}, audit.Corrupt, `section "history" is kept in 00000000000000000008-0000.snap, which cannot be used`},
+		{"base not logged", func(f *fixture) {
+			f.referring(func(base *digestlog.Entry) { base.SHA256[0] ^= 1 })
+		}, audit.Inconsistent, `section "history" is kept in 00000000000000000008-0000.snap with SHA-256`},
 		{"segment not logged", func(f *fixture) {
 			f.commit()
 			s, err := f.seg.Seal()
@@ -158,6 +171,12 @@ func TestTolerated(t *testing.T) {
 		between func(t *testing.T, f *fixture)
 		want    func(r *audit.Report) bool
 	}{
+		{"snapshot that refers to another", func(_ *testing.T, f *fixture) { f.referring(nil) },
+			func(r *audit.Report) bool { return r.Completeness.Snapshots == 2 }},
+		{"both pruned, one removed", func(_ *testing.T, f *fixture) {
+			f.prune(f.referring(nil))
+			f.append(digestlog.Entry{Kind: digestlog.KindPrune, Target: 9, Name: snapshot.FileName(9, 0)})
+		}, func(r *audit.Report) bool { return r.Completeness.Snapshots == 0 }},
 		{"unknown files", func(t *testing.T, f *fixture) {
 			write(t, f.fs, runDir+"/notes.txt", nil)
 			write(t, f.fs, f.dir.Telemetry()+"/5.seg", nil)

@@ -198,6 +198,29 @@ func (f *fixture) snapshot(step uint64) snapshot.Info {
 	return info
 }
 
+// referring publishes a snapshot of step 8 and one of step 9 that refers to it. It
+// returns the first one, whose entry edit may change.
+func (f *fixture) referring(edit func(*digestlog.Entry)) (base snapshot.Info) {
+	o := snapshot.Options{FS: f.fs, Reuse: &snapshot.Reuse{}}
+	state := []snapshot.Section{{Name: "history", Data: make([]byte, 1<<16)}}
+	for step := uint64(8); step < 10; step++ {
+		info, err := snapshot.Write(f.dir.Snapshots(), snapshot.Meta{
+			RunID: runID, Generation: f.gen, Step: step, Seq: step + 1, Schema: f.schema.Sum(), TreeSize: f.log.Size(), TreeRoot: f.log.Root(), Created: created,
+		}, state, o)
+		must(err)
+		e := digestlog.Entry{Kind: digestlog.KindSnapshot, Step: step, Seq: step + 1, SHA256: info.SHA256, Size: uint64(info.Size), Name: info.Name}
+		if step == 8 {
+			base = info
+			if edit != nil {
+				edit(&e)
+			}
+		}
+		f.append(e)
+	}
+	must(f.log.Sync())
+	return base
+}
+
 func (f *fixture) prune(i snapshot.Info) {
 	f.append(digestlog.Entry{Kind: digestlog.KindPrune, Target: i.Step, Name: i.Name, SHA256: i.SHA256})
 	must(f.log.Sync())

@@ -15,9 +15,10 @@ import (
 // log's root is wanted. Whether a file is good is decided in checkSnapshots.
 func (j *judge) inspectSnapshots() error {
 	for _, name := range j.inv.snapshots {
-		m, _, err := snapshot.Inspect(j.fsys, j.dir.Snapshot(name))
+		m, sections, err := snapshot.Inspect(j.fsys, j.dir.Snapshot(name))
 		if err == nil {
 			j.metas[name] = m
+			j.parts[name] = sections
 		}
 	}
 	return nil
@@ -76,6 +77,9 @@ func (j *judge) checkSnapshot(name string) error {
 	if errors.Is(err, fs.ErrNotExist) && (pruned || j.InProgress) {
 		return nil // removed while we looked
 	}
+	if errors.As(err, new(*snapshot.BaseError)) && (pruned || j.InProgress && j.prunedSince(name)) {
+		return nil // given up, and what it refers to as well
+	}
 	if err != nil {
 		return j.badSnapshot(file, e, err)
 	}
@@ -96,8 +100,23 @@ func (j *judge) checkSnapshot(name string) error {
 		bad(Inconsistent, "made at log size %d, but logged as entry %d", m.TreeSize, e.index)
 	case rooted && root != m.TreeRoot:
 		bad(Mismatch, "the log's root at size %d is %x, the snapshot has %x", m.TreeSize, root, m.TreeRoot)
+	case j.otherBase(name) != nil:
+		bad(Inconsistent, "%v", j.otherBase(name))
 	case !pruned:
 		j.Completeness.Snapshots++
+	}
+	return nil
+}
+
+// otherBase says which file a snapshot refers to that is not the one in the log.
+func (j *judge) otherBase(name string) error {
+	for _, s := range j.parts[name] {
+		if s.Base.Name == "" {
+			continue
+		}
+		if e, ok := j.book.snapshots[s.Base.Name]; !ok || e.SHA256 != s.Base.SHA256 {
+			return fmt.Errorf("section %q is kept in %s with SHA-256 %x, which is in no log entry", s.Name, s.Base.Name, s.Base.SHA256)
+		}
 	}
 	return nil
 }
@@ -107,7 +126,14 @@ func (j *judge) loadSnapshot(path string, want [32]byte) (snapshot.Meta, error) 
 		info, err := snapshot.Verify(j.fsys, path, &want)
 		return info.Meta, err
 	}
-	m, sections, err := snapshot.Load(j.fsys, path, &want)
+	m, sections, err := snapshot.LoadWith(j.fsys, path, &want, snapshot.LoadOptions{Identities: j.opt.Identities})
+	if errors.Is(err, snapshot.ErrEncrypted) || errors.Is(err, snapshot.ErrWrongIdentity) {
+		info, err := snapshot.Verify(j.fsys, path, &want)
+		if err == nil {
+			j.Completeness.Undecrypted++
+		}
+		return info.Meta, err
+	}
 	if err == nil && j.opt.Snapshot != nil {
 		if err := j.opt.Snapshot(m, sections); err != nil {
 			return m, &snapshot.CorruptError{File: path, Err: fmt.Errorf("the state cannot be used: %w", err)}
@@ -121,6 +147,10 @@ func (j *judge) badSnapshot(file string, e logged, err error) error {
 	step := e.Step
 	p := Problem{Class: Corrupt, File: file, Step: &step, Detail: err.Error()}
 	var corrupt *snapshot.CorruptError
+	var base *snapshot.BaseError
+	if errors.As(err, &base) && errors.Is(base.Err, fs.ErrNotExist) {
+		p.Class = Missing
+	}
 	switch {
 	case errors.As(err, &corrupt):
 		p.Offset, p.Detail = corrupt.Offset, corrupt.Err.Error()

@@ -168,6 +168,23 @@ func (t *Timeline) counts(generation uint32, step uint64) bool {
 	return t.schemas[generation] != nil && (!ok || step < limit || limit == math.MaxUint64)
 }
 
+// Superseded says whether a later generation overrides a step of an earlier one:
+// it began again at that step or before, whether or not it got as far.
+func (t *Timeline) Superseded(generation uint32, step uint64) bool {
+	limit, ok := t.limits[generation]
+	return ok && limit != math.MaxUint64 && step >= limit
+}
+
+// Begin is the step behind which a generation continues; 0 if it starts fresh.
+func (t *Timeline) Begin(generation uint32) uint64 {
+	for _, m := range t.Manifests {
+		if m.Generation == generation && m.Resumed != nil {
+			return m.Resumed.Step
+		}
+	}
+	return 0
+}
+
 // Record is one stored record and where it lies.
 type Record struct {
 	*record.Frame        // valid until the next step of the iteration

@@ -29,6 +29,7 @@ type judge struct {
 	mans  map[uint32]*rundir.Manifest // readable manifests
 	sums  map[uint32]rundir.Hash      // of every manifest file
 	metas map[string]snapshot.Meta    // of snapshot files, as far as readable
+	parts map[string][]snapshot.SectionInfo
 	gens  map[uint32]*found
 	wrong bool // signed, but with another key than those given
 }
@@ -72,7 +73,7 @@ func sameProblem(a, b Problem) bool { return a.String() == b.String() }
 func look(ctx context.Context, fsys vfs.FS, dir string, o Options) (*Report, error) {
 	j := &judge{
 		ctx: ctx, fsys: fsys, dir: rundir.At(dir), opt: o, book: newLedger(),
-		mans: map[uint32]*rundir.Manifest{}, sums: map[uint32]rundir.Hash{}, metas: map[string]snapshot.Meta{}, gens: map[uint32]*found{},
+		mans: map[uint32]*rundir.Manifest{}, sums: map[uint32]rundir.Hash{}, metas: map[string]snapshot.Meta{}, parts: map[string][]snapshot.SectionInfo{}, gens: map[uint32]*found{},
 	}
 	j.Dir = j.dir.Path()
 	info, err := fsys.Stat(j.Dir)

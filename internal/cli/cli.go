@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -115,7 +116,7 @@ RUN is a run id, the path of a run directory, or latest.
 
 Exit codes:
   0 ok                       11 locked by another process
-  1 error                    12 signed with another key
+  1 error                    12 signed or encrypted with another key
   2 usage, config or input   20 verification failed: damage or tampering
   3 partial                  21 unsealed end after a crash (recoverable)
   10 not found               22 runs diverge
@@ -189,15 +190,17 @@ func (a *app) recorderOptions() (recorder.Options, error) {
 	if err != nil {
 		return recorder.Options{}, err
 	}
+	keep := snapshot.Retention{KeepLast: c.Snapshot.KeepLast, KeepEvery: c.Snapshot.KeepEvery, MaxAge: time.Duration(c.Snapshot.MaxAge)}
+	if keep == (snapshot.Retention{}) {
+		keep.KeepLast = math.MaxInt32 // all: the recorder takes the zero value for its own default
+	}
 	sum := c.SHA256()
 	return recorder.Options{
 		Runs: c.Run.Dir, KeyFile: c.Recorder.KeyFile,
 		CommitInterval: time.Duration(c.Recorder.CommitInterval), CommitBytes: int(c.Recorder.CommitBytes),
 		HeadInterval: time.Duration(c.Digest.HeadInterval), SegmentSize: int64(c.Recorder.SegmentSize),
 		HoldBytes: int(c.Recorder.HoldBytes), Patience: time.Duration(c.Recorder.Patience), DigestInterval: c.Digest.Interval,
-		Snapshot: recorder.SnapshotOptions{Codec: codec, Level: c.Snapshot.Level, Retention: snapshot.Retention{
-			KeepLast: c.Snapshot.KeepLast, KeepEvery: c.Snapshot.KeepEvery, MaxAge: time.Duration(c.Snapshot.MaxAge),
-		}},
+		Snapshot:  recorder.SnapshotOptions{Codec: codec, Level: c.Snapshot.Level, Reuse: c.Snapshot.Reuse, Retention: keep, Recipients: c.Snapshot.Recipients},
 		ConfigSum: hex.EncodeToString(sum[:]), Version: version(),
 		FS: a.fs, Logger: a.logger(), Now: a.now,
 	}, nil

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"filippo.io/age"
+
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/input"
@@ -24,8 +26,9 @@ import (
 type replay struct {
 	FromStep  uint64 `json:"from_step"` // of the oldest snapshot on the effective timeline; 0 without one
 	ToStep    uint64 `json:"to_step"`
-	Digests   uint64 `json:"digests"`   // steps whose digests were computed again and compared
-	Snapshots uint64 `json:"snapshots"` // states that the replay met and found equal, to the bit
+	Digests   uint64 `json:"digests"`                           // steps whose digests were computed again and compared
+	Snapshots uint64 `json:"snapshots"`                         // states that the replay met and found equal, to the bit
+	Locked    uint64 `json:"snapshots_not_decrypted,omitempty"` // met, but not compared: no key
 	Problem   string `json:"problem,omitempty"`
 	Skipped   string `json:"skipped,omitempty"` // why there was none
 }
@@ -47,15 +50,16 @@ func sectionMap(sections []snapshot.Section) map[string][]byte {
 }
 
 // replayRun computes a run again, from its oldest snapshot to its end, over the same input: every digest must come out
-// the same, and every later snapshot must hold the state that the replay has reached. inputName overrides where the
-// manifest says that the input is.
-func (a *app) replayRun(ctx context.Context, dir rundir.Dir, meta *producerMeta, inputName string) (*replay, error) {
+// the same, and every later snapshot must hold the state that the replay has reached. f.input overrides where the
+// manifest says that the input is. Where the oldest snapshot is encrypted and its key is not there, the replay begins at
+// the first row.
+func (a *app) replayRun(ctx context.Context, dir rundir.Dir, meta *producerMeta, f verifyFlags) (*replay, error) {
 	var args []string
-	if inputName != "" {
-		args = []string{inputName}
+	if f.input != "" {
+		args = []string{f.input}
 	}
 	name, err := locate(args, meta.Input, filepath.Dir(dir.Path()))
-	if err != nil && inputName == "" {
+	if err != nil && f.input == "" {
 		return &replay{Skipped: err.Error()}, nil
 	} else if err != nil {
 		return nil, err
@@ -76,7 +80,7 @@ func (a *app) replayRun(ctx context.Context, dir rundir.Dir, meta *producerMeta,
 	if err != nil {
 		return nil, err
 	}
-	p := &replayer{app: a, dir: dir, meta: meta, source: src, snapshots: found}
+	p := &replayer{app: a, dir: dir, meta: meta, source: src, snapshots: found, identities: f.identities}
 	if err := p.begin(); err != nil {
 		return nil, err
 	}
@@ -96,6 +100,8 @@ type replayer struct {
 	values    *record.Values
 	out       predictor.Output
 	sums      [][32]byte
+
+	identities []age.Identity
 }
 
 // begin puts predictor and input where the oldest snapshot is, or at the start.
@@ -106,11 +112,14 @@ func (p *replayer) begin() error {
 	}
 	if len(p.snapshots) > 0 {
 		first := p.snapshots[0]
-		p.snapshots = p.snapshots[1:]
 		sections, err := p.load(first)
+		if keyMissing(err) {
+			return p.prepare()
+		}
 		if err != nil {
 			return err
 		}
+		p.snapshots = p.snapshots[1:]
 		if p.predictor, err = predictor.Restore(p.meta.Predictor, sections); err != nil {
 			return err
 		}
@@ -123,6 +132,11 @@ func (p *replayer) begin() error {
 		}
 		p.FromStep = first.Step
 	}
+	return p.prepare()
+}
+
+// prepare makes what a step needs.
+func (p *replayer) prepare() error {
 	p.ToStep = p.FromStep
 	schema := predictor.Schema(len(p.predictor.Experts()))
 	p.values, p.digester = record.NewValues(schema), record.NewDigester(schema)
@@ -130,7 +144,7 @@ func (p *replayer) begin() error {
 }
 
 func (p *replayer) load(s recorder.Logged) (map[string][]byte, error) {
-	_, sections, err := snapshot.Load(p.app.fs, filepath.Join(p.dir.Snapshots(), s.Name), &s.SHA256)
+	_, sections, err := snapshot.LoadWith(p.app.fs, filepath.Join(p.dir.Snapshots(), s.Name), &s.SHA256, snapshot.LoadOptions{Identities: p.identities})
 	return sectionMap(sections), err
 }
 
@@ -197,6 +211,10 @@ func (p *replayer) meet() (done bool, err error) {
 	s := p.snapshots[0]
 	p.snapshots = p.snapshots[1:]
 	sections, err := p.load(s)
+	if keyMissing(err) {
+		p.Locked++
+		return false, nil
+	}
 	if err != nil {
 		return true, err
 	}

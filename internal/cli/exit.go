@@ -76,6 +76,8 @@ func exitCode(err error) int {
 		return exitPipe
 	case errors.As(err, &settings), errors.As(err, &data):
 		return exitUsage
+	case keyMissing(err):
+		return exitWrongKey
 	case errors.Is(err, rundir.ErrNotFound):
 		return exitNotFound
 	case errors.Is(err, vfs.ErrLocked), errors.Is(err, recorder.ErrRunning), errors.Is(err, ring.ErrExist):

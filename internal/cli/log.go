@@ -12,19 +12,26 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/rundir"
 )
 
 const logLong = `Print the entries of a run's digest log: openings, step digests, losses, snapshots,
-rewinds, seals and the end. --follow goes on until the run has ended.`
+rewinds, seals and the end. --follow goes on until the run has ended.
+
+Steps that a resumed run computed again stand in the log more than once. The older
+entries, STEP, LOST and SNAPSHOT alike, are marked "superseded"; --effective leaves
+them out, and what remains is the run as if it had never been interrupted. An entry
+that was printed before the run was resumed has no mark.`
 
 // followInterval is how often --follow looks for new entries.
 const followInterval = 200 * time.Millisecond
 
 type logFlags struct {
-	follow bool
-	kind   string
-	last   int
+	follow    bool
+	effective bool
+	kind      string
+	last      int
 }
 
 func (a *app) logCommand() *cobra.Command {
@@ -34,6 +41,7 @@ func (a *app) logCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return a.log(cmd.Context(), args[0], f) },
 	}
 	cmd.Flags().BoolVarP(&f.follow, "follow", "f", false, "wait for further entries until the run has ended")
+	cmd.Flags().BoolVar(&f.effective, "effective", false, "leave out what a later generation supersedes")
 	cmd.Flags().StringVar(&f.kind, "kind", "", "print only entries of this `kind`, such as STEP or LOST")
 	cmd.Flags().IntVarP(&f.last, "last", "n", 0, "print only the last `n` entries")
 	return cmd
@@ -94,7 +102,34 @@ type logPrinter struct {
 	fields []string
 	seen   uint64
 	ended  bool
-	tail   []logLine // the last entries, with --last
+	warned bool
+	line   *audit.Timeline // knows what the rewinds of the log override
+	tail   []logLine       // the last entries, with --last
+}
+
+// position follows the steps of a generation through its entries. begin says behind which step a generation starts.
+type position struct {
+	begin      func(generation uint32) uint64
+	generation uint32
+	seq, step  uint64 // step is that of the record before seq
+}
+
+// stepOf returns the step that a STEP or SNAPSHOT entry is about, or the least that a lost record can have had: steps grow by
+// one or more from record to record, so a lost range is overridden if its first record can have no step that counts.
+func (p *position) stepOf(e *digestlog.Entry) (step uint64, ok bool) {
+	if e.Kind == digestlog.KindOpen || e.Generation != p.generation {
+		p.generation, p.seq, p.step = e.Generation, 0, p.begin(e.Generation)
+	}
+	switch e.Kind {
+	case digestlog.KindStep:
+		p.seq, p.step = e.Seq+1, e.Step
+		return e.Step, true
+	case digestlog.KindSnapshot:
+		return e.Step, true
+	case digestlog.KindLost:
+		return p.step + 1 + e.From - p.seq, e.From >= p.seq
+	}
+	return 0, false
 }
 
 // logLine is one entry as printed.
@@ -106,9 +141,22 @@ type logLine struct {
 	Seq        uint64            `json:"seq"`
 	Digests    map[string]string `json:"digests,omitempty"`
 	Detail     string            `json:"detail,omitempty"`
+	Superseded bool              `json:"superseded,omitempty"` // a later generation computed the same steps again
 }
 
 func (p *logPrinter) read(dir rundir.Dir) error {
+	// The rewinds first: what they override comes before them. A run that a manifest is damaged of has a log all the same.
+	var err error
+	if p.line, err = audit.Open(p.app.fs, dir.Path()); err != nil {
+		if p.flags.effective {
+			return withCode(exitFailed, err)
+		}
+		if !p.warned {
+			fmt.Fprintf(p.app.err, "usp: warning: cannot tell which entries are superseded: %v\n", err)
+		}
+		p.line, p.warned = &audit.Timeline{}, true
+	}
+	at := position{begin: p.line.Begin}
 	index := uint64(0)
 	for item, err := range digestlog.Entries(p.app.fs, dir.Digests()) {
 		var fault *digestlog.Fault
@@ -119,6 +167,8 @@ func (p *logPrinter) read(dir rundir.Dir) error {
 		} else if err != nil {
 			return withCode(exitFailed, err)
 		}
+		step, ok := at.stepOf(&item.Entry)
+		superseded := ok && p.line.Superseded(item.Entry.Generation, step)
 		if index = item.Index + 1; index <= p.seen {
 			continue
 		}
@@ -127,14 +177,19 @@ func (p *logPrinter) read(dir rundir.Dir) error {
 		if p.flags.kind != "" && p.flags.kind != item.Entry.Kind.String() {
 			continue
 		}
-		if err := p.put(p.line(&item)); err != nil {
+		if superseded && p.flags.effective {
+			continue
+		}
+		l := p.entry(&item)
+		l.Superseded = superseded
+		if err := p.put(l); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *logPrinter) line(item *digestlog.Item) logLine {
+func (p *logPrinter) entry(item *digestlog.Item) logLine {
 	e := &item.Entry
 	l := logLine{Index: item.Index, Kind: e.Kind.String(), Generation: e.Generation, Step: e.Step, Seq: e.Seq, Detail: detail(e)}
 	if e.Kind == digestlog.KindStep {
@@ -198,6 +253,10 @@ func (p *logPrinter) print(l logLine) error {
 	if p.app.json {
 		return p.app.printJSON(l, false)
 	}
-	_, err := fmt.Fprintf(p.app.out, "%6d  %-8s gen %d  step %-6d %s\n", l.Index, l.Kind, l.Generation, l.Step, l.Detail)
+	mark := ""
+	if l.Superseded {
+		mark = "superseded: "
+	}
+	_, err := fmt.Fprintf(p.app.out, "%6d  %-8s gen %d  step %-6d %s%s\n", l.Index, l.Kind, l.Generation, l.Step, mark, l.Detail)
 	return err
 }

@@ -43,6 +43,9 @@ func (s *session) resume(ctx context.Context, args []string) error {
 	if s.source, err = openSource(name, columns, a.in); err != nil {
 		return err
 	}
+	if s.identities, err = a.identities(); err != nil {
+		return err
+	}
 	if err := s.checkConsumed(dir); err != nil {
 		return err
 	}
@@ -66,10 +69,10 @@ func (s *session) resume(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	opts.Recorder.Runs = runs
+	opts.Recorder.Runs, opts.Identities = runs, s.identities
 	run, state, err := usp.Resume(ctx, string(dir), opts)
 	if err != nil {
-		return err
+		return a.needsKey(err)
 	}
 	s.run = run
 	if err := s.restore(state); err != nil {
@@ -96,15 +99,20 @@ func (s *session) readMeta(dir rundir.Dir) error {
 // rows behind it may be others. Without a snapshot the whole prefix in the manifest counts.
 func (s *session) checkConsumed(dir rundir.Dir) error {
 	want := s.meta.Input
-	found, err := recorder.NewestSnapshot(s.app.fs, dir.Path(), func(error) {})
+	var rejected []error
+	found, err := recorder.NewestSnapshot(s.app.fs, dir.Path(), func(err error) { rejected = append(rejected, err) }, s.identities...)
 	if err == nil {
+		s.app.warnUnencrypted(dir, found.Name)
 		var at input.Prefix
 		if err := json.Unmarshal(sectionMap(found.Sections)[sectionInput], &at); err != nil {
 			return fmt.Errorf("snapshot %s: section %s: %w", found.Name, sectionInput, err)
 		}
 		want.Rows, want.Size, want.SHA256 = at.Rows, at.Bytes, at.SHA256
 	} else if !errors.Is(err, recorder.ErrNoSnapshot) {
-		return err
+		for _, r := range rejected { // else the resume itself says it
+			fmt.Fprintf(s.app.err, "usp: warning: %v\n", r)
+		}
+		return s.app.needsKey(err)
 	}
 	return s.source.checkPrefix(want)
 }
@@ -115,7 +123,7 @@ func readProducerMeta(fsys vfs.FS, dir rundir.Dir) (meta producerMeta, err error
 	if err != nil {
 		return meta, err
 	}
-	if err := json.Unmarshal(m.Producer, &meta); err != nil || meta.Program != "usp run" {
+	if err := json.Unmarshal(m.Producer, &meta); err != nil || meta.Program != usprun {
 		return meta, fmt.Errorf("run %s was not made by usp run; the program that made it has to resume it", dir.ID())
 	}
 	return meta, nil
@@ -146,13 +154,34 @@ func (s *session) alreadyComplete(ctx context.Context, dir rundir.Dir) (bool, er
 	return true, errComplete
 }
 
+// sayRejected names each snapshot that was not loaded, why, and what is tried in its place.
+func (s *session) sayRejected(state *usp.State) {
+	var list []*recorder.RejectedError
+	for _, err := range state.Rejected {
+		var r *recorder.RejectedError
+		if errors.As(err, &r) {
+			list = append(list, r)
+		}
+	}
+	for i, r := range list {
+		next := "starting cold, at the first row"
+		switch {
+		case i+1 < len(list):
+			next = fmt.Sprintf("trying the one of step %d", list[i+1].Step)
+		case state.Snapshot != "":
+			next = fmt.Sprintf("trying the one of step %d", state.Step)
+		}
+		fmt.Fprintf(s.app.err, "usp: warning: %v; %s\n", r, next)
+		s.rejections = append(s.rejections, rejection{Snapshot: r.Name, Step: r.Step, Generation: r.Generation, Reason: r.Err.Error()})
+	}
+}
+
 // restore puts predictor, input and scores where the snapshot left them.
 func (s *session) restore(state *usp.State) error {
-	for _, err := range state.Rejected {
-		fmt.Fprintf(s.app.err, "usp: warning: %v\n", err)
-	}
+	s.sayRejected(state)
+	s.resumed = &resumedFrom{Step: state.Step, Generation: state.Generation, Snapshot: state.Snapshot}
 	if state.Snapshot == "" {
-		fmt.Fprintf(s.app.err, "usp: run %s has no snapshot that can be loaded; starting at its first row\n", s.run.ID())
+		fmt.Fprintf(s.app.err, "usp: run %s has no snapshot that can be loaded; starting cold, at its first row\n", s.run.ID())
 		return nil
 	}
 	sections := sectionMap(state.Sections)
@@ -165,6 +194,9 @@ func (s *session) restore(state *usp.State) error {
 		return fmt.Errorf("snapshot %s: section %s: %w", state.Snapshot, sectionInput, err)
 	}
 	if err := s.scores.restore(sections[sectionScores]); err != nil {
+		return fmt.Errorf("snapshot %s: %w", state.Snapshot, err)
+	}
+	if err := s.events.restore(sections[sectionEvents]); err != nil {
 		return fmt.Errorf("snapshot %s: %w", state.Snapshot, err)
 	}
 	if s.predictor.Steps() != state.Step || at.Rows != state.Step {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"time"
 
+	"filippo.io/age"
 	"github.com/spf13/cobra"
 
 	"github.com/usp-project/usp"
@@ -52,9 +53,13 @@ func (a *app) runCommand() *cobra.Command {
 	a.setting(cmd, false, "season", "", "predictor.season", "observations in one period (0: find one)")
 	a.setting(cmd, false, "digest-interval", "", "digest.interval", "log the digests of every `n`-th step")
 	a.setting(cmd, false, "snapshot-interval", "", "snapshot.interval", "save the state every `n` steps")
+	a.identityFlag(cmd)
 	a.setting(cmd, false, "progress", "", "run.progress", "progress on standard error: auto, plain, json, none")
 	return cmd
 }
+
+// usprun is the name of the program in the manifests of usp run.
+const usprun = "usp run"
 
 // producerMeta is what the manifest says of usp run: enough to run the same prediction again over the same input. It
 // holds no value of the input.
@@ -64,12 +69,14 @@ type producerMeta struct {
 	Input            inputMeta        `json:"input"`
 	Predictor        predictor.Config `json:"predictor"`
 	SnapshotInterval uint64           `json:"snapshot_interval"`
+	EventSpacing     uint64           `json:"snapshot_event_spacing,omitempty"` // 0: no snapshots for events
 }
 
 // Sections of a snapshot of usp run, beside the predictor's.
 const (
 	sectionInput  = "input"
 	sectionScores = "scores"
+	sectionEvents = "events"
 )
 
 // session is one execution of usp run.
@@ -88,10 +95,17 @@ type session struct {
 	forecasts *forecastWriter
 	progress  *progress
 
+	identities []age.Identity // for encrypted snapshots, of a resume
+	resumed    *resumedFrom   // nil for a new run
+	rejections []rejection    // snapshots that a resume did not load
+
 	from     uint64 // step before the first one of this generation
 	saved    uint64 // step of the last snapshot handed over
 	started  time.Time
 	rejected uint64 // snapshot requests that were not taken
+
+	events        eventWatch
+	eventsDropped uint64 // those of rejected that were for an event
 
 	saturated bool // the user was told that values are out of range
 	sections  []usp.Section
@@ -137,7 +151,10 @@ func (s *session) begin(ctx context.Context, args []string) error {
 	if s.predictor, err = predictor.New(cfg); err != nil {
 		return usageError(err)
 	}
-	s.meta = producerMeta{Program: "usp run", Version: version(), Input: s.source.meta, Predictor: cfg, SnapshotInterval: a.cfg.Snapshot.Interval}
+	s.meta = producerMeta{Program: usprun, Version: version(), Input: s.source.meta, Predictor: cfg, SnapshotInterval: a.cfg.Snapshot.Interval}
+	if a.cfg.Snapshot.OnEvents {
+		s.meta.EventSpacing = a.cfg.Snapshot.EventSpacing
+	}
 	if s.source.meta.Kind != kindStdin {
 		s.source.meta.relativeTo(a.cfg.Run.Dir)
 		s.meta.Input = s.source.meta
@@ -250,8 +267,12 @@ func (s *session) step(obs input.Observation) error {
 			return err
 		}
 	}
-	if n := s.meta.SnapshotInterval; n > 0 && out.Step%n == 0 {
-		s.snapshot()
+	event := s.meta.EventSpacing > 0 && s.events.due(out.Step, out.Flags, s.meta.EventSpacing)
+	switch n := s.meta.SnapshotInterval; {
+	case event:
+		s.snapshot(usp.ReasonEvent)
+	case n > 0 && out.Step%n == 0:
+		s.snapshot(usp.ReasonCadence)
 	}
 	s.progress.step(out)
 	return nil
@@ -269,14 +290,18 @@ func (s *session) state() []usp.Section {
 	if err != nil { // three numbers and a digest
 		panic("usp run: input position: " + err.Error())
 	}
-	return append(s.sections, usp.Section{Name: sectionInput, Data: consumed}, usp.Section{Name: sectionScores, Data: s.scores.state()})
+	return append(s.sections, usp.Section{Name: sectionInput, Data: consumed}, usp.Section{Name: sectionScores, Data: s.scores.state()},
+		usp.Section{Name: sectionEvents, Data: s.events.state()})
 }
 
-func (s *session) snapshot() {
-	if s.run.Snapshot(s.out.Step, usp.ReasonCadence, s.state()...) {
+func (s *session) snapshot(reason uint32) {
+	if s.run.Snapshot(s.out.Step, reason, s.state()...) {
 		s.saved = s.out.Step
-	} else {
-		s.rejected++
+		return
+	}
+	s.rejected++
+	if reason == usp.ReasonEvent {
+		s.eventsDropped++
 	}
 }
 

@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
+	"slices"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/rundir"
 )
@@ -17,14 +20,27 @@ type runRow struct {
 	RunDir     string    `json:"run_dir"`
 	Created    time.Time `json:"created"`
 	Generation uint32    `json:"generation"`
-	Status     string    `json:"status"` // clean, crashed, failed, recording, unfinished, unreadable
+	Status     string    `json:"status"` // clean, interrupted, crashed, failed, recording, unfinished, unreadable
 	Step       uint64    `json:"step"`
+	Resume     string    `json:"resume,omitempty"` // the command that goes on with it
 	Error      string    `json:"error,omitempty"`
 }
 
+const runsLong = `List the recorded runs with how each ended:
+
+  clean        closed by its program
+  interrupted  closed in order by a signal, with rows of its input left; of standard
+               input usp cannot know that, and says clean
+  failed       closed by an error, such as a fault in the input
+  crashed      its program died; everything that could be saved is
+  unfinished   neither closed nor being recorded: its recorder or program was killed
+  recording    being recorded now
+
+usp run --resume RUN goes on with what is interrupted, crashed or unfinished.`
+
 func (a *app) runsCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "runs", Short: "List the recorded runs", Args: cobra.NoArgs,
+		Use: "runs", Short: "List the recorded runs", Long: runsLong, Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			list, err := rundir.List(a.fs, a.cfg.Run.Dir)
 			if err != nil {
@@ -46,7 +62,16 @@ func (a *app) runsCommand() *cobra.Command {
 			for _, r := range rows {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d×\n", r.RunID, r.Created.Format("2006-01-02 15:04:05"), r.Status, r.Step, r.Generation)
 			}
-			return w.Flush()
+			if err := w.Flush(); err != nil || a.quiet {
+				return err
+			}
+			for _, r := range slices.Backward(rows) {
+				if r.Resume != "" {
+					fmt.Fprintf(a.err, "usp: run %s can go on: %s\n", r.RunID, r.Resume)
+					break
+				}
+			}
+			return nil
 		},
 	}
 }
@@ -61,6 +86,43 @@ func (a *app) runRow(r *rundir.Run) runRow {
 	row.Step, row.Status = last.LastStep, string(last.State)
 	if last.State == audit.Closed {
 		row.Status = last.End.Status.String()
+		if stoppedShort(r.Manifest, last.End) {
+			row.Status = interrupted
+		}
+	}
+	switch row.Status {
+	case interrupted, digestlog.StatusCrashed.String(), string(audit.Unfinished):
+		if m := producerOf(r.Manifest); m.Program == usprun {
+			row.Resume = "usp run --resume " + row.RunID + a.dirFlag()
+			if m.Input.Kind == kindStdin {
+				row.Resume += " -"
+			}
+		}
 	}
 	return row
+}
+
+// interrupted is the status of a run that was closed in order before the end of its input.
+const interrupted = "interrupted"
+
+// producerOf is what a manifest says of the program that made it, as far as that is usp run.
+func producerOf(m *rundir.Manifest) (meta producerMeta) {
+	if m == nil || json.Unmarshal(m.Producer, &meta) != nil {
+		return producerMeta{}
+	}
+	return meta
+}
+
+// stoppedShort reports whether usp run closed a generation before the last row that its input had when it began. The last
+// row of standard input is not known.
+func stoppedShort(m *rundir.Manifest, end *digestlog.Entry) bool {
+	meta := producerOf(m)
+	if meta.Program != usprun || end.Generation != m.Generation || end.Status != digestlog.StatusClean || !end.EmittedKnown {
+		return false
+	}
+	last := end.Emitted // a record for each row
+	if m.Resumed != nil {
+		last += m.Resumed.Step
+	}
+	return last < meta.Input.Rows
 }

@@ -260,7 +260,10 @@ func (a *app) showState(s *showing, dir rundir.Dir) error {
 		return err
 	}
 	s.Snapshots, s.Lost = len(logged), last.Lost
+	end := audit.Glance(a.fs, dir.Path()).End
 	switch {
+	case end != nil && stoppedShort(s.line.Manifests[len(s.line.Manifests)-1], end):
+		s.Status = interrupted
 	case last.Status != 0:
 		s.Status = last.Status.String()
 	case rundir.Locked(a.fs, dir):

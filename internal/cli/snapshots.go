@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"filippo.io/age"
 	"github.com/spf13/cobra"
 
 	"github.com/usp-project/usp/internal/rundir"
@@ -20,18 +21,24 @@ type snapshotRow struct {
 	Name       string       `json:"name"`
 	Step       uint64       `json:"step"`
 	Generation uint32       `json:"generation"`
+	Reason     string       `json:"reason,omitempty"` // why it was taken: cadence, final or event; "code N" of other programs
 	Size       int64        `json:"size"`
 	Created    time.Time    `json:"created,omitzero"`
-	SHA256     string       `json:"sha256,omitempty"` // what the digest log says
-	Logged     bool         `json:"logged"`           // the digest log vouches for it
+	Encrypted  bool         `json:"encrypted,omitempty"`
+	Decrypted  bool         `json:"decrypted,omitempty"` // by verify: with a key, to the end
+	SHA256     string       `json:"sha256,omitempty"`    // what the digest log says
+	Logged     bool         `json:"logged"`              // the digest log vouches for it
 	Sections   []sectionRow `json:"sections,omitempty"`
 	Error      string       `json:"error,omitempty"`
+
+	intact bool // with an Error: only the key is another
 }
 
 type sectionRow struct {
 	Name   string `json:"name"`
 	Size   int64  `json:"size"`
 	Stored int64  `json:"stored"`
+	KeptIn string `json:"kept_in,omitempty"` // the older snapshot that holds the bytes
 }
 
 func (a *app) snapshotCommand() *cobra.Command {
@@ -42,8 +49,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 			RunE: func(_ *cobra.Command, args []string) error { return a.snapshotList(args[0]) }},
 		&cobra.Command{Use: "show RUN [STEP]", Short: "Show what a snapshot holds (default: the newest)", Args: cobra.RangeArgs(1, 2),
 			RunE: func(_ *cobra.Command, args []string) error { return a.snapshotShow(args) }},
-		&cobra.Command{Use: "verify RUN", Short: "Read every snapshot whole and check it against itself and the digest log", Args: cobra.ExactArgs(1),
-			RunE: func(_ *cobra.Command, args []string) error { return a.snapshotVerify(args[0]) }},
+		a.snapshotVerifyCommand(),
 		a.pruneCommand(),
 	)
 	return cmd
@@ -61,9 +67,11 @@ func (a *app) snapshotRows(d rundir.Dir) (dir string, rows []snapshotRow, err er
 	}
 	for i := range infos {
 		s := &infos[i]
-		row := snapshotRow{Name: s.Name, Step: s.Step, Generation: s.Generation, Size: s.Size, Created: s.Created}
+		row := snapshotRow{Name: s.Name, Step: s.Step, Generation: s.Generation, Size: s.Size, Created: s.Created, Encrypted: s.Encrypted}
 		if s.Err != nil {
 			row.Error = s.Err.Error()
+		} else {
+			row.Reason = reasonText(s.Reason)
 		}
 		if sum, ok := logged[s.Name]; ok {
 			row.Logged, row.SHA256 = true, hex.EncodeToString(sum[:])
@@ -86,7 +94,7 @@ func (a *app) snapshotList(run string) error {
 		return nil
 	}
 	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "STEP\tGENERATION\tSIZE\tCREATED\tSHA-256\tSTATE")
+	fmt.Fprintln(w, "STEP\tGENERATION\tREASON\tSIZE\tCREATED\tSHA-256\tSTATE")
 	for _, r := range rows {
 		state := "logged"
 		switch {
@@ -94,8 +102,10 @@ func (a *app) snapshotList(run string) error {
 			state = "unreadable: " + r.Error
 		case !r.Logged:
 			state = "not logged: never loaded"
+		case r.Encrypted:
+			state = "logged, encrypted"
 		}
-		fmt.Fprintf(w, "%d\t%d\t%d\t%s\t%.12s\t%s\n", r.Step, r.Generation, r.Size, r.Created.Format("2006-01-02 15:04:05"), r.SHA256, state)
+		fmt.Fprintf(w, "%d\t%d\t%s\t%d\t%s\t%.12s\t%s\n", r.Step, r.Generation, r.Reason, r.Size, r.Created.Format("2006-01-02 15:04:05"), r.SHA256, state)
 	}
 	return w.Flush()
 }
@@ -124,33 +134,62 @@ func (a *app) snapshotShow(args []string) error {
 		return err
 	}
 	for _, s := range sections {
-		found.Sections = append(found.Sections, sectionRow{s.Name, s.Size, s.StoredSize})
+		found.Sections = append(found.Sections, sectionRow{s.Name, s.Size, s.StoredSize, s.Base.Name})
 	}
 	if a.json {
 		return a.printJSON(found, true)
 	}
-	fmt.Fprintf(a.out, "%s\n  run %s, generation %d, step %d, after record %d\n  log of %d entries, root %x\n  logged as %s\n",
-		found.Name, meta.RunID, meta.Generation, meta.Step, meta.Seq, meta.TreeSize, meta.TreeRoot[:8], found.SHA256)
+	encrypted := ""
+	if found.Encrypted {
+		encrypted = ", encrypted"
+	}
+	fmt.Fprintf(a.out, "%s\n  run %s, generation %d, step %d, after record %d\n  taken for: %s%s\n  log of %d entries, root %x\n  logged as %s\n",
+		found.Name, meta.RunID, meta.Generation, meta.Step, meta.Seq, found.Reason, encrypted, meta.TreeSize, meta.TreeRoot[:8], found.SHA256)
 	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "  SECTION\tBYTES\tSTORED")
 	for _, s := range found.Sections {
-		fmt.Fprintf(w, "  %s\t%d\t%d\n", s.Name, s.Size, s.Stored)
+		fmt.Fprintf(w, "  %s\t%d\t%d", s.Name, s.Size, s.Stored)
+		if s.KeptIn != "" {
+			fmt.Fprintf(w, " in %s", s.KeptIn)
+		}
+		fmt.Fprintln(w)
 	}
 	return w.Flush()
 }
 
+func (a *app) snapshotVerifyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "verify RUN", Short: "Read every snapshot whole and check it against itself and the digest log", Args: cobra.ExactArgs(1),
+		Long: "Read every snapshot whole and check it against itself and the digest log.\nAn encrypted one needs no key for that; with --identity it is decrypted too, and exit\ncode 12 says that it is intact and encrypted to another key.",
+		RunE: func(_ *cobra.Command, args []string) error { return a.snapshotVerify(args[0]) },
+	}
+	a.identityFlag(cmd)
+	return cmd
+}
+
 func (a *app) snapshotVerify(run string) error {
+	ids, err := a.identities()
+	if err != nil {
+		return err
+	}
 	bad := 0
 	_, rows, err := a.steadyRows(run, func(dir string, rows []snapshotRow) error {
 		bad = 0
+		damaged := 0
 		for i := range rows {
-			if err := a.verifySnapshot(dir, &rows[i]); err != nil {
+			if err := a.verifySnapshot(dir, &rows[i], ids); err != nil {
 				rows[i].Error = err.Error()
 				bad++
+				if !rows[i].intact {
+					damaged++
+				}
 			}
 		}
-		if bad > 0 {
+		switch {
+		case damaged > 0:
 			return withCode(exitFailed, nil)
+		case bad > 0:
+			return withCode(exitWrongKey, nil)
 		}
 		return nil
 	})
@@ -164,8 +203,15 @@ func (a *app) snapshotVerify(run string) error {
 	} else {
 		for _, r := range rows {
 			verdict := "ok"
-			if r.Error != "" {
+			switch {
+			case r.intact:
+				verdict = "intact, but " + r.Error + "; give its key: " + a.keyAdvice()
+			case r.Error != "":
 				verdict = r.Error
+			case r.Decrypted:
+				verdict = "ok, decrypted"
+			case r.Encrypted:
+				verdict = "ok as stored; not decrypted"
 			}
 			fmt.Fprintf(a.out, "%s  %s\n", r.Name, verdict)
 		}
@@ -174,8 +220,8 @@ func (a *app) snapshotVerify(run string) error {
 	return err
 }
 
-// verifySnapshot reads a snapshot whole and holds it against the digest log.
-func (a *app) verifySnapshot(dir string, r *snapshotRow) error {
+// verifySnapshot reads a snapshot whole and holds it against the digest log; with keys it decrypts it too.
+func (a *app) verifySnapshot(dir string, r *snapshotRow, ids []age.Identity) error {
 	path := filepath.Join(dir, r.Name)
 	if !r.Logged {
 		_, err := snapshot.Verify(a.fs, path, nil)
@@ -185,7 +231,11 @@ func (a *app) verifySnapshot(dir string, r *snapshotRow) error {
 	if _, err := hex.Decode(want[:], []byte(r.SHA256)); err != nil {
 		return err
 	}
-	_, err := snapshot.Verify(a.fs, path, &want)
+	if _, err := snapshot.Verify(a.fs, path, &want); err != nil || !r.Encrypted || len(ids) == 0 {
+		return err
+	}
+	_, _, err := snapshot.LoadWith(a.fs, path, &want, snapshot.LoadOptions{Identities: ids})
+	r.intact, r.Decrypted = keyMissing(err), err == nil
 	return err
 }
 
@@ -243,5 +293,6 @@ func (a *app) pruneCommand() *cobra.Command {
 	cmd.Flags().BoolVarP(&dry, "dry-run", "n", false, "only say what would be removed")
 	a.setting(cmd, false, "keep-last", "", "snapshot.keep_last", "newest snapshots that are kept")
 	a.setting(cmd, false, "keep-every", "", "snapshot.keep_every", "also keep one of every `n` steps")
+	a.setting(cmd, false, "max-age", "", "snapshot.max_age", "remove what is older than this `duration`, unless --keep-last holds it")
 	return cmd
 }

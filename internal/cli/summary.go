@@ -28,8 +28,9 @@ type runSummary struct {
 	LostToDisk uint64    `json:"lost_storage"` // of those lost: storage did not take them
 	Digests    uint64    `json:"digests"`
 	Snapshots  uint64    `json:"snapshots"`
-	Unsaved    uint64    `json:"snapshots_unsaved"` // storage did not take them
-	Dropped    uint64    `json:"snapshots_dropped"` // requests while every staging area was busy
+	Unsaved    uint64    `json:"snapshots_unsaved"`                 // storage did not take them
+	Dropped    uint64    `json:"snapshots_dropped"`                 // requests while every staging area was busy
+	EventsLost uint64    `json:"event_snapshots_dropped,omitempty"` // those of them that were for an event
 	RMSE       float64   `json:"rmse"`
 	RMSENaive  float64   `json:"rmse_naive"`
 	MAE        float64   `json:"mae"`
@@ -43,6 +44,24 @@ type runSummary struct {
 	EmitP50    int64     `json:"emit_ns_p50"`
 	EmitP99    int64     `json:"emit_ns_p99"`
 	EmitMax    int64     `json:"emit_ns_max"`
+
+	ResumedFrom *resumedFrom `json:"resumed_from,omitempty"`
+	Rejected    []rejection  `json:"rejected,omitempty"` // newer snapshots that were not loaded
+}
+
+// resumedFrom is where a resumed run continued: behind the step of a snapshot, or, without one, at the first row.
+type resumedFrom struct {
+	Step       uint64 `json:"step"`
+	Generation uint32 `json:"generation"`
+	Snapshot   string `json:"snapshot"` // file name; empty for a cold start
+}
+
+// rejection is a snapshot that a resume did not load.
+type rejection struct {
+	Snapshot   string `json:"snapshot"`
+	Step       uint64 `json:"step"`
+	Generation uint32 `json:"generation"`
+	Reason     string `json:"reason"`
 }
 
 // end takes the last snapshot, closes the run and says what it amounted to. cause is why the loop ended; nil at the end
@@ -86,11 +105,12 @@ func (s *session) end(ctx context.Context, cause error) error {
 func (s *session) report(sum usp.Summary, complete bool) runSummary {
 	return runSummary{
 		Type: "summary", RunID: sum.RunID, RunDir: sum.Dir, Generation: sum.Generation, Complete: complete, FromStep: s.from, Steps: s.out.Step,
-		Emitted: sum.Emitted, Stored: sum.Stored, Lost: sum.Lost, LostToDisk: sum.LostStorage, Unsaved: sum.Unsaved, Digests: sum.Digests, Snapshots: sum.Snapshots, Dropped: s.rejected,
+		Emitted: sum.Emitted, Stored: sum.Stored, Lost: sum.Lost, LostToDisk: sum.LostStorage, Unsaved: sum.Unsaved, Digests: sum.Digests, Snapshots: sum.Snapshots, Dropped: s.rejected, EventsLost: s.eventsDropped,
 		RMSE: s.scores.rmse(), RMSENaive: s.scores.rmseNaive(), MAE: s.scores.mae(), MASE: undefined(s.scores.mase()), Skill: undefined(s.scores.skill()), Coverage: s.scores.coverage(),
 		Next: finite(s.out.Forecast), NextLower: finite(s.out.Lower), NextUpper: finite(s.out.Upper),
 		Seconds: s.app.now().Sub(s.started).Seconds(),
 		EmitP50: s.emits.quantile(.5).Nanoseconds(), EmitP99: s.emits.quantile(.99).Nanoseconds(), EmitMax: s.emits.max.Nanoseconds(),
+		ResumedFrom: s.resumed, Rejected: s.rejections,
 	}
 }
 
@@ -112,7 +132,7 @@ func (s *session) print(r runSummary, interrupted bool) {
 	}
 	fmt.Fprintf(w, "  next       %.6g in [%.6g, %.6g]\n", r.Next, r.NextLower, r.NextUpper)
 	fmt.Fprintf(w, "  recorded   %d emitted, %d stored, %d lost%s; %s, %s%s\n",
-		r.Emitted, r.Stored, r.Lost, lostText(r), count(r.Digests, "digest"), count(r.Snapshots, "snapshot"), dropped(r.Dropped))
+		r.Emitted, r.Stored, r.Lost, lostText(r), count(r.Digests, "digest"), count(r.Snapshots, "snapshot"), dropped(r.Dropped, r.EventsLost))
 	fmt.Fprintf(w, "  emit       p50 %d ns, p99 %d ns, max %d ns\n", r.EmitP50, r.EmitP99, r.EmitMax)
 	fmt.Fprintf(w, "  run        %s\n", display(r.RunDir))
 	if s.app.quiet {
@@ -178,11 +198,14 @@ func count(n uint64, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-func dropped(n uint64) string {
-	if n == 0 {
+func dropped(n, events uint64) string {
+	switch {
+	case n == 0:
 		return ""
+	case events == 0:
+		return fmt.Sprintf(" (%d more dropped: the recorder was busy)", n)
 	}
-	return fmt.Sprintf(" (%d more dropped: the recorder was busy)", n)
+	return fmt.Sprintf(" (%d more dropped, %d of them for an alarm or degraded mode: the recorder was busy)", n, events)
 }
 
 func seconds(s float64) string {

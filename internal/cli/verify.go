@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"filippo.io/age"
 	"github.com/spf13/cobra"
 	"golang.org/x/mod/sumdb/note"
 
@@ -22,7 +23,14 @@ Nothing is changed.
 
 The head is checked with the key that the manifest names. If that is this user's
 own key the report says so; --key demands a particular one (a verifier key, or a
-file with one) and exits 12 if the run is signed with another.`
+file with one) and exits 12 if the run is signed with another.
+
+Encrypted snapshots are checked as they are stored, which needs no key. --deep also
+looks at the state in them if --identity, or snapshot.identity_file, names a file with
+their key; without it the run is computed again from its first row.
+
+Lost records are printed as "lost records FROM to TO", both ends lost. With --json
+they are "lost_ranges" with "from" and "to", and "to" is the first one not lost.`
 
 func (a *app) verifyCommand() *cobra.Command {
 	var f verifyFlags
@@ -32,6 +40,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&f.key, "key", "", "verifier `key`, or a file with one, that must have signed the run")
 	cmd.Flags().BoolVar(&f.deep, "deep", false, "also load every snapshot and compute the run again from the oldest one to its end")
+	a.identityFlag(cmd)
 	cmd.Flags().StringVar(&f.input, "input", "", "with --deep: `file` with the run's input, if it is not where it was")
 	return cmd
 }
@@ -41,6 +50,8 @@ type verifyFlags struct {
 	key   string
 	deep  bool
 	input string
+
+	identities []age.Identity // for encrypted snapshots
 }
 
 // deepReport is the report of usp verify --deep.
@@ -66,6 +77,11 @@ func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 	if v != nil {
 		o.Verifiers = note.VerifierList(v)
 	}
+	if f.deep {
+		if f.identities, err = a.identities(); err != nil {
+			return err
+		}
+	}
 	report, err := a.judge(ctx, dir, o, f)
 	if err != nil {
 		return err
@@ -80,6 +96,9 @@ func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 	if report.Exit != exitOK {
 		return withCode(report.Exit, nil)
 	}
+	if n := report.Completeness.Undecrypted; n > 0 && len(f.identities) > 0 {
+		return withCode(exitWrongKey, fmt.Errorf("what is stored is intact, but none of the given age identities can decrypt %s; %s", count(n, "snapshot"), a.keyAdvice()))
+	}
 	return nil
 }
 
@@ -91,7 +110,7 @@ func (a *app) judge(ctx context.Context, dir rundir.Dir, o audit.Options, f veri
 		return &deepReport{Report: r}, err
 	}
 	meta, err := readProducerMeta(a.fs, dir)
-	o.Deep = true
+	o.Deep, o.Identities = true, f.identities
 	if err == nil {
 		o.Snapshot = loadable(&meta)
 	}
@@ -106,7 +125,7 @@ func (a *app) judge(ctx context.Context, dir rundir.Dir, o audit.Options, f veri
 	case r.Verdict == audit.Failed || r.Verdict == audit.NotFound:
 		d.Replay = &replay{Skipped: "what is damaged is not computed again"}
 	default:
-		if d.Replay, err = a.replayRun(ctx, dir, &meta, f.input); err != nil {
+		if d.Replay, err = a.replayRun(ctx, dir, &meta, f); err != nil {
 			return nil, err
 		}
 	}
@@ -196,6 +215,9 @@ func (a *app) printReport(r *deepReport) {
 		for _, l := range g.LostRanges {
 			fmt.Fprintf(w, "      lost records %d to %d: %s\n", l.From, l.To-1, l.Reason)
 		}
+	}
+	if n := c.Undecrypted; n > 0 {
+		fmt.Fprintf(w, "  note: %s: the stored bytes are checked, the state in them is not; to check it, give the key: --identity FILE\n", count(n, "encrypted snapshot"))
 	}
 	a.printReplay(r.Replay)
 	for _, list := range [][]string{c.Tail, r.Notes} {

@@ -42,7 +42,7 @@ type Run struct {
 type Ring struct {
 	Dir             string `toml:"dir" comment:"Memory-backed directory for rings; empty: /dev/shm/usp-<uid>, else $XDG_RUNTIME_DIR/usp."`
 	Slots           int    `toml:"slots" comment:"Records the ring holds before the oldest is overwritten; a power of two." min:"2" max:"16777216"`
-	StagingAreas    int    `toml:"staging_areas" comment:"Snapshots that may wait for the recorder; further ones are dropped and counted." min:"1" max:"64"`
+	StagingAreas    int    `toml:"staging_areas" comment:"Snapshots that may wait for the recorder; further ones are dropped and counted." min:"1" max:"16"`
 	StagingCapacity Size   `toml:"staging_capacity" comment:"Largest state a staging area takes; 0B: what the producer's state needs." min:"0" max:"1099511627776"`
 }
 
@@ -65,12 +65,17 @@ type Digest struct {
 
 // Snapshot is the section [snapshot].
 type Snapshot struct {
-	Interval    uint64   `toml:"interval" comment:"Save the state every n steps; 0: only at the end."`
-	Compression string   `toml:"compression" enum:"none,zstd" comment:"How a snapshot is stored."`
-	Level       int      `toml:"level" comment:"Level of zstd, 1 to 22; 0: 3." min:"0" max:"22"`
-	KeepLast    int      `toml:"keep_last" comment:"Newest snapshots that are kept; 0: this rule keeps none." min:"0" max:"1000000"`
-	KeepEvery   uint64   `toml:"keep_every" comment:"Also keep the oldest of every block of n steps; 0: none."`
-	MaxAge      Duration `toml:"max_age" comment:"What is older goes, unless keep_last holds it; 0s: no limit." min:"0s"`
+	Interval     uint64   `toml:"interval" comment:"Save the state every n steps; 0: only at the end."`
+	OnEvents     bool     `toml:"on_events" comment:"Also save it at once when the change detector raises an alarm or degraded mode is entered."`
+	EventSpacing uint64   `toml:"event_spacing" comment:"Least steps between two snapshots for alarms, and between two for degraded mode; events in between get none." min:"1"`
+	Compression  string   `toml:"compression" enum:"none,zstd" comment:"How a snapshot is stored."`
+	Level        int      `toml:"level" comment:"Level of zstd, 1 to 22; 0: 3." min:"0" max:"22"`
+	Reuse        int      `toml:"reuse" comment:"Snapshots in a row that may refer to older ones for large sections that did not change; 0: each is whole." min:"0" max:"64"`
+	Recipients   []string `toml:"recipients" comment:"Age public keys that snapshots are encrypted to, each of which can read them alone; none: not encrypted."`
+	IdentityFile string   `toml:"identity_file" comment:"File of age secret keys, mode 0600, to read encrypted snapshots with; needed by run --resume and verify --deep only."`
+	KeepLast     int      `toml:"keep_last" comment:"Newest snapshots that are kept; 0: this rule keeps none. With keep_every and max_age 0 too, all are kept." min:"0" max:"1000000"`
+	KeepEvery    uint64   `toml:"keep_every" comment:"Also keep the oldest of every block of n steps; 0: none."`
+	MaxAge       Duration `toml:"max_age" comment:"What is older goes, unless keep_last holds it; 0s: no limit." min:"0s"`
 }
 
 // Log is the section [log].
@@ -84,7 +89,7 @@ func Default() Config {
 	return Config{
 		Run:       Run{Dir: "runs", TimeColumn: "time", ValueColumn: "value", Progress: "auto"},
 		Predictor: predictor.Config{}.WithDefaults(),
-		Ring:      Ring{Slots: 1 << 16, StagingAreas: 4},
+		Ring:      Ring{Slots: 1 << 16, StagingAreas: 8},
 		Recorder: Recorder{
 			CommitInterval: Duration(50 * time.Millisecond),
 			CommitBytes:    1 << 20,
@@ -94,7 +99,7 @@ func Default() Config {
 			DrainTimeout:   Duration(10 * time.Second),
 		},
 		Digest:   Digest{Interval: 1, HeadInterval: Duration(time.Second)},
-		Snapshot: Snapshot{Interval: 100, Compression: "none", KeepLast: 5},
+		Snapshot: Snapshot{Interval: 100, OnEvents: true, EventSpacing: 20, Compression: "none", Recipients: []string{}, KeepLast: 5},
 		Log:      Log{Level: "warn", Format: "text"},
 	}
 }

@@ -183,6 +183,33 @@ usp.toml:9:1: predictor.epsilon_min: epsilon_min, 0.6, is above epsilon_max, 0.5
      | ^^^^^^^^^^^`,
 		},
 		{
+			"truth values and lists", "[snapshot]\non_events = 1\nrecipients = \"" + publicKey + "\"\nlevel = true\n[ring]\nslots = [2]\n",
+			`usp.toml:2:1: snapshot.on_events: 1 is not a truth value; write true or false
+   2 | on_events = 1
+     | ^^^^^^^^^
+usp.toml:3:1: snapshot.recipients: a text is not a list of texts; write one such as ["a", "b"]
+   3 | recipients = …
+     | ^^^^^^^^^^
+usp.toml:4:1: snapshot.level: true is not a whole number; write one such as 100
+   4 | level = true
+     | ^^^^^
+usp.toml:6:1: ring.slots: a list is not a whole number; write one such as 100
+   6 | slots = [2]
+     | ^^^^^`,
+		},
+		{
+			"an item of a list", "[snapshot]\nrecipients = [\n  \"" + publicKey + "\",\n  7,\n]\n",
+			`usp.toml:2:1: snapshot.recipients: item 2, 7, is not a text; write it in quotes
+   2 | recipients = …
+     | ^^^^^^^^^^`,
+		},
+		{
+			"no public key", "[snapshot]\nrecipients = [\"" + publicKey + "\", \"ssh-ed25519 AAAA\"]\n",
+			`usp.toml:2:1: snapshot.recipients: recipient 2: is no age public key: want "age1…" as age-keygen prints it; keys of ssh and of plugins are not supported
+   2 | recipients = …
+     | ^^^^^^^^^^`,
+		},
+		{
 			"syntax of a known key", "[run]\n\tdir = home\n",
 			`usp.toml:2:8: unexpected character U+0068 'h' at start of value
    2 |  dir = home
@@ -286,6 +313,56 @@ func TestOrder(t *testing.T) {
 	}
 	if v := l.Values()[0]; v.Key != "run.dir" || v.Value != "long" || v.Origin != "USP_RUN_DIR" || len(l.Values()) != len(Keys()) {
 		t.Errorf("Values begins with %+v", v)
+	}
+}
+
+// publicKey is an age public key.
+const publicKey = "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj"
+
+// TestLists wants lists and truth values to come from the environment too.
+func TestLists(t *testing.T) {
+	l, err := Load(Options{Env: []string{"USP_SNAPSHOT_RECIPIENTS=" + publicKey + ", " + publicKey, "USP_SNAPSHOT_ON_EVENTS=false"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{publicKey, publicKey}, l.Snapshot.Recipients); diff != "" || l.Snapshot.OnEvents {
+		t.Errorf("on_events %v, recipients %s", l.Snapshot.OnEvents, diff)
+	}
+	if def := Default(); len(def.Snapshot.Recipients) != 0 || !def.Snapshot.OnEvents {
+		t.Errorf("the defaults were changed: %+v", def.Snapshot)
+	}
+	if want := `recipients = ["` + publicKey + `", "` + publicKey + `"]`; !strings.Contains(l.TOML(), want) {
+		t.Errorf("not written as %s", want)
+	}
+	_, err = Load(Options{Env: []string{"USP_SNAPSHOT_RECIPIENTS=" + publicKey + ",", "USP_SNAPSHOT_ON_EVENTS=yes"}})
+	want := `environment variable USP_SNAPSHOT_ON_EVENTS: "yes" is not a truth value; write true or false
+environment variable USP_SNAPSHOT_RECIPIENTS: recipient 2: is empty: want an age public key, "age1…"`
+	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestSecretKey wants a secret key that stands where a public one or a file
+// belongs to be an error that does not show it, however the file is broken.
+func TestSecretKey(t *testing.T) {
+	const secret = "AGE-SECRET-KEY-1QQQSYQCYQ5RQWZQFPG9SCRGWPUGPZYSNZS23V9CCRYDPK8QARC0SWZ0EL3"
+	for _, text := range []string{
+		"recipients = [\"" + secret + "\"]", "recipients = \"" + secret + "\"", "recipients = [\n  \"" + secret + "\",\n]", "recipients = [" + secret + "]",
+		"recipients = [\n \"" + publicKey + "\"\n \"" + secret + "\"]", "identity_file = \"" + secret + "\"", "identity_file = " + secret, "identity_file = [\"" + strings.ToLower(secret) + "\"]",
+		"identity_file = \"\"\"\n" + secret + "\"\"\"",
+	} {
+		_, err := Check("usp.toml", []byte("[snapshot]\n"+text))
+		if err == nil || !strings.HasPrefix(err.Error(), "usp.toml:") || strings.Contains(strings.ToUpper(err.Error()), secret[:25]) {
+			t.Errorf("%s:\n%v", text, err)
+		}
+	}
+	for _, o := range []Options{
+		{Env: []string{"USP_SNAPSHOT_RECIPIENTS=" + secret}}, {Env: []string{"USP_SNAPSHOT_IDENTITY_FILE=" + secret}},
+		{Flags: []Setting{{"snapshot.identity_file", secret, "--identity"}}},
+	} {
+		if _, err := Load(o); err == nil || strings.Contains(err.Error(), secret[:25]) {
+			t.Errorf("%+v: %v", o, err)
+		}
 	}
 }
 

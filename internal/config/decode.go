@@ -92,7 +92,8 @@ func (d *decoder) take(it item) {
 		if err := f.set(section[f.key]); err != nil {
 			d.unknown[strings.Join(it.path[:2], "\x00")] = true
 			d.fail(it, true, f.name+": "+err.Error())
-			d.errs[len(d.errs)-1].Key = f.name
+			last := d.errs[len(d.errs)-1]
+			last.Key, last.Excerpt = f.name, excerpt(f.name, d.text, last.at, int(it.at.Length))
 			return
 		}
 		d.places[f.name] = position(d.text, int(it.at.Offset))

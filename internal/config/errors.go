@@ -67,6 +67,15 @@ func (e Errors) Unwrap() []error {
 // The widest excerpt, in characters.
 const widest = 100
 
+// excerpt shows the line of a known key, without its value where that is about
+// keys: somebody may have put a secret one there.
+func excerpt(key string, text []byte, at place, length int) string {
+	if key == "snapshot.recipients" || key == "snapshot.identity_file" {
+		return excerptKey(text, at, length)
+	}
+	return excerptValue(text, at, length)
+}
+
 // excerptKey shows a key that usp does not know, without its value: that may be
 // a secret of another program.
 func excerptKey(text []byte, at place, length int) string {
@@ -106,6 +115,9 @@ func lineOf(text []byte, at place) string {
 
 // mark writes a line with its number and underlines the middle part.
 func mark(at place, before, middle, after string) string {
+	if strings.Contains(strings.ToUpper(before+middle+after), "AGE-SECRET-KEY-") {
+		return ""
+	}
 	line, indent := cells(before+middle+after), len(cells(before))
 	if indent >= widest {
 		return ""

@@ -77,6 +77,12 @@ func (f *field) text() string {
 		text = v
 	case fmt.Stringer:
 		text = v.String()
+	case []string:
+		quoted := make([]string, len(v))
+		for i := range v {
+			quoted[i] = quote(v[i])
+		}
+		return "[" + strings.Join(quoted, ", ") + "]"
 	case float64:
 		s := strconv.FormatFloat(v, 'g', -1, 64)
 		if !strings.ContainsAny(s, ".en") { // not 1e+06, +Inf, NaN
@@ -109,7 +115,7 @@ func quote(s string) string {
 }
 
 // set stores a value as the TOML decoder gives it: string, bool, int64,
-// float64, or something that no field takes.
+// float64, a list of these, or something that no field takes.
 func (f *field) set(v any) error {
 	if text, ok := v.(string); ok {
 		if u, ok := f.value.Addr().Interface().(encoding.TextUnmarshaler); ok {
@@ -135,13 +141,42 @@ func (f *field) set(v any) error {
 		case f.value.CanUint():
 			return fmt.Errorf("%d is below the least allowed, %s", n, orZero(f.min))
 		}
+	case bool:
+		if f.value.Kind() == reflect.Bool {
+			f.value.SetBool(n)
+			return nil
+		}
+	case []any:
+		if f.isList() {
+			return f.setList(n)
+		}
 	case float64:
 		if f.value.CanFloat() {
 			f.value.SetFloat(n)
 			return nil
 		}
 	}
+	if _, ok := v.(string); ok && f.isList() { // not shown: it may be a secret where public keys belong
+		return fmt.Errorf("a text is not %s; write %s", f.kind(), f.example())
+	}
 	return fmt.Errorf("%s is not %s; write %s", describe(v), f.kind(), f.example())
+}
+
+func (f *field) isList() bool { return f.value.Kind() == reflect.Slice }
+
+// setList stores a list of texts. The list it replaces is left as it is: another
+// Config may share it.
+func (f *field) setList(items []any) error {
+	list := make([]string, len(items))
+	for i, item := range items {
+		text, ok := item.(string)
+		if !ok {
+			return fmt.Errorf("item %d, %s, is not a text; write it in quotes", i+1, describe(item))
+		}
+		list[i] = text
+	}
+	f.value.Set(reflect.ValueOf(list))
+	return nil
 }
 
 // setText stores a value as an environment variable or a flag gives it.
@@ -153,6 +188,16 @@ func (f *field) setText(text string) error {
 	switch {
 	case isText || f.value.Kind() == reflect.String:
 		return f.set(text)
+	case f.isList():
+		var items []any
+		for item := range strings.SplitSeq(text, ",") {
+			items = append(items, strings.TrimSpace(item))
+		}
+		return f.setList(items)
+	case f.value.Kind() == reflect.Bool:
+		if text == "true" || text == "false" {
+			return f.set(text == "true")
+		}
 	case f.value.CanFloat():
 		if x, err := strconv.ParseFloat(text, 64); err == nil {
 			return f.set(x)
@@ -233,6 +278,10 @@ func (f *field) kind() string {
 		return "a number"
 	case string:
 		return "a text"
+	case bool:
+		return "a truth value"
+	case []string:
+		return "a list of texts"
 	}
 	return "a whole number"
 }
@@ -248,6 +297,10 @@ func (f *field) example() string {
 		return "it in quotes"
 	case "a number":
 		return "one such as 0.9"
+	case "a truth value":
+		return "true or false"
+	case "a list of texts":
+		return `one such as ["a", "b"]`
 	}
 	return "one such as 100"
 }

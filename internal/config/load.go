@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/usp-project/usp/predictor"
+	"github.com/usp-project/usp/snapshot"
 )
 
 // Source is where a setting may come from.
@@ -253,6 +254,12 @@ func (l *Loaded) check(text []byte, before Errors) (errs Errors) {
 	if c.Snapshot.Compression == "none" && c.Snapshot.Level != 0 {
 		fail(`has no meaning with compression "none"; remove it or write compression = "zstd"`, "snapshot.level", "snapshot.compression")
 	}
+	if _, err := snapshot.ParseRecipients(c.Snapshot.Recipients...); err != nil {
+		fail(err.Error(), "snapshot.recipients")
+	}
+	if strings.HasPrefix(strings.ToUpper(c.Snapshot.IdentityFile), "AGE-") {
+		fail("is a secret key; put it into a file of mode 0600 and name that", "snapshot.identity_file")
+	}
 	if c.Recorder.CommitBytes > c.Recorder.SegmentSize {
 		fail(fmt.Sprintf("commit_bytes, %v, is more than segment_size, %v", c.Recorder.CommitBytes, c.Recorder.SegmentSize), "recorder.commit_bytes", "recorder.segment_size")
 	}
@@ -299,7 +306,7 @@ func (l *Loaded) located(key, what string, text []byte) *Error {
 					Key:     key,
 					What:    key + ": " + what,
 					at:      at,
-					Excerpt: excerptValue(text, at, int(it.at.Length)),
+					Excerpt: excerpt(key, text, at, int(it.at.Length)),
 				}
 			}
 		}

@@ -100,6 +100,11 @@ func (f *field) schema() map[string]any {
 		m["minimum"] = 0
 	case "a text":
 		m["type"] = "string"
+	case "a truth value":
+		m["type"] = "boolean"
+	case "a list of texts":
+		m["type"] = "array"
+		m["items"] = map[string]any{"type": "string"}
 	case "a number":
 		m["type"] = "number"
 	default:

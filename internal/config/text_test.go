@@ -53,6 +53,10 @@ func TestSHA256(t *testing.T) {
 			changed.value.SetFloat(0.123)
 		case f.value.CanUint():
 			changed.value.SetUint(123)
+		case f.value.Kind() == reflect.Bool:
+			changed.value.SetBool(!changed.value.Bool())
+		case f.isList():
+			changed.value.Set(reflect.ValueOf([]string{"other"}))
 		default:
 			changed.value.SetInt(123)
 		}
@@ -134,6 +138,8 @@ func TestRoundTrip(t *testing.T) {
 		c.Recorder.CommitInterval = Duration(rapid.Int64().Draw(t, "interval"))
 		c.Predictor.Coverage = rapid.Float64().Draw(t, "coverage")
 		c.Snapshot.Interval = uint64(rapid.Int64Range(0, 1<<62).Draw(t, "steps"))
+		c.Snapshot.OnEvents = rapid.Bool().Draw(t, "events")
+		c.Snapshot.Recipients = append([]string{}, rapid.SliceOf(rapid.String()).Draw(t, "recipients")...)
 		text := c.TOML()
 		got := Default()
 		if _, errs := decode(&got, "x", []byte(text)); len(errs) > 0 {
@@ -179,6 +185,7 @@ func FuzzDecode(f *testing.F) {
 		c.TOML(), "[ring]\nslots = 1000\n[rign]\nx=1\n", "recorder = {commit_interval = \"5\", a.b = [1, {c=2}]}", "[[run]]\n", "ring.slots.x = 1",
 		"\ufeff[run]\r\ndir = '''\r\na\"\\'''\r\n", "[run]\n\"d\\u0069r\" = 1979-05-27T07:32:00Z\n", "a = \"", "[digest]\ninterval = 0xffff_ffff_ffff_ffff", "x=[[[[[[{a=[[",
 		"[run]\ntime_column = \"value\"\n[recorder]\nsegment_size = \"64KiB\"\n",
+		"[snapshot]\non_events = false\nrecipients = [\n  \"age1x\", # a\n  5]\nidentity_file = [true]\n",
 		"[predictor]\ncoverage = nan\nepsilon_max = -inf\nseason = 9223372036854775807\n",
 	} {
 		f.Add([]byte(s))
@@ -201,7 +208,7 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		again, err := Check("usp.toml", []byte(l.TOML()))
-		if err != nil || again.Config != l.Config {
+		if err != nil || !reflect.DeepEqual(again.Config, l.Config) {
 			t.Fatalf("%+v was written as\n%s\nand read as %+v, %v", l.Config, l.TOML(), again, err)
 		}
 	})

@@ -495,3 +495,30 @@ func readOnce(fsys vfs.FS, path string) (err error) {
 		}
 	}
 }
+
+// Where there is no space for a whole segment a smaller one does, if that is allowed.
+func TestSmallerWhereSpaceIsShort(t *testing.T) {
+	for _, c := range []struct {
+		capacity, least, room int64
+		err                   error
+	}{
+		{1 << 20, 8 << 10, 64 << 10, nil},
+		{40 << 10, 8 << 10, 32 << 10, nil},
+		{10 << 10, 8 << 10, 8 << 10, nil},
+		{40 << 10, 0, 0, syscall.ENOSPC},
+		{4 << 10, 8 << 10, 0, syscall.ENOSPC},
+	} {
+		m := vfs.NewMem()
+		if err := m.Mkdir("/d", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		m.SetCapacity(c.capacity)
+		w, err := segment.Create("/d", 0, segment.Options{FS: m, Kind: segment.KindTelemetry, Size: 64 << 10, MinSize: c.least})
+		if !errors.Is(err, c.err) {
+			t.Fatalf("%+v: %v", c, err)
+		}
+		if err == nil && w.Room() != c.room {
+			t.Errorf("%+v: room for %d bytes", c, w.Room())
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/usp-project/usp/internal/vfs"
@@ -33,7 +34,9 @@ type Options struct {
 	// Size is the number of bytes to preallocate, 0 = DefaultSize, negative = none. The Writer may go
 	// beyond it; a caller that begins a new segment before Size reaches it never meets a full disk here.
 	Size int64
-	Now  func() time.Time // nil = the header says 1970
+	// MinSize is what will do where there is no space for Size; 0 = nothing less than Size.
+	MinSize int64
+	Now     func() time.Time // nil = the header says 1970
 }
 
 // Writer appends frames to one segment. It is not safe for concurrent use.
@@ -42,6 +45,7 @@ type Writer struct {
 	f    vfs.File
 	path string
 	base uint64
+	room int64 // preallocated bytes
 	tag  uint32
 	sum  summer
 	hash hash.Hash // of what was handed to the kernel
@@ -87,6 +91,7 @@ type Draft struct {
 	fs     vfs.FS
 	path   string
 	base   uint64
+	room   int64
 	header []byte
 	tag    uint32
 }
@@ -109,19 +114,34 @@ func Prepare(dir string, base uint64, o Options) (*Draft, error) {
 	if size == 0 {
 		size = DefaultSize
 	}
-	draft, err := vfs.Prepare(o.FS, path, 0o600, func(f vfs.File) error {
+	d := &Draft{fs: o.FS, path: path, base: base, header: header, tag: tag}
+	d.draft, err = vfs.Prepare(o.FS, path, 0o600, func(f vfs.File) (err error) {
 		if size > 0 {
-			if err := f.Preallocate(max(size, int64(len(header)))); err != nil {
+			if d.room, err = preallocate(f, max(size, int64(len(header))), o.MinSize); err != nil {
 				return err
 			}
 		}
-		_, err := f.WriteAt(header, 0)
+		_, err = f.WriteAt(header, 0)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("segment: %w", err)
 	}
-	return &Draft{draft: draft, fs: o.FS, path: path, base: base, header: header, tag: tag}, nil
+	return d, nil
+}
+
+// preallocate reserves size bytes, or a part of it where there is no space for all, and returns how many it was.
+func preallocate(f vfs.File, size, least int64) (int64, error) {
+	for {
+		err := f.Preallocate(size)
+		if err == nil || !errors.Is(err, syscall.ENOSPC) || least <= 0 || size <= least {
+			return size, err
+		}
+		if err := f.Truncate(0); err != nil { // what it may have got
+			return 0, err
+		}
+		size = max(size/2, least)
+	}
 }
 
 // Place gives the segment its name and opens it. As a complete file is put in place, no crash leaves a
@@ -143,7 +163,7 @@ func (d *Draft) Place() (*Writer, error) {
 		return nil, fmt.Errorf("segment: %w", err)
 	}
 	w := &Writer{
-		fs: d.fs, f: f, path: d.path, base: d.base, tag: d.tag, hash: sha256.New(), open: -1,
+		fs: d.fs, f: f, path: d.path, base: d.base, room: d.room, tag: d.tag, hash: sha256.New(), open: -1,
 		next: d.base, synced: int64(len(d.header)), syncNext: d.base,
 	}
 	w.hash.Write(d.header) // never fails
@@ -178,6 +198,10 @@ func (w *Writer) Pending() (frames, bytes int) { return w.pending, len(w.buf) - 
 
 // Size returns the bytes in use, pending ones included, without the footer that Seal will add.
 func (w *Writer) Size() int64 { return w.synced + int64(len(w.buf)) }
+
+// Room returns the preallocated size: what the file can hold whatever happens to the disk, where the file system can
+// promise that at all.
+func (w *Writer) Room() int64 { return w.room }
 
 // Synced returns what is durable: every frame before ordinal, which end at offset.
 func (w *Writer) Synced() (ordinal uint64, offset int64) { return w.syncNext, w.synced }
