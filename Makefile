@@ -15,7 +15,7 @@ race:
 fuzz: ## every fuzz target for FUZZTIME
 	@set -e; for p in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
-	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x $$p; \
 	  done; done
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
@@ -24,5 +24,5 @@ bench:
 	$(GO) -C benchmarks test -bench . -benchtime 5x .
 vectors: ## rewrite the test vectors; the change must be explained in the commit
 	$(GO) test -run Vectors $(VECTORS) -update
-torture: ## every system call, every crash, KILLS random kills; takes about an hour
-	TORTURE=1 TORTURE_KILLS=$(KILLS) $(GO) test -run 'Crash|Kill|Torn|Torture|Fault' -count 1 -timeout 0 -v ./...
+torture: ## every system call, every crash, every byte, every fault, KILLS random kills; CONTRIBUTING.md says how long it takes
+	TORTURE=1 TORTURE_KILLS=$(KILLS) $(GO) test -p 1 -run 'Crash|Kill|Torn|Torture|Fault|Every|Disk|Directory|Permission' -count 1 -timeout 0 -v ./...

@@ -258,7 +258,7 @@ func (v *verification) finish(w *walker) {
 		return
 	}
 	if h.Size > w.next {
-		v.add(&Fault{Class: ClassMissing, From: w.next, To: h.Size, Err: fmt.Errorf("the signed head covers %d entries: %w", h.Size, ErrRollback)})
+		v.add(&Fault{Class: ClassMissing, File: w.last, Offset: w.end, From: w.next, To: h.Size, Err: fmt.Errorf("the signed head covers %d entries: %w", h.Size, ErrRollback)})
 	}
 	if v.headOK && v.head != h.Root {
 		v.add(&Fault{Class: ClassMismatch, To: h.Size, Err: fmt.Errorf("root of the entries is %x, the signed one %x", v.head, h.Root)})

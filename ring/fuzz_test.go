@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"os"
 	"testing"
 )
@@ -59,6 +60,84 @@ func FuzzPatched(f *testing.F) {
 		}
 		exercise(t, ring, stage)
 	})
+}
+
+// FuzzSlot puts any bytes into one slot of a ring whose producer has ended. A
+// record is delivered if and only if its slot holds, to the byte, what the format
+// says of that record; every other one is reported lost, alone, and the records in
+// the other slots are not touched by it.
+func FuzzSlot(f *testing.F) {
+	clean := image(f)
+	h, x, err := decodeFixed(clean, int64(len(clean)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	const first = 2 // 6 records were emitted into 4 slots
+	at := func(n uint64) int { return int(x.headerLen) + int(n)%h.Slots*h.SlotSize }
+	size := slotHeaderLen + h.PayloadLen
+	for n := uint64(first); n < first+4; n++ {
+		f.Add(clean[at(n):at(n)+size], uint8(n), false)
+	}
+	f.Add(encodeSlot(6, make([]byte, h.PayloadLen)), uint8(2), false) // published, and its producer died before it moved on
+	f.Add([]byte{13}, uint8(2), false)                                // begun
+	f.Add([]byte{5}, uint8(2), false)                                 // never finished
+	f.Add([]byte("any payload goes with the right header"), uint8(3), true)
+	f.Fuzz(func(t *testing.T, slot []byte, which uint8, fix bool) {
+		ring := bytes.Clone(clean)
+		n := first + uint64(which)%4
+		copy(ring[at(n):at(n)+size], slot)
+		if fix {
+			copy(ring[at(n):], encodeSlot(n, ring[at(n)+slotHeaderLen:at(n)+size]))
+		}
+		c, err := Open(writeFile(t, ring))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.Seek(first)
+		whole := func(n uint64) bool {
+			b := ring[at(n) : at(n)+size]
+			return bytes.Equal(b, encodeSlot(n, b[slotHeaderLen:]))
+		}
+		w, next := make([]uint64, h.Words()), uint64(first)
+		for idle := 0; idle < 3; { // the second look decides about a record that was begun
+			seq, st := c.Next(w)
+			switch st {
+			case Got:
+				if seq != next || !bytes.Equal(encodeSlot(seq, payloadBytes(w)), ring[at(seq):at(seq)+size]) {
+					t.Fatalf("record %d is delivered as %x, %d was next and the slot is %x", seq, w, next, ring[at(seq):at(seq)+size])
+				}
+				next++
+			case Lost:
+				from, to, _ := c.LostRange()
+				if from != next || to != next+1 || whole(from) {
+					t.Fatalf("[%d, %d) is lost, %d was next, and its slot is %x", from, to, next, ring[at(next):at(next)+size])
+				}
+				next++
+			case Empty:
+				idle++
+			default:
+				t.Fatalf("%v: %v", st, c.Err())
+			}
+		}
+		if next < first+4 || next > first+5 || next == first+4 && whole(next) {
+			t.Fatalf("the ring ends at record %d", next)
+		}
+	})
+}
+
+// encodeSlot is what doc/format/ring.md says of the slot of record n, with the library's CRC.
+func encodeSlot(n uint64, payload []byte) []byte {
+	le := binary.LittleEndian
+	length := le.AppendUint32(nil, uint32(len(payload)))
+	done := le.AppendUint64(nil, 2*n+2)
+	sum := crc32.NewIEEE()
+	for _, part := range [][]byte{done, length, payload} {
+		sum.Write(part) // never fails
+	}
+	b := append(done, length...)
+	b = le.AppendUint32(b, sum.Sum32())
+	return append(b, payload...)
 }
 
 // exercise reads all there is in a ring that may be anything.

@@ -3,6 +3,7 @@ package snapshot_test
 import (
 	"bytes"
 	"errors"
+	"runtime"
 	"testing"
 
 	"github.com/usp-project/usp/internal/vfs"
@@ -19,7 +20,13 @@ func FuzzLoad(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		mem := vfs.NewMem()
 		put(t, mem, "/x.snap", b)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		m, sections, err := snapshot.Load(mem, "/x.snap", nil)
+		runtime.ReadMemStats(&after)
+		if used, limit := after.TotalAlloc-before.TotalAlloc, uint64(64<<20+2048*len(b)); used > limit {
+			t.Fatalf("%d bytes were allocated for a file of %d", used, len(b))
+		}
 		if errors.Is(err, snapshot.ErrEncrypted) {
 			return // FuzzLoadResealed goes on from here
 		}
@@ -34,7 +41,8 @@ func FuzzLoad(f *testing.F) {
 			t.Fatal(err)
 		}
 		for _, i := range infos {
-			if i.Codec != snapshot.None {
+			if i.Codec != snapshot.None { // another encoder's bytes may be other ones
+				sameState(t, mem, m, sections)
 				return
 			}
 		}
@@ -44,10 +52,31 @@ func FuzzLoad(f *testing.F) {
 		}
 		got := get(t, mem, "/"+info.Name)
 		copy(got[60:64], b[60:64]) // the codec of the writer's policy
+		if !bytes.Equal(got[:252], b[:252]) {
+			t.Fatalf("the header is written back as %x, was %x", got[:252], b[:252])
+		}
 		if !bytes.Equal(got[256:len(got)-128], b[256:len(b)-128]) {
 			t.Fatal("written back differently")
 		}
 	})
+}
+
+// sameState writes a state and wants it back.
+func sameState(t *testing.T, mem *vfs.Mem, m snapshot.Meta, sections []snapshot.Section) {
+	t.Helper()
+	info, err := snapshot.Write("/", m, sections, snapshot.Options{FS: mem, Codec: snapshot.Zstd})
+	if err != nil {
+		t.Fatalf("what loads cannot be written: %v", err)
+	}
+	m2, again, err := snapshot.Load(mem, "/"+info.Name, nil)
+	if err != nil || m2 != m || len(again) != len(sections) {
+		t.Fatalf("%v: %+v, was %+v", err, m2, m)
+	}
+	for i := range sections {
+		if again[i].Name != sections[i].Name || !bytes.Equal(again[i].Data, sections[i].Data) {
+			t.Fatalf("section %d changed", i)
+		}
+	}
 }
 
 func FuzzParseSections(f *testing.F) {
@@ -58,7 +87,11 @@ func FuzzParseSections(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := snapshot.ParseSections(snapshot.AppendSections(nil, sections))
+		encoded := snapshot.AppendSections(nil, sections)
+		if !bytes.Equal(encoded, b) {
+			t.Fatalf("parsed %x and encoded %x", b, encoded)
+		}
+		again, err := snapshot.ParseSections(encoded)
 		if err != nil || len(again) != len(sections) {
 			t.Fatalf("again: %d sections, %v", len(again), err)
 		}

@@ -77,7 +77,8 @@ func appendZeros(dst []byte, n int) []byte {
 }
 
 // ParseSections reads a container. The sections' data are views into b, not
-// copies: they are valid while b is. Every offset is checked, the data is not.
+// copies: they are valid while b is. Everything but the data is checked, so that
+// there is one container for each list of sections.
 func ParseSections(b []byte) ([]Section, error) {
 	sections, err := parseContainer(b)
 	if err == nil {
@@ -110,6 +111,9 @@ func parseContainer(b []byte) ([]Section, error) {
 	}
 	sections := make([]Section, 0, count)
 	next := containerTable(int(count))
+	if i := firstNonZero(b[len(table):next]); i >= 0 {
+		return nil, fmt.Errorf("padding at %d is not zero", len(table)+i)
+	}
 	for i := range count {
 		row := table[containerHeader+i*containerRow:][:containerRow]
 		name, err := parsePadded(row[:nameLen])
@@ -122,6 +126,9 @@ func parseContainer(b []byte) ([]Section, error) {
 		}
 		sections = append(sections, Section{Name: name, Data: b[off : off+n : off+n]})
 		next = aligned(int64(off + n))
+		if i := firstNonZero(b[off+n : min(next, int64(len(b)))]); i >= 0 {
+			return nil, fmt.Errorf("padding at %d is not zero", int(off+n)+i)
+		}
 	}
 	if next != int64(len(b)) {
 		return nil, fmt.Errorf("sections end at %d, container at %d", next, len(b))

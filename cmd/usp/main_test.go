@@ -13,9 +13,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestMain makes the test binary the usp command too, for the scripts and for tests that run it as a process.
+// TestMain makes the test binary the usp command too, and a step loop, for the scripts and for tests that run them as processes.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"usp": main})
+	testscript.Main(m, map[string]func(){"usp": main, "loop": loopMain})
 }
 
 func TestScripts(t *testing.T) {

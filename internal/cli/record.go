@@ -70,13 +70,13 @@ func (a *app) recordCommand() *cobra.Command {
 	return cmd
 }
 
-// readOptions reads the settings that another process hands over. A library that knows the binary only by name writes
-// them too, so an empty input leaves the defaults.
+// readOptions reads the settings that another process hands over. If it died before it could, there are none: with the
+// defaults the records would go into a directory that is not the run's, and be gone from the ring.
 func readOptions(r io.Reader) (recorder.Options, error) {
 	var o recorder.Options
 	dec := json.NewDecoder(r)
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&o); err != nil && !errors.Is(err, io.EOF) {
+	if err := dec.Decode(&o); err != nil {
 		return o, fmt.Errorf("options on standard input: %w", err)
 	}
 	return o, nil

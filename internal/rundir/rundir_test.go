@@ -193,8 +193,13 @@ func FuzzParseManifest(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := rundir.ParseManifest(again); err != nil {
+		m2, err := rundir.ParseManifest(again)
+		if err != nil {
 			t.Fatalf("written again it does not parse: %v", err)
+		}
+		third, err := json.Marshal(m2)
+		if err != nil || !bytes.Equal(third, again) {
+			t.Fatalf("%v: written again as %s, then as %s", err, again, third)
 		}
 	})
 }
