@@ -251,7 +251,7 @@ func (l *Log) begin() error {
 	}
 	next, err := segment.Prepare(l.dir, l.tree.size, segment.Options{
 		FS: l.opt.FS, Kind: segment.KindDigests, RunID: l.opt.RunID, Meta: appendMeta(nil, c, &l.tree), Size: size,
-		MinSize: l.opt.MinSegment, Now: l.opt.Now, Index: new(outliner),
+		MinSize: l.opt.MinSegment, Now: l.opt.Now, Index: new(outliner), NoSum: true, // the tree is the sum
 	})
 	if err != nil {
 		l.stats.LastFault = err

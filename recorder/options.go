@@ -16,7 +16,7 @@ type Options struct {
 	Runs           string          `json:"runs"`            // directory of run directories; default "runs"
 	KeyFile        string          `json:"key_file"`        // signing key, created on first use; default see SigningKeyFile
 	CommitInterval time.Duration   `json:"commit_interval"` // longest time from drained to durable, fsync excluded; default 50 ms
-	CommitBytes    int             `json:"commit_bytes"`    // drained bytes that force a commit; default 4 MiB
+	CommitBytes    int             `json:"commit_bytes"`    // drained bytes that force a commit, at most a quarter of SegmentSize; default 4 MiB
 	HeadInterval   time.Duration   `json:"head_interval"`   // shortest time between signed tree heads; default 1 s
 	SegmentSize    int64           `json:"segment_size"`    // pre-allocated size at which a segment is sealed; default 16 MiB
 	DigestInterval uint64          `json:"digest_interval"` // digests of every step divisible by it are logged; default 1
@@ -63,6 +63,7 @@ func (o Options) withDefaults() Options {
 	if o.SegmentSize <= 0 {
 		o.SegmentSize = 16 << 20
 	}
+	o.CommitBytes = int(min(int64(o.CommitBytes), max(o.SegmentSize/4, 4096)))
 	if o.HoldBytes <= 0 {
 		o.HoldBytes = 16 << 20
 	}

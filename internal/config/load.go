@@ -260,7 +260,7 @@ func (l *Loaded) check(text []byte, before Errors) (errs Errors) {
 	if strings.HasPrefix(strings.ToUpper(c.Snapshot.IdentityFile), "AGE-") {
 		fail("is a secret key; put it into a file of mode 0600 and name that", "snapshot.identity_file")
 	}
-	if c.Recorder.CommitBytes > c.Recorder.SegmentSize {
+	if c.Recorder.CommitBytes > c.Recorder.SegmentSize && c.Recorder.CommitBytes != Default().Recorder.CommitBytes {
 		fail(fmt.Sprintf("commit_bytes, %v, is more than segment_size, %v", c.Recorder.CommitBytes, c.Recorder.SegmentSize), "recorder.commit_bytes", "recorder.segment_size")
 	}
 	return errs

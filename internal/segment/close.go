@@ -30,8 +30,9 @@ func (w *Writer) Seal() (Sealed, error) {
 	if err = errors.Join(err, w.release()); err != nil {
 		return Sealed{}, w.poison(err)
 	}
-	w.hash.Write(footer)
-	w.hash.Sum(s.SHA256[:0])
+	if w.sumUp(footer); w.hash != nil {
+		w.hash.Sum(s.SHA256[:0])
+	}
 	w.err = fmt.Errorf("segment %s: %w", w.path, ErrClosed)
 	return s, nil
 }

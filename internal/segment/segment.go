@@ -119,13 +119,13 @@ type Header struct {
 
 // Sealed describes a segment that will not change any more.
 type Sealed struct {
-	Name    string // base name of the file
-	Base    uint64 // ordinal of the first frame
-	Count   uint64 // ordinals covered, those lost to damage included
-	Size    int64  // bytes
-	SHA256  [32]byte
-	Torn    int64 // bytes of torn tail that Repair set aside in NAME.torn
-	Damaged int   // damaged ranges that Repair found and left in place
+	Name    string   // base name of the file
+	Base    uint64   // ordinal of the first frame
+	Count   uint64   // ordinals covered, those lost to damage included
+	Size    int64    // bytes
+	SHA256  [32]byte // of the whole file; zero with Options.NoSum
+	Torn    int64    // bytes of torn tail that Repair set aside in NAME.torn
+	Damaged int      // damaged ranges that Repair found and left in place
 }
 
 // Info is one file of a directory of segments.

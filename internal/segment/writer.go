@@ -37,6 +37,8 @@ type Options struct {
 	// MinSize is what will do where there is no space for Size; 0 = nothing less than Size.
 	MinSize int64
 	Now     func() time.Time // nil = the header says 1970
+	// NoSum leaves Sealed.SHA256 zero: for a stream whose frames something else vouches for.
+	NoSum bool
 	// Index makes the index of the segment, or is nil. It is given every frame at once, and is for this segment alone.
 	Index Indexer
 }
@@ -50,7 +52,7 @@ type Writer struct {
 	room int64 // preallocated bytes
 	tag  uint32
 	sum  summer
-	hash hash.Hash // of what was handed to the kernel
+	hash hash.Hash // of what was handed to the kernel; nil with NoSum
 	idx  Indexer   // or nil
 
 	// buf holds everything since the last Sync: closed batches and then the open one.
@@ -98,6 +100,7 @@ type Draft struct {
 	header []byte
 	tag    uint32
 	index  Indexer
+	noSum  bool
 	memory []byte
 }
 
@@ -119,7 +122,7 @@ func Prepare(dir string, base uint64, o Options) (*Draft, error) {
 	if size == 0 {
 		size = DefaultSize
 	}
-	d := &Draft{fs: o.FS, path: path, base: base, header: header, tag: tag, index: o.Index}
+	d := &Draft{fs: o.FS, path: path, base: base, header: header, tag: tag, index: o.Index, noSum: o.NoSum}
 	d.draft, err = vfs.Prepare(o.FS, path, 0o600, func(f vfs.File) (err error) {
 		if size > 0 {
 			if d.room, err = preallocate(f, max(size, int64(len(header))), o.MinSize); err != nil {
@@ -168,10 +171,13 @@ func (d *Draft) Place() (*Writer, error) {
 		return nil, fmt.Errorf("segment: %w", err)
 	}
 	w := &Writer{
-		fs: d.fs, f: f, path: d.path, base: d.base, room: d.room, tag: d.tag, hash: sha256.New(), idx: d.index, open: -1, buf: d.memory[:0],
+		fs: d.fs, f: f, path: d.path, base: d.base, room: d.room, tag: d.tag, idx: d.index, open: -1, buf: d.memory[:0],
 		next: d.base, synced: int64(len(d.header)), syncNext: d.base,
 	}
-	w.hash.Write(d.header) // never fails
+	if !d.noSum {
+		w.hash = sha256.New()
+	}
+	w.sumUp(d.header)
 	return w, nil
 }
 
@@ -289,10 +295,17 @@ func (w *Writer) Flush() error {
 	}
 	// The device is at work while this is hashed. What the advice says is for Sync to find out.
 	_ = vfs.StartWriteback(w.f, w.synced+int64(w.flushed), int64(len(w.buf)-w.flushed))
-	w.hash.Write(w.buf[w.flushed:])
+	w.sumUp(w.buf[w.flushed:])
 	w.flushed = len(w.buf)
 	w.pending = 0
 	return nil
+}
+
+// sumUp takes what the kernel was given into the file's SHA-256.
+func (w *Writer) sumUp(b []byte) {
+	if w.hash != nil {
+		w.hash.Write(b) // never fails
+	}
 }
 
 // Sync makes every frame appended so far durable: Flush and fdatasync. After the first error of Flush
