@@ -82,7 +82,7 @@ type Recorder struct {
 	headAt        time.Time
 	answers       []chan error // of calls whose entries are not durable yet
 	trouble       trouble
-	reserve       reserve
+	reserveOpen   bool // the reserve is given back: files are small now, and what segments keep free may be used
 	jobsClosed    bool
 
 	// The persister's.

@@ -289,7 +289,7 @@ func (r *Recorder) lastResort() error {
 	if err := r.removeReserve(); err != nil {
 		r.logger().Warn("the reserve cannot be given back", "err", err)
 	}
-	r.reserve.open = true
+	r.reserveOpen = true
 	r.log.UseReserve()
 	for r.writeOff() != nil {
 	}
@@ -365,11 +365,6 @@ func (r *Recorder) sayLate(err error) {
 	r.logger().Warn("the signed head is late: it cannot be written", "run", r.header.RunID, "err", err)
 }
 
-// reserve is a file that takes space while there is enough, to be given back for the end of the run when there is none.
-type reserve struct {
-	open bool // given back: files are small now, and what segments keep free may be used
-}
-
 // segmentReserve is the space that a telemetry segment of that size keeps for lost ranges and its footer.
 func segmentReserve(size int64) int64 { return min(64<<10, size/16) }
 
@@ -379,7 +374,7 @@ func (o *Options) minSegment() int64 { return min(o.SegmentSize, 2*int64(o.Commi
 // logReserve is the space that a file of the log keeps: for the entries of a batch whose telemetry is written, and the end.
 func (o *Options) logReserve() int64 { return int64(o.CommitBytes) + 64<<10 }
 
-// makeReserve takes the space of the reserve file. Without it a full disk may lack room for the end, which is no reason
+// makeReserve takes the space of the reserve file, to be given back for the end of the run when there is none. Without it a full disk may lack room for the end, which is no reason
 // not to begin.
 func (r *Recorder) makeReserve() {
 	path := r.dir.Reserve()

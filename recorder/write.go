@@ -6,29 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
-	"time"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/segment"
 	"github.com/usp-project/usp/record"
-	"github.com/usp-project/usp/ring"
-	"github.com/usp-project/usp/snapshot"
 )
-
-// entryCall asks the writer to log an entry and sync it.
-type entryCall struct {
-	entry digestlog.Entry
-	done  chan error
-}
-
-// snapshotJob is a snapshot whose records are synced, with the tree they are in.
-type snapshotJob struct {
-	work
-	treeSize uint64
-	treeRoot [32]byte
-	written  *snapshot.Info // its file is durable, the log entry is not
-}
 
 // write commits batches and logs entries for the persister until the drainer has closed r.work and the persister has
 // closed persisted. It alone touches the telemetry segment and the log. Storage that fails does not end it, see trouble.
@@ -254,7 +236,7 @@ func (r *Recorder) openSegment(n int) error {
 		return r.beginSegment(r.telemetryNext)
 	case w.Err() != nil:
 		return r.leaveSegment()
-	case w.Next() == w.Base() || r.reserve.open || w.Size()+int64(n)+batchRoom <= w.Room()-segmentReserve(w.Room()):
+	case w.Next() == w.Base() || r.reserveOpen || w.Size()+int64(n)+batchRoom <= w.Room()-segmentReserve(w.Room()):
 		return nil
 	}
 	next, err := segment.Prepare(r.dir.Telemetry(), w.Next(), r.segmentOptions())
@@ -358,202 +340,11 @@ func (r *Recorder) beginSegment(base uint64) error {
 func (r *Recorder) segmentOptions() segment.Options {
 	meta := record.StreamMeta{Generation: r.generation, Stored: r.stats.stored.Load(), Lost: r.stats.lost.Load(), Schema: r.schema}
 	size := r.opts.SegmentSize
-	if r.reserve.open {
+	if r.reserveOpen {
 		size = min(size, smallSegment)
 	}
 	return segment.Options{
 		FS: r.fs(), Kind: segment.KindTelemetry, RunID: r.header.RunID, Meta: meta.Append(nil), Size: size, MinSize: r.opts.minSegment(), Now: r.opts.Now,
 		Index: new(record.Summarizer),
-	}
-}
-
-// persist writes snapshots, one at a time, until the writer closes r.jobs. One that storage does not take is tried again
-// until a newer one is there.
-func (r *Recorder) persist(failed context.Context) error {
-	pause := retryFirst
-	for {
-		var again <-chan time.Time
-		if r.unsaved != nil {
-			again = time.After(pause)
-		}
-		select {
-		case job, ok := <-r.jobs:
-			if !ok {
-				return r.persistLast(failed)
-			}
-			if r.unsaved != nil { // there is a newer one
-				r.stats.unsaved.Add(1)
-				r.released <- r.unsaved.staged // never blocks: room for every area
-				r.unsaved = nil
-			}
-			pause = retryFirst
-			if err := r.persistOne(failed, job); err != nil {
-				return err
-			}
-		case <-again:
-			pause = min(2*pause, retryLongest)
-			if err := r.persistOne(failed, r.unsaved); err != nil {
-				return err
-			}
-		case <-failed.Done():
-			return nil
-		}
-	}
-}
-
-// persistLast tries a last time what could not be stored. Its area is kept: if the run cannot be closed either, the next
-// recorder finds the state there.
-func (r *Recorder) persistLast(failed context.Context) error {
-	if r.unsaved == nil {
-		return nil
-	}
-	job := r.unsaved
-	if err := r.persistOne(failed, job); err != nil {
-		return err
-	}
-	if r.unsaved != nil {
-		n := r.stats.unsaved.Add(1)
-		r.logger().Error("the run ends without its last snapshot: storage did not take it", "step", job.staged.Step, "given_up", n)
-	}
-	return nil
-}
-
-// persistOne publishes one snapshot and gives its area back. One that storage does not take becomes r.unsaved. A request
-// that does not hold a well-formed state is reported and dropped: the run goes on.
-func (r *Recorder) persistOne(failed context.Context, job *snapshotJob) error {
-	s := job.staged
-	first := !r.refused
-	err := r.publishSnapshot(failed, job)
-	if first && isStorage(err) {
-		err = r.publishSnapshot(failed, job) // an error of one file says nothing about the next
-	}
-	switch {
-	case errors.Is(err, snapshot.ErrSections), errors.Is(err, ring.ErrTruncated):
-		r.logger().Error("snapshot request dropped: it holds no state", "step", s.Step, "err", err)
-	case isStorage(err):
-		if first {
-			r.logger().Error("storage does not take a snapshot; it is tried again until there is a newer one", "step", s.Step, "err", err)
-			r.refused = true
-		}
-		r.unsaved = job
-		return nil
-	case err != nil:
-		return err
-	case r.refused:
-		r.logger().Warn("storage takes snapshots again", "step", s.Step, "given_up", r.stats.unsaved.Load())
-		r.refused = false
-	}
-	r.unsaved = nil
-	r.released <- s // never blocks: room for every area
-	return nil
-}
-
-// publishSnapshot makes the file durable under its name, has its digest logged and synced, and prunes older ones. A state
-// that is published already is left alone: a recorder died before it gave the area back, or the producer asked twice.
-func (r *Recorder) publishSnapshot(failed context.Context, job *snapshotJob) error {
-	s := job.staged
-	name := snapshot.FileName(s.Step, r.generation)
-	if slices.ContainsFunc(r.kept, func(k snapshot.Info) bool { return k.Name == name }) {
-		r.logger().Info("snapshot is there already", "step", s.Step)
-		return r.prune(failed)
-	}
-	if job.written == nil {
-		info, err := r.writeSnapshot(job)
-		if err != nil {
-			return fmt.Errorf("write the snapshot of step %d: %w", s.Step, err)
-		}
-		job.written = &info
-	}
-	info := *job.written
-	err := r.call(failed, digestlog.Entry{
-		Kind: digestlog.KindSnapshot, Generation: r.generation, Step: s.Step, Seq: s.Seq,
-		SHA256: info.SHA256, Size: uint64(info.Size), Name: info.Name,
-	})
-	if err != nil {
-		r.reuse = snapshot.Reuse{} // nothing may refer to a file that the log does not have
-		return err
-	}
-	r.stats.snapshots.Add(1)
-	r.kept = append(r.kept, info)
-	return r.prune(failed)
-}
-
-// writeSnapshot reads the state where the producer has put it: there is no other copy of it in this process.
-func (r *Recorder) writeSnapshot(job *snapshotJob) (info snapshot.Info, err error) {
-	s := job.staged
-	err = s.View(func(content []byte) error {
-		sections, err := snapshot.ParseSections(content)
-		if err != nil {
-			return err
-		}
-		info, err = snapshot.Write(r.dir.Snapshots(), snapshot.Meta{
-			RunID: r.header.RunID, Generation: r.generation, Step: s.Step, Seq: s.Seq, Reason: s.Reason,
-			Schema: r.schema.Sum(), TreeSize: job.treeSize, TreeRoot: job.treeRoot, Created: r.opts.Now(),
-		}, sections, snapshot.Options{FS: r.fs(), Codec: r.opts.Snapshot.Codec, Level: r.opts.Snapshot.Level, Recipients: r.recipients, Reuse: r.reuseOption()})
-		return err
-	})
-	if info.BaseErr != nil {
-		r.logger().Warn("sections written anew: an older snapshot cannot be read", "step", s.Step, "err", info.BaseErr)
-	}
-	return info, err
-}
-
-func (r *Recorder) reuseOption() *snapshot.Reuse {
-	if r.opts.Snapshot.Reuse <= 0 {
-		return nil
-	}
-	r.reuse.Limit = r.opts.Snapshot.Reuse
-	return &r.reuse
-}
-
-// prune removes the snapshots that retention gives up: logged first, then unlinked, so that a kill in between leaves a
-// file too many and never a log that misses one. A file that storage does not let go is tried again at the next prune.
-func (r *Recorder) prune(failed context.Context) error {
-	for _, info := range snapshot.Plan(r.kept, r.opts.Snapshot.Retention, r.opts.Now()) {
-		if err := r.call(failed, *r.pruneEntry(&info)); err != nil {
-			return err
-		}
-		r.kept = slices.DeleteFunc(r.kept, func(k snapshot.Info) bool { return k.Name == info.Name })
-		r.condemned = append(r.condemned, info)
-	}
-	still := r.condemned[:0]
-	for _, info := range r.condemned {
-		if err := r.unlink(&info); isStorage(err) {
-			r.logger().Warn("a pruned snapshot cannot be removed yet", "file", info.Name, "err", err)
-			still = append(still, info)
-		} else if err != nil {
-			return err
-		}
-	}
-	r.condemned = still
-	return nil
-}
-
-func (r *Recorder) pruneEntry(info *snapshot.Info) *digestlog.Entry {
-	return &digestlog.Entry{
-		Kind: digestlog.KindPrune, Generation: r.generation, Step: info.Step, Target: info.Step, SHA256: info.SHA256, Name: info.Name,
-	}
-}
-
-func (r *Recorder) unlink(info *snapshot.Info) error {
-	if err := r.fs().Remove(r.dir.Snapshot(info.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("prune snapshot %s: %w", info.Name, err)
-	}
-	return nil
-}
-
-// call has the writer log and sync an entry.
-func (r *Recorder) call(failed context.Context, e digestlog.Entry) error {
-	c := entryCall{entry: e, done: make(chan error, 1)}
-	select {
-	case r.entries <- c:
-	case <-failed.Done():
-		return context.Cause(failed)
-	}
-	select {
-	case err := <-c.done:
-		return err
-	case <-failed.Done():
-		return context.Cause(failed)
 	}
 }
