@@ -212,3 +212,22 @@ type none struct{}
 
 func (none) Add(uint64, []byte) {}
 func (none) Index() []byte      { return nil }
+
+// TestIndexOfAnotherSegment: a whole segment of the same frames, but larger ones, is not the one in the log.
+func TestIndexOfAnotherSegment(t *testing.T) {
+	mem, other := vfs.NewMem(), vfs.NewMem()
+	scenario(mem)
+	f := newFixture(other)
+	f.schema, _ = record.NewSchema("test.v1",
+		record.Field{Name: "loss", Class: record.Metric},
+		record.Field{Name: "flags", Class: record.Flag, Type: record.Uint64, Len: 9},
+		record.Field{Name: "rho", Class: record.Digest, Len: 4},
+		record.Field{Name: "cost", Class: record.Digest})
+	f.scenario()
+	for _, name := range files(t, mem, runDir+"/telemetry") {
+		r := verifyIndex(t, &overlay{FS: mem, name: name, data: read(t, other, name)})
+		if r.Verdict != audit.Failed || r.Integrity.Problems[0].Class != audit.Mismatch {
+			t.Errorf("%s: %v %v", name, r.Verdict, r.Integrity.Problems)
+		}
+	}
+}
