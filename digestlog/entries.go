@@ -56,7 +56,8 @@ type walker struct {
 	enter func(k *link) bool           // a file whose header is good; may be nil
 	item  func(it Item, f *Fault) bool // an entry, with the fault if it cannot be decoded
 	fault func(f *Fault) bool          // anything else that is wrong
-	steps func(s Span) bool            // STEP entries that are known from a file's outline only; nil: every file is read
+	steps func(s Span) bool            // STEP entries in a row, in the place of item; nil: every file is read, and item called for each
+	leaf  func(raw []byte) bool        // every entry that is read, before item or steps; may be nil
 	whole func(k *link) bool           // with steps: the file is to be read all the same; may be nil
 	check bool                         // compare the outlines of files that are read with their entries
 
@@ -65,6 +66,7 @@ type walker struct {
 	sealed  bool   // the last file has its end
 	last    string // base name of the file read last
 	base    uint64 // its first entry
+	pending Span   // with steps: STEP entries that were read and not called back for
 	end     int64  // offset behind its last good batch
 	stopped bool   // a callback returned false
 }
@@ -96,6 +98,7 @@ func (w *walker) run() error {
 			if err := w.readFile(s); err != nil {
 				return err
 			}
+			w.endRun()
 		}
 		if w.stopped {
 			return nil
@@ -141,6 +144,9 @@ func (w *walker) headers() ([]stretch, error) {
 }
 
 func (w *walker) report(f *Fault) bool {
+	if !w.endRun() {
+		return false
+	}
 	w.stopped = w.stopped || !w.fault(f)
 	return !w.stopped
 }
@@ -198,9 +204,42 @@ func (w *walker) readFile(s *stretch) (err error) {
 		if w.check {
 			seen.Add(ordinal, raw)
 		}
-		w.deliver(s, r.Position(), raw)
+		if w.leaf != nil && !w.leaf(raw) {
+			w.stopped = true
+			return nil
+		}
+		if !w.joinStep(s, raw) {
+			w.deliver(s, r.Position(), raw)
+		}
 	}
 	return nil
+}
+
+// joinStep puts a STEP entry into the run that goes on, if nobody wants it for itself.
+func (w *walker) joinStep(s *stretch, raw []byte) bool {
+	if w.steps == nil {
+		return false
+	}
+	step, ok := stepOf(raw)
+	if !ok {
+		return false
+	}
+	if run := &w.pending.Run; run.joins(&step) {
+		run.Count++
+		run.LastStep, run.LastSeq = step.LastStep, step.LastSeq
+	} else if w.endRun() {
+		w.pending = Span{Item: Item{Index: w.next, File: s.name()}, Run: step}
+	}
+	w.next++
+	return true
+}
+
+// endRun calls back for the run that went on. What comes after it has to come after it.
+func (w *walker) endRun() bool {
+	run := w.pending
+	w.pending = Span{}
+	w.stopped = w.stopped || run.Run.Count > 0 && !w.steps(run)
+	return !w.stopped
 }
 
 // damage reports what the reader could not read. done: there is nothing behind it.
@@ -224,6 +263,9 @@ func (w *walker) damage(s *stretch, r *segment.Reader, err error) (done bool, _ 
 }
 
 func (w *walker) deliver(s *stretch, offset int64, raw []byte) {
+	if !w.endRun() {
+		return
+	}
 	it := Item{Index: w.next, Raw: raw, File: s.name(), Offset: offset}
 	w.next++
 	e, err := ParseEntry(raw)

@@ -42,8 +42,8 @@ func (s *Span) Entries() uint64 { return max(1, s.Run.Count) }
 
 // Outline is [Entries] for a caller who does not need the digests: the same entries in the same order, but runs of STEP entries come as one
 // [Span] where a sealed file says so in its index. Of such a file only the two ends are read, so the cost grows with the number of files and
-// of other entries, not with the steps. Files without a readable outline (the active one, for example) are read, and each of their STEP entries
-// is a run of one. Checksums, places and the trees in the headers of neighbours are checked; that an outline is true only when its
+// of other entries, not with the steps. Files without a readable outline (the active one, for example) are read. A run ends at the end of a file,
+// and where something is wrong. Checksums, places and the trees in the headers of neighbours are checked; that an outline is true only when its
 // file is read, as by [Verify]. Errors are those of Entries.
 func Outline(fsys vfs.FS, dir string) iter.Seq2[Span, error] {
 	return func(yield func(Span, error) bool) {

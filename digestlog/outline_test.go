@@ -559,3 +559,36 @@ func TestRepairedHasOutline(t *testing.T) {
 		t.Errorf("index %x, want %x", ends.Index, want.Index())
 	}
 }
+
+// TestOutlineOfDamage: a run does not go on behind damage, so that every entry is where it was.
+func TestOutlineOfDamage(t *testing.T) {
+	m := vfs.NewMem()
+	o := testOptions(t, m)
+	o.SegmentSize = 64 << 10
+	l := mustOpen(t, o)
+	for i := range 40 {
+		mustAppend(t, l, step(i))
+		must(t, l.Sync())
+	}
+	must(t, l.Abort())
+	edit(t, m, testDir+"/"+segment.FileName(0), func(f vfs.File) error { _, err := f.WriteAt([]byte{0xff}, 6000); return err })
+	var want, got []uint64
+	faults := 0
+	for it, err := range Entries(m, testDir) {
+		if err == nil {
+			want = append(want, it.Index)
+		}
+	}
+	for s, err := range Outline(m, testDir) {
+		if err != nil {
+			faults++
+			continue
+		}
+		for i := range s.Entries() {
+			got = append(got, s.Index+i)
+		}
+	}
+	if !slices.Equal(got, want) || faults != 2 || len(want) < 30 || len(want) == 40 {
+		t.Errorf("%d faults, entries %v, want %v", faults, got, want)
+	}
+}

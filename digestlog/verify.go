@@ -98,7 +98,7 @@ func VerifyWith(o VerifyOptions) (Report, error) {
 		return Report{}, err
 	}
 	v.noteRoots()
-	w := walker{fsys: o.FS, dir: o.Dir, enter: v.enter, item: v.item, fault: v.fault, check: true}
+	w := walker{fsys: o.FS, dir: o.Dir, enter: v.enter, leaf: v.leaf, item: v.item, fault: v.fault, check: true}
 	err := w.run()
 	if err = errors.Join(v.err, err); err != nil {
 		return Report{}, err
@@ -231,17 +231,23 @@ func (v *verification) item(it Item, f *Fault) bool {
 	case !endsLog(it.Entry.Kind, v.End != nil):
 		v.End = nil
 	}
-	if v.whole && v.replay {
-		if err := v.tree.Append(rfc6962.DefaultHasher.HashLeaf(it.Raw), nil); err != nil {
-			v.err = fmt.Errorf("digestlog: verify entry %d: %w", it.Index, err)
-			return false
-		}
-		v.noteRoots()
-	}
 	if v.opt.Each != nil {
 		v.err = v.opt.Each(it)
 	}
 	return v.err == nil
+}
+
+// leaf puts an entry into the tree.
+func (v *verification) leaf(raw []byte) bool {
+	if !v.whole || !v.replay {
+		return true
+	}
+	if err := v.tree.Append(rfc6962.DefaultHasher.HashLeaf(raw), nil); err != nil {
+		v.err = fmt.Errorf("digestlog: verify entry %d: %w", v.tree.End(), err)
+		return false
+	}
+	v.noteRoots()
+	return true
 }
 
 // finish compares what was read with the head.

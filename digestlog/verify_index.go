@@ -40,7 +40,7 @@ func VerifyIndex(o IndexOptions) (Report, error) {
 	v.noteRoots()
 	v.chain.fault = v.fault
 	w := walker{
-		fsys: v.opt.FS, dir: o.Dir, enter: v.enterIndex, item: v.item, fault: v.fault, steps: v.steps, check: true,
+		fsys: v.opt.FS, dir: o.Dir, enter: v.enterIndex, leaf: v.leaf, item: v.item, fault: v.fault, steps: v.steps, check: true,
 		whole: func(*link) bool { return v.replay },
 	}
 	err := w.run()

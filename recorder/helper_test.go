@@ -255,6 +255,9 @@ func verifyIndex(t testing.TB, fsys vfs.FS, all *audit.Report) {
 	if rep.Verdict != all.Verdict || a.Stored != b.Stored || a.Lost != b.Lost || a.Digests != b.Digests || a.Snapshots != b.Snapshots || a.Closed != b.Closed {
 		t.Errorf("by the index %v, %+v:\n%swant %v, %+v", rep.Verdict, *b, describe(rep), all.Verdict, *a)
 	}
+	if notes := strings.Join(rep.Notes, " "); strings.Contains(notes, "no summary") {
+		t.Errorf("notes %q", notes)
+	}
 	if _, err := fsys.Stat(runDir + "/digests"); err != nil {
 		return
 	}

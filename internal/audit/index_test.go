@@ -152,21 +152,23 @@ func TestWrongSummary(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*record.Summary)
 		index  bool // found by the index
+		first  bool // of the first segment, which has losses, and not of the second
 	}{
-		"true":                 {func(*record.Summary) {}, false},
-		"malformed":            {func(s *record.Summary) { s.Frames = 0 }, true},
-		"a frame more":         {func(s *record.Summary) { s.Frames++; s.Stored++; s.To++; s.LastStep++ }, true},
-		"lost and not stored":  {func(s *record.Summary) { s.Stored--; s.Lost++; s.LastStep-- }, true},
-		"another generation":   {func(s *record.Summary) { s.Generation += 7 }, true},
-		"a later first number": {func(s *record.Summary) { s.From += 100; s.To += 100 }, true},
-		"steps that go back":   {func(s *record.Summary) { s.FirstStep, s.LastStep = 5, 5+s.LastStep-s.FirstStep }, true},
-		"another last step":    {func(s *record.Summary) { s.LastStep += 1 << 40 }, false},
+		"true":                  {func(*record.Summary) {}, false, false},
+		"malformed":             {func(s *record.Summary) { s.Frames = 0 }, true, false},
+		"a frame more":          {func(s *record.Summary) { s.Frames++; s.Stored++; s.To++; s.LastStep++ }, true, false},
+		"lost and not stored":   {func(s *record.Summary) { s.Stored--; s.Lost++; s.LastStep-- }, true, false},
+		"another generation":    {func(s *record.Summary) { s.Generation += 7 }, true, false},
+		"a later first number":  {func(s *record.Summary) { s.From += 100; s.To += 100 }, true, false},
+		"steps that go back":    {func(s *record.Summary) { s.FirstStep, s.LastStep = 5, 5+s.LastStep-s.FirstStep }, true, false},
+		"another last step":     {func(s *record.Summary) { s.LastStep += 1 << 40 }, false, false},
+		"losses in more frames": {func(s *record.Summary) { s.Frames++ }, true, true},
 	} {
 		mem := vfs.NewMem()
 		f := newFixture(mem)
 		n := 0
 		f.index = func(segment.Header) segment.Indexer {
-			if n++; n == 2 { // steps 20 to 34 of generation 0
+			if n++; n == 2 && !test.first || n == 1 && test.first { // steps 0 to 19, 20 to 34 of generation 0
 				return &liar{change: test.change}
 			}
 			return new(record.Summarizer)
@@ -212,3 +214,47 @@ type none struct{}
 
 func (none) Add(uint64, []byte) {}
 func (none) Index() []byte      { return nil }
+
+// TestIndexOfAnotherSegment: a whole segment of the same frames, but larger ones, is not the one in the log.
+func TestIndexOfAnotherSegment(t *testing.T) {
+	mem, other := vfs.NewMem(), vfs.NewMem()
+	scenario(mem)
+	f := newFixture(other)
+	f.schema, _ = record.NewSchema("test.v1",
+		record.Field{Name: "loss", Class: record.Metric},
+		record.Field{Name: "flags", Class: record.Flag, Type: record.Uint64, Len: 9},
+		record.Field{Name: "rho", Class: record.Digest, Len: 4},
+		record.Field{Name: "cost", Class: record.Digest})
+	f.scenario()
+	telemetry := files(t, mem, runDir+"/telemetry")
+	for _, name := range telemetry {
+		r := verifyIndex(t, &overlay{FS: mem, name: name, data: read(t, other, name)})
+		if r.Verdict != audit.Failed || r.Integrity.Problems[0].Class != audit.Mismatch {
+			t.Errorf("%s: %v %v", name, r.Verdict, r.Integrity.Problems)
+		}
+	}
+	// The hole that a missing one leaves is seen as well.
+	r := verifyIndex(t, &overlay{FS: mem, name: telemetry[0]})
+	if p := r.Integrity.Problems[0]; p.Class != audit.Missing || !strings.HasSuffix(telemetry[1], p.File) {
+		t.Errorf("first segment gone: %v", r.Integrity.Problems)
+	}
+}
+
+// TestIndexOfAnotherSnapshot: neither is a whole snapshot of the same step with another state.
+func TestIndexOfAnotherSnapshot(t *testing.T) {
+	mem, other := vfs.NewMem(), vfs.NewMem()
+	scenario(mem)
+	f := scenario(other)
+	for _, name := range files(t, mem, runDir+"/snapshots") {
+		m, sections, err := snapshot.Load(other, name, nil)
+		must(err)
+		must(other.Remove(name))
+		sections[0].Data = bytes.Repeat(sections[0].Data, 20)
+		_, err = snapshot.Write(f.dir.Snapshots(), m, sections, snapshot.Options{FS: other})
+		must(err)
+		r := verifyIndex(t, &overlay{FS: mem, name: name, data: read(t, other, name)})
+		if r.Verdict != audit.Failed || r.Integrity.Problems[0].Class != audit.Mismatch {
+			t.Errorf("%s: %v %v", name, r.Verdict, r.Integrity.Problems)
+		}
+	}
+}
