@@ -164,35 +164,12 @@ func (t *telemetry) takeSummary(file string, s *record.Summary) {
 		g, seq := s.Generation, s.From
 		t.problem(Problem{Class: Inconsistent, File: file, Generation: &g, Seq: &seq, Detail: fmt.Sprintf(format, args...)})
 	}
-	if t.any && s.Generation < t.cur {
-		bad("frames of generation %d behind those of generation %d", s.Generation, t.cur)
+	g := t.enter(s.Generation, s.From, bad)
+	if g == nil {
 		return
 	}
-	t.cur, t.any = s.Generation, true
-	g := t.found(s.Generation)
-	switch {
-	case s.From == g.next:
-	case s.From > g.next && t.broken:
-		g.unchecked = true // reported as damage
-	case s.From > g.next:
-		bad("records %d to %d of generation %d are neither stored nor noted as lost", g.next, s.From-1, s.Generation)
-	default:
-		bad("sequence number %d again; %d was next", s.From, g.next)
-		return
-	}
-	t.broken = false
 	if s.Stored > 0 {
-		a := t.book.gens[s.Generation]
-		switch {
-		case g.begun && s.FirstStep <= g.last:
-			bad("step %d behind step %d", s.FirstStep, g.last)
-		case !g.begun && a != nil && a.rewind != nil && !cold(&a.rewind.Entry) && s.FirstStep <= a.rewind.Target:
-			bad("step %d although the generation was resumed behind step %d", s.FirstStep, a.rewind.Target)
-		}
-		if !g.begun {
-			g.begun, g.first = true, s.FirstStep
-		}
-		g.last = s.LastStep
+		t.steps(g, s.Generation, s.FirstStep, s.LastStep, bad)
 	}
 	g.stored += s.Stored
 	g.lostSum += s.Lost

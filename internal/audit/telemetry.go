@@ -279,23 +279,10 @@ func (t *telemetry) take(file string, offset int64) {
 		g, seq := f.Generation, f.Seq
 		t.problem(Problem{Class: Inconsistent, File: file, Offset: offset, Generation: &g, Seq: &seq, Detail: fmt.Sprintf(format, args...)})
 	}
-	if t.any && f.Generation < t.cur {
-		bad("a frame of generation %d behind one of generation %d", f.Generation, t.cur)
+	g := t.enter(f.Generation, f.Seq, bad)
+	if g == nil {
 		return
 	}
-	t.cur, t.any = f.Generation, true
-	g := t.found(f.Generation)
-	switch {
-	case f.Seq == g.next:
-	case f.Seq > g.next && t.broken:
-		g.unchecked = true // reported as damage
-	case f.Seq > g.next:
-		bad("records %d to %d of generation %d are neither stored nor noted as lost", g.next, f.Seq-1, f.Generation)
-	default:
-		bad("sequence number %d again; %d was next", f.Seq, g.next)
-		return
-	}
-	t.broken = false
 	if f.Kind == record.KindLost {
 		g.lost = appendSpan(g.lost, span{f.Seq, f.To, f.Reason})
 		g.next = f.To
@@ -308,19 +295,47 @@ func (t *telemetry) take(file string, offset int64) {
 		bad("a record of %d words, its schema has %d", len(f.Words), g.words)
 	}
 	step := f.Step()
-	a := t.book.gens[f.Generation]
-	switch {
-	case g.begun && step <= g.last:
-		bad("step %d behind step %d", step, g.last)
-	case !g.begun && a != nil && a.rewind != nil && !cold(&a.rewind.Entry) && step <= a.rewind.Target:
-		bad("step %d although the generation was resumed behind step %d", step, a.rewind.Target)
-	}
-	if !g.begun {
-		g.begun, g.first = true, step
-	}
-	g.last, g.next = step, f.Seq+1
+	t.steps(g, f.Generation, step, step, bad)
+	g.next = f.Seq + 1
 	g.stored++
 	t.match(g, step)
+}
+
+// enter checks that what begins with the sequence number is next in its generation, which it returns; nil if it is not.
+func (t *telemetry) enter(generation uint32, seq uint64, bad func(format string, args ...any)) *found {
+	if t.any && generation < t.cur {
+		bad("a frame of generation %d behind one of generation %d", generation, t.cur)
+		return nil
+	}
+	t.cur, t.any = generation, true
+	g := t.found(generation)
+	switch {
+	case seq == g.next:
+	case seq > g.next && t.broken:
+		g.unchecked = true // reported as damage
+	case seq > g.next:
+		bad("records %d to %d of generation %d are neither stored nor noted as lost", g.next, seq-1, generation)
+	default:
+		bad("sequence number %d again; %d was next", seq, g.next)
+		return nil
+	}
+	t.broken = false
+	return g
+}
+
+// steps checks that the steps from first to last go on from those before.
+func (t *telemetry) steps(g *found, generation uint32, first, last uint64, bad func(format string, args ...any)) {
+	a := t.book.gens[generation]
+	switch {
+	case g.begun && first <= g.last:
+		bad("step %d behind step %d", first, g.last)
+	case !g.begun && a != nil && a.rewind != nil && !cold(&a.rewind.Entry) && first <= a.rewind.Target:
+		bad("step %d although the generation was resumed behind step %d", first, a.rewind.Target)
+	}
+	if !g.begun {
+		g.begun, g.first = true, first
+	}
+	g.last = last
 }
 
 // storedWords is how many words a stored record of a generation has, -1 if no manifest says so.
