@@ -160,7 +160,7 @@ func TestDiskFull(t *testing.T) {
 
 // BenchmarkStepDiskFull is the ratio of step times with a full disk and with space, in rounds of both.
 func BenchmarkStepDiskFull(b *testing.B) {
-	disk, done := smallDisk(b, "64m")
+	disk, done := smallDisk(b, "512m")
 	if done {
 		return
 	}
@@ -169,10 +169,10 @@ func BenchmarkStepDiskFull(b *testing.B) {
 	var p50, p99 []float64
 	for b.Loop() {
 		l.caughtUp()
-		space := l.steps(10_000, 0)
+		space := l.steps(faultSteps, 0)
 		l.caughtUp()
 		ballast := fill(b, disk)
-		full := l.steps(10_000, 0)
+		full := l.steps(faultSteps, 0)
 		if err := os.Remove(ballast); err != nil {
 			b.Fatal(err)
 		}
