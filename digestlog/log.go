@@ -1,7 +1,6 @@
 package digestlog
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -96,9 +95,9 @@ type Log struct {
 	ends     []int
 	leaves   []tlog.Hash
 	lastRaw  []byte // the last entry appended or recovered
-	leaf     []byte // what hashLeaf hashed last
-	leafSum  *fixedsum.Hasher
 	nodeSum  *fixedsum.Hasher
+	encoder  Encoder // of the entries that Append is given
+	one      Encoded
 	poisoned bool // an EVENT about a given-up file is in the queue
 
 	// The active file; w is nil between files. It is made by the first Sync that has something to write.
@@ -137,36 +136,38 @@ type Stats struct {
 // Append adds e behind the last entry and returns its index in the tree. It works in memory and makes no system call; the entry counts
 // only after [Log.Sync]. The Log does not keep e. Errors: [ErrEntry] (e is not valid), [ErrBacklog], [ErrClosed].
 func (l *Log) Append(e *Entry) (index uint64, err error) {
+	l.one.Reset()
+	if err := l.encoder.Append(&l.one, e); err != nil {
+		return 0, err
+	}
+	index = l.Next()
+	_, err = l.AppendEncoded(&l.one, 0)
+	return index, err
+}
+
+// AppendEncoded is Append for entries that were encoded before, from number from on. It returns how many it took: all, or as many as
+// there is room for, at least one; with room for none the error is [ErrBacklog].
+func (l *Log) AppendEncoded(x *Encoded, from int) (n int, err error) {
 	if l.closed {
 		return 0, ErrClosed
 	}
-	if err := e.Validate(); err != nil {
-		return 0, err
+	start, waiting, base := x.start(from), len(l.queue), len(l.queue)-x.start(from)
+	for _, end := range x.ends[from:] {
+		if waiting+end-start > l.opt.MaxPending && (waiting > 0 || n > 0) {
+			break
+		}
+		l.ends = append(l.ends, base+end)
+		n++
 	}
-	start := len(l.queue)
-	queue := e.Append(l.queue)
-	if start > 0 && len(queue) > l.opt.MaxPending {
-		return 0, fmt.Errorf("%w: %d entries, %d bytes", ErrBacklog, len(l.ends), start)
+	if n == 0 && from < len(x.ends) {
+		return 0, fmt.Errorf("%w: %d entries, %d bytes", ErrBacklog, len(l.ends), waiting)
 	}
-	index, l.queue = l.Next(), queue
-	l.ends = append(l.ends, len(l.queue))
-	l.leaves = append(l.leaves, l.hashLeaf(queue[start:]))
-	l.lastRaw = l.leaf[1:]
-	return index, nil
-}
-
-// hashLeaf is tlog.RecordHash of raw in half of its time: prefix and entry are hashed in one piece, and those of one
-// length, as the STEP entries of a run are, with one hasher.
-func (l *Log) hashLeaf(raw []byte) tlog.Hash {
-	l.leaf = append(append(l.leaf[:0], leafPrefix), raw...)
-	if Kind(raw[1]) != KindStep {
-		return sha256.Sum256(l.leaf)
+	l.queue = append(l.queue, x.raw[start:x.start(from+n)]...)
+	l.leaves = append(l.leaves, x.leaves[from:from+n]...)
+	if n > 0 {
+		l.lastRaw = append(l.lastRaw[:0], x.raw[x.start(from+n-1):x.start(from+n)]...)
 	}
-	if l.leafSum == nil || len(l.leafSum.Message()) != len(l.leaf) {
-		l.leafSum = fixedsum.New(len(l.leaf))
-	}
-	copy(l.leafSum.Message(), l.leaf)
-	return l.leafSum.Sum()
+	return n, nil
 }
 
 // hashNode is tlog.NodeHash.

@@ -494,3 +494,47 @@ func dump(t *testing.T, m *vfs.Mem) string {
 	slices.Sort(lines)
 	return fmt.Sprint(lines)
 }
+
+// Entries that were encoded elsewhere are the same log as those appended one by one, however they are handed over.
+func TestAppendEncoded(t *testing.T) {
+	var entries []*Entry
+	for i := range 40 {
+		entries = append(entries, step(i))
+		if i%7 == 0 {
+			entries = append(entries, &Entry{Kind: KindLost, Seq: uint64(i), From: uint64(i), To: uint64(i) + 3, Reason: 1})
+		}
+	}
+	one, many := vfs.NewMem(), vfs.NewMem()
+	l := mustOpen(t, testOptions(t, one))
+	mustAppend(t, l, entries...)
+	must(t, l.Close())
+
+	o := testOptions(t, many)
+	o.MaxPending = 1000 // about eight entries
+	l = mustOpen(t, o)
+	var c Encoder
+	var x Encoded
+	for _, e := range entries {
+		must(t, c.Append(&x, e))
+	}
+	if err := c.Append(&x, &Entry{Kind: KindLost}); !errors.Is(err, ErrEntry) || x.Len() != len(entries) {
+		t.Fatalf("an entry that is none: %v, %d entries", err, x.Len())
+	}
+	backlogs := 0
+	for from := 0; from < x.Len(); {
+		n, err := l.AppendEncoded(&x, from)
+		if from += n; errors.Is(err, ErrBacklog) {
+			backlogs++
+			err = l.Sync()
+		}
+		must(t, err)
+	}
+	if last, _ := l.Last(); last.Seq != entries[len(entries)-1].Seq || backlogs < 3 {
+		t.Errorf("the last entry is %+v; %d backlogs", last, backlogs)
+	}
+	must(t, l.Close())
+	a, b := mustVerify(t, one), mustVerify(t, many)
+	if a.Err() != nil || b.Err() != nil || a.Root != b.Root || a.Size != b.Size {
+		t.Errorf("%d entries, root %x, and %d, %x; %v, %v", a.Size, a.Root, b.Size, b.Root, a.Err(), b.Err())
+	}
+}

@@ -2,11 +2,10 @@ package recorder
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
-	"iter"
 	"time"
-	"unsafe"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/record"
@@ -22,11 +21,10 @@ var errDetached = errors.New("recorder: detached")
 // batch is what one group commit writes: telemetry frames, then log entries. Its memory is reused. A batch that storage
 // refused is stored later, from where it stopped; one that memory cannot hold becomes a batch of lost ranges.
 type batch struct {
-	frames  []byte // encoded telemetry frames, back to back
-	ends    []int  // end of each in frames
-	owed    []owed
-	sums    [][32]byte        // digests of the STEP entries, each has equally many
-	ranges  []digestlog.Entry // LOST entries
+	frames  []byte            // encoded telemetry frames, back to back
+	ends    []int             // end of each in frames
+	entries digestlog.Encoded // log entries of the same records and losses
+	ranges  []span            // the losses
 	stored  uint64            // records among the frames
 	lost    uint64            // sequence numbers in lost ranges among the frames
 	digests uint64            // STEP entries
@@ -40,49 +38,19 @@ type batch struct {
 	logged  int    // entries handed to the log
 }
 
-// owed is a log entry that is still to be made: a whole one takes as much memory as the record that it is about.
-type owed struct {
-	step, seq uint64
-	nonfinite uint32
-	lost      bool // it is the next of the batch's ranges, not a STEP
-}
-
 func newBatch(size int) *batch {
 	return &batch{frames: make([]byte, 0, size+size/8)}
 }
 
 func (b *batch) reset() {
-	*b = batch{frames: b.frames[:0], ends: b.ends[:0], owed: b.owed[:0], sums: b.sums[:0], ranges: b.ranges[:0], spans: b.spans[:0]}
+	b.entries.Reset()
+	*b = batch{frames: b.frames[:0], ends: b.ends[:0], entries: b.entries, ranges: b.ranges[:0], spans: b.spans[:0]}
 }
 
 func (b *batch) empty() bool { return len(b.ends) == 0 }
 
 // size is about how many bytes the batch holds. Each item has its share: a record may be all digests.
-func (b *batch) size() int {
-	return len(b.frames) + int(unsafe.Sizeof(owed{}))*len(b.owed) + len(b.sums[0])*len(b.sums) +
-		int(unsafe.Sizeof(digestlog.Entry{}))*len(b.ranges)
-}
-
-// entries returns the log entries of the batch in order. An entry is valid until the next one is asked for.
-func (b *batch) entries(generation uint32) iter.Seq[*digestlog.Entry] {
-	return func(yield func(*digestlog.Entry) bool) {
-		e := digestlog.Entry{Kind: digestlog.KindStep, Generation: generation}
-		each := len(b.sums) / max(1, int(b.digests))
-		sums, ranges := b.sums, b.ranges
-		for i := range b.owed {
-			d, next := &b.owed[i], &e
-			if d.lost {
-				next, ranges = &ranges[0], ranges[1:]
-			} else {
-				e.Step, e.Seq, e.Nonfinite, e.Digests = d.step, d.seq, d.nonfinite, sums[:each:each]
-				sums = sums[each:]
-			}
-			if !yield(next) {
-				return
-			}
-		}
-	}
-}
+func (b *batch) size() int { return len(b.frames) + 8*len(b.ends) + b.entries.Size() }
 
 // work is one item in ring order: a batch to commit, or a snapshot whose turn has come.
 type work struct {
@@ -203,14 +171,16 @@ func (r *Recorder) newPayload() []uint64 {
 // fill takes records until the ring is empty or the batch is full, and returns how many items it took.
 func (r *Recorder) fill(b *batch, payload []uint64) (int, error) {
 	items, words := 0, r.schema.Words()
-	most := 8*words + int(unsafe.Sizeof(owed{})) + record.MaxDigests*len(b.sums[0]) // of one record in the batch
+	most := 8*words + 128 + record.MaxDigests*sha256.Size // of one record in the batch
 	for b.size() < r.opts.CommitBytes {
 		room := max(1, (r.opts.CommitBytes-b.size())/most)
 		seq, n, st := r.ring.NextBatch(payload[:min(len(payload), words*room)])
 		switch st {
 		case ring.Got:
 			for i := range n {
-				r.add(b, seq+uint64(i), payload[words*i:][:words])
+				if err := r.add(b, seq+uint64(i), payload[words*i:][:words]); err != nil {
+					return items, err
+				}
 			}
 			r.next = seq + uint64(n)
 			items += n
@@ -221,7 +191,9 @@ func (r *Recorder) fill(b *batch, payload []uint64) (int, error) {
 				reason = record.LostTorn
 			}
 			r.next = to
-			r.addLost(b, from, to, reason)
+			if err := r.addLost(&r.encoder, b, span{from, to, reason}); err != nil {
+				return items, err
+			}
 			items++
 		case ring.Empty:
 			return items, nil
@@ -235,29 +207,31 @@ func (r *Recorder) fill(b *batch, payload []uint64) (int, error) {
 	return items, nil
 }
 
-// add puts one record into the batch: its persisted prefix as a telemetry frame and, where one is due, its digests for
-// a log entry.
-func (r *Recorder) add(b *batch, seq uint64, payload []uint64) {
+// add puts one record into the batch: its persisted prefix as a telemetry frame and, where one is due, its digests as a
+// log entry, encoded and hashed, so that the writer has less to do between its syncs.
+func (r *Recorder) add(b *batch, seq uint64, payload []uint64) error {
 	b.frames = record.AppendRecord(b.frames, r.generation, seq, payload[:r.schema.StoredWords()])
 	b.ends = append(b.ends, len(b.frames))
 	b.stored++
 	step := payload[0]
 	if step%r.opts.DigestInterval != 0 {
-		return
+		return nil
 	}
-	var nonfinite uint32
-	b.sums, nonfinite = r.digester.Append(b.sums, payload)
-	b.owed = append(b.owed, owed{step: step, seq: seq, nonfinite: nonfinite})
+	e := &r.step
+	e.Kind, e.Generation, e.Step, e.Seq = digestlog.KindStep, r.generation, step, seq
+	e.Digests, e.Nonfinite = r.digester.Append(e.Digests[:0], payload)
 	b.digests++
+	return r.encoder.Append(&b.entries, e)
 }
 
-// addLost puts a range that the ring could not deliver into the batch, for the telemetry and for the log.
-func (r *Recorder) addLost(b *batch, from, to uint64, reason record.LostReason) {
-	b.frames = record.AppendLost(b.frames, r.generation, from, to, reason)
+// addLost puts a range that could not be had or stored into the batch, for the telemetry and for the log.
+func (r *Recorder) addLost(c *digestlog.Encoder, b *batch, s span) error {
+	b.frames = record.AppendLost(b.frames, r.generation, s.from, s.to, s.reason)
 	b.ends = append(b.ends, len(b.frames))
-	b.lost += to - from
-	b.ranges = append(b.ranges, lostEntry(r.generation, from, to, reason))
-	b.owed = append(b.owed, owed{lost: true})
+	b.lost += s.to - s.from
+	b.ranges = append(b.ranges, s)
+	e := lostEntry(r.generation, s.from, s.to, s.reason)
+	return c.Append(&b.entries, &e)
 }
 
 func lostEntry(gen uint32, from, to uint64, reason record.LostReason) digestlog.Entry {

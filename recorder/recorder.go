@@ -70,8 +70,10 @@ type Recorder struct {
 	// The drainer's.
 	ring     *ring.Consumer
 	digester *record.Digester
-	waiting  *ring.Staged // a snapshot request taken before all its records were
-	next     uint64       // next sequence number to take from the ring
+	encoder  digestlog.Encoder
+	step     digestlog.Entry // the last STEP entry
+	waiting  *ring.Staged    // a snapshot request taken before all its records were
+	next     uint64          // next sequence number to take from the ring
 
 	// The writer's.
 	telemetry     *segment.Writer

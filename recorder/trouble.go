@@ -170,11 +170,10 @@ type span struct {
 // takeOver adds what b held as lost ranges: its records to storage, what was lost in it before for its own reason.
 func (b *batch) takeOver(from *batch) {
 	at := from.first
-	for i := range from.ranges {
-		e := &from.ranges[i]
-		b.addSpan(span{at, e.From, record.LostStorage})
-		b.addSpan(span{e.From, e.To, e.Reason})
-		at = e.To
+	for _, s := range from.ranges {
+		b.addSpan(span{at, s.from, record.LostStorage})
+		b.addSpan(s)
+		at = s.to
 	}
 	b.addSpan(span{at, from.next, record.LostStorage})
 	b.next = from.next
@@ -212,14 +211,19 @@ func (b *batch) lostStorage() (n uint64) {
 }
 
 // fillSpans makes frames and entries of the lost ranges of a written-off batch.
-func (b *batch) fillSpans(r *Recorder) {
+func (b *batch) fillSpans(r *Recorder) error {
 	if len(b.spans) == 0 || b.written {
-		return
+		return nil
 	}
-	b.frames, b.ends, b.owed, b.ranges, b.lost = b.frames[:0], b.ends[:0], b.owed[:0], b.ranges[:0], 0
+	b.entries.Reset()
+	b.frames, b.ends, b.ranges, b.lost = b.frames[:0], b.ends[:0], b.ranges[:0], 0
+	var c digestlog.Encoder // the drainer has its own
 	for _, s := range b.spans {
-		r.addLost(b, s.from, s.to, s.reason)
+		if err := r.addLost(&c, b, s); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // retry tries to store what is held, the oldest first.

@@ -113,22 +113,23 @@ func (r *Recorder) place(w work) error {
 // store makes one batch durable: telemetry first, then the digests of what is stored. After an error it can be called
 // again and goes on where it stopped.
 func (r *Recorder) store(b *batch) error {
-	b.fillSpans(r)
+	if err := b.fillSpans(r); err != nil {
+		return err
+	}
 	if !b.written {
 		if err := r.writeTelemetry(b); err != nil {
 			return err
 		}
 		b.written = true
 	}
-	n := 0
-	for e := range b.entries(r.generation) {
-		if n++; n <= b.logged {
-			continue
+	for b.logged < b.entries.Len() {
+		n, err := r.log.AppendEncoded(&b.entries, b.logged)
+		if b.logged += n; errors.Is(err, digestlog.ErrBacklog) {
+			err = r.log.Sync()
 		}
-		if err := r.append(e); err != nil {
-			return err
+		if err != nil {
+			return fmt.Errorf("append to the digest log: %w", err)
 		}
-		b.logged = n
 	}
 	if err := r.syncLog(); err != nil {
 		return err
