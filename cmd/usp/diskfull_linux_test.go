@@ -145,6 +145,10 @@ func TestDiskFull(t *testing.T) {
 	during := l.steps(faultSteps, 0)
 	full := l.steps(20, 0)
 	times(t, "with the disk full", before, during)
+	shown := w.summary("show", l.Dir)["live"].(map[string]any)
+	if shown["fault"] != "no space left on device" || shown["held"].(float64) == 0 || shown["emitted"].(float64) < 2*faultSteps {
+		t.Errorf("usp show: %v", shown)
+	}
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}

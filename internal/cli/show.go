@@ -51,7 +51,8 @@ type showReport struct {
 	LastStep    uint64      `json:"last_step"`
 	FirstTime   time.Time   `json:"first_time,omitzero"`
 	LastTime    time.Time   `json:"last_time,omitzero"`
-	Lost        uint64      `json:"lost"` // over all generations
+	Lost        uint64      `json:"lost"`           // over all generations
+	Live        *live       `json:"live,omitempty"` // while it is recorded
 	Snapshots   int         `json:"snapshots"`
 	Alarms      []uint64    `json:"alarms,omitempty"` // steps with an alarm flag; of usp run only
 	Fields      []showField `json:"fields"`
@@ -268,6 +269,7 @@ func (a *app) showState(s *showing, dir rundir.Dir) error {
 		s.Status = last.Status.String()
 	case rundir.Locked(a.fs, dir):
 		s.Status = "recording"
+		s.Live = a.live(dir.ID())
 	default:
 		s.Status = "open: it can be resumed"
 	}
@@ -282,6 +284,7 @@ func (a *app) printShow(s *showing) {
 		fmt.Fprintf(w, "  resumed    %d times\n", s.Generations-1)
 	}
 	fmt.Fprintf(w, "  recorded   %d steps (%d to %d), %d lost, %d snapshots\n", s.Steps, s.FirstStep, s.LastStep, s.Lost, s.Snapshots)
+	s.Live.print(w)
 	if s.Steps > 0 && s.LastTime.After(s.FirstTime) {
 		fmt.Fprintf(w, "  input      %s to %s\n", s.FirstTime.Format(time.DateOnly), s.LastTime.Format(time.DateOnly))
 	}
