@@ -195,7 +195,9 @@ func TestCrashAtEveryOperation(t *testing.T) {
 			return
 		}
 		for policy := vfs.DropAll; policy <= vfs.Garbage; policy++ {
-			crashes++
+			if crashes++; !sample(int64(crashes)) {
+				continue
+			}
 			rng := rand.New(rand.NewPCG(uint64(op.N), uint64(policy)))
 			if err := s.check(t, m.Crash(rng, policy)); err != nil {
 				t.Errorf("crash before %v, policy %d: %v", op, policy, err)
@@ -230,6 +232,9 @@ func TestErrorAtEveryOperation(t *testing.T) {
 	}
 	poisoned := 0
 	for n, rule := range rules {
+		if !sample(int64(n)) {
+			continue
+		}
 		m := vfs.NewMem()
 		in := vfs.Inject(m, rule)
 		s := newSession(in, o, 3)

@@ -160,8 +160,11 @@ func TestOutlineCutOff(t *testing.T) {
 	lost := Entry{Kind: KindLost, From: 1, To: 2, Reason: 1}
 	for raw := lost.Append(nil); !out.cut; {
 		out.Add(0, raw)
-		if len(out.Index()) > segment.MaxIndex {
-			t.Fatalf("an index of %d bytes", len(out.Index()))
+		if n := outlineHeader + len(out.out); n < segment.MaxIndex-1000 {
+			continue
+		}
+		if n := len(out.Index()); n > segment.MaxIndex {
+			t.Fatalf("an index of %d bytes", n)
 		}
 	}
 }
@@ -359,6 +362,9 @@ func TestVerifyIndexFlips(t *testing.T) {
 		must(t, err)
 		b := make([]byte, 1)
 		for at := range info.Size {
+			if !sample(at) {
+				continue
+			}
 			_, err := f.ReadAt(b, at)
 			must(t, err)
 			write(t, f, at, b[0]^1<<(at%8))
