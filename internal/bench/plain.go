@@ -50,7 +50,7 @@ func syncDir(dir string) error {
 }
 
 // hashing is how much CPU time the SHA-256 sums alone take that the formats ask for: of what has these lengths for every interval-th
-// record, and of all bytes of the files. It is the least that one core needs.
+// record, and of the bytes of the telemetry files (the tree is the sum of the log's). It is the least that one core needs.
 func hashing(lengths []int, records, interval uint64, size int64) (time.Duration, error) {
 	buf := make([]byte, plainChunk)
 	begun, err := cpuTime()
