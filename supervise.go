@@ -62,6 +62,7 @@ type supervisor struct {
 	ring    *ring.Producer
 	options []byte // for the recorder's standard input
 
+	said repeats       // what its processes print, without what each says again
 	done chan struct{} // closed when no recorder will run any more
 
 	mu      sync.Mutex
@@ -70,7 +71,7 @@ type supervisor struct {
 }
 
 func newSupervisor(command []string, path string, o Options, p *ring.Producer) *supervisor {
-	return &supervisor{command: command, path: path, opts: o, ring: p, done: make(chan struct{})}
+	return &supervisor{command: command, path: path, opts: o, ring: p, said: repeats{w: o.Stderr, now: o.Now}, done: make(chan struct{})}
 }
 
 // start launches the first recorder and returns when it has attached.
@@ -112,7 +113,7 @@ func (s *supervisor) launch() (*exec.Cmd, *output, error) {
 	cmd := exec.Command(s.command[0], append(s.command[1:len(s.command):len(s.command)], s.path)...)
 	cmd.Env = append(os.Environ(), recorderEnv+"=1")
 	cmd.Stdin = bytes.NewReader(s.options)
-	out := &output{forward: s.opts.Stderr}
+	out := &output{forward: &s.said}
 	cmd.Stdout = &out.stdout
 	cmd.Stderr = out
 	cmd.SysProcAttr = ownGroup() // a Ctrl-C in the terminal is for the loop; the recorder still has to store its end
@@ -243,6 +244,27 @@ func (r *Run) partial(cause error) (Summary, error) {
 func (r *Run) known() Summary {
 	c := r.ring.Consumer()
 	return Summary{RunID: r.id, Dir: r.dir, Generation: r.generation, Emitted: r.ring.Position(), Stored: c.Stored, Lost: c.Lost, LostStorage: c.LostStorage, Snapshots: c.Snapshots, Unsaved: c.Unsaved}
+}
+
+// repeatAfter is when a message that recorder after recorder prints is passed on again.
+const repeatAfter = time.Minute
+
+// repeats passes messages on, but not one that is the same as the last: a recorder that cannot begin is started again
+// every few seconds, and says the same each time.
+type repeats struct {
+	w    io.Writer
+	now  func() time.Time
+	last string
+	at   time.Time
+}
+
+func (r *repeats) Write(p []byte) (int, error) {
+	now := r.now()
+	if string(p) == r.last && now.Sub(r.at) < repeatAfter {
+		return len(p), nil
+	}
+	r.last, r.at = string(p), now
+	return r.w.Write(p)
 }
 
 // output keeps what a recorder printed last, for the error that explains its death, and passes its messages on.
