@@ -100,20 +100,27 @@ func errno(err error) syscall.Errno {
 	return syscall.EIO
 }
 
-// hold keeps an item until storage is well. The drainer gets another batch in its place, and of snapshots only the newest
-// is kept, so that the producer always finds a free area.
+// hold keeps an item until storage is well. The drainer gets another batch in its place, and of snapshots the oldest is
+// given up when no area would be left for the producer's next.
 func (r *Recorder) hold(w work) {
 	t := &r.trouble
+	t.held = append(t.held, w)
 	if w.staged != nil {
-		if i := slices.IndexFunc(t.held, func(h work) bool { return h.staged != nil }); i >= 0 {
+		isStaged := func(h work) bool { return h.staged != nil }
+		n := 0
+		for _, h := range t.held {
+			if isStaged(h) {
+				n++
+			}
+		}
+		if n > max(1, r.header.StagingAreas-1) {
+			i := slices.IndexFunc(t.held, isStaged)
 			r.stats.unsaved.Add(1)
 			r.released <- t.held[i].staged // never blocks: room for every area
 			t.held = slices.Delete(t.held, i, i+1)
 		}
-		t.held = append(t.held, w)
 		return
 	}
-	t.held = append(t.held, w)
 	t.bytes += w.batch.size()
 	var spare *batch
 	for t.bytes > r.opts.HoldBytes {
@@ -282,11 +289,14 @@ func (r *Recorder) relieved() error {
 	return err
 }
 
-// lastResort ends a run whose storage has not come back: what is held is written off, and the lost ranges and the end go
+// lastResort ends a run whose storage has not come back, which is looked at once more: what is held is written off, and the lost ranges and the end go
 // into the space that was reserved for them.
 func (r *Recorder) lastResort() error {
 	t := &r.trouble
 	t.patience = nil
+	if err := r.retry(); err != nil || !t.on() {
+		return err
+	}
 	if err := r.present(); err != nil {
 		return fmt.Errorf("the run cannot be closed: %w", err)
 	}

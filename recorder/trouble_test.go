@@ -179,6 +179,60 @@ func testTrouble(t *testing.T, f fault, hold int) {
 	}
 }
 
+// Of the snapshots that are asked for while storage takes nothing as many are held as leave the producer an area.
+func TestTroubleHoldsSnapshots(t *testing.T) {
+	for _, c := range []struct{ asked, stored int }{{3, 3}, {5, 3}} {
+		disk := vfs.NewMem()
+		in := vfs.Inject(disk)
+		p := newProducer(t, ringConfig{areas: 4, slots: 512})
+		x := start(t, p.Path(), options(in))
+		p.emit(10)
+		p.waitFor(0)
+		in.Add(vfs.Rule{Op: vfs.OpMutates, Sticky: true})
+		p.emit(10)
+		p.until(func(c ring.ConsumerState) bool { return c.Fault == syscall.EIO })
+		for range c.asked {
+			p.emit(1)
+			p.until(func(ring.ConsumerState) bool { return p.CanStage() })
+			if !p.stage() {
+				t.Fatal("no area is free")
+			}
+			p.waitDrained()
+		}
+		p.until(func(s ring.ConsumerState) bool { return s.Unsaved == uint64(c.asked-c.stored) })
+		in.Clear()
+		check(t, p.Finish(true))
+		sum := x.finish()
+		if sum.Snapshots != uint64(c.stored) || sum.Unsaved != uint64(c.asked-c.stored) || sum.Lost > 0 {
+			t.Errorf("%d asked for, %+v", c.asked, sum)
+		}
+		verifyOK(t, disk)
+	}
+}
+
+// One failed look at the run directory is no trouble: nothing is held, nothing given up.
+func TestOneFailedLook(t *testing.T) {
+	disk := vfs.NewMem()
+	in := vfs.Inject(disk)
+	said := &messages{}
+	o := options(in)
+	o.Logger = slog.New(slog.NewTextHandler(said, nil))
+	p := newProducer(t, ringConfig{})
+	x := start(t, p.Path(), o)
+	in.Add(vfs.Rule{Op: vfs.OpStat, Path: rundir.ManifestFile})
+	for len(in.Fired()) == 0 {
+		p.emit(1)
+		p.waitFor(0)
+	}
+	p.emit(5)
+	p.waitFor(0)
+	check(t, p.Finish(true))
+	x.finish()
+	if said.String() != "" {
+		t.Errorf("said:\n%s", said)
+	}
+}
+
 // TestTroubleToTheEnd: on a disk that stays full the run is closed all the same, out of the reserve, and nothing is
 // unaccounted for.
 func TestTroubleToTheEnd(t *testing.T) {

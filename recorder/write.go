@@ -168,13 +168,17 @@ func (r *Recorder) signInTime() error {
 		return nil
 	}
 	r.headAt = now
-	if err := r.present(); err != nil {
+	err := r.present()
+	if err != nil {
+		err = r.present() // one error of one call is no fault of storage
+	}
+	if err != nil {
 		if !r.trouble.on() {
 			r.begin(err)
 		}
 		return nil // this batch is as durable as its file is
 	}
-	if _, err := r.log.SignHead(); isStorage(err) {
+	if _, err = r.log.SignHead(); isStorage(err) {
 		r.sayLate(err)
 	} else if err != nil {
 		return fmt.Errorf("sign the tree head: %w", err)
