@@ -77,6 +77,7 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		if err != nil {
 			return 0, err
 		}
+		r.stats.ended.Store(ended)
 		n, err := r.fill(cur, payload)
 		if err != nil {
 			return 0, err

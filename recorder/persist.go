@@ -27,13 +27,13 @@ type snapshotJob struct {
 	written  *snapshot.Info // its file is durable, the log entry is not
 }
 
-// persist writes snapshots, one at a time, until the writer closes r.jobs. One that storage does not take is tried again
-// until a newer one is there.
+// persist writes snapshots, one at a time, until the writer closes r.jobs. What storage does not take waits and is tried
+// again; the oldest is given up when no area would be left for the producer's next, if there can be one.
 func (r *Recorder) persist(failed context.Context) error {
 	pause := retryFirst
 	for {
 		var again <-chan time.Time
-		if r.unsaved != nil {
+		if len(r.unsaved) > 0 {
 			again = time.After(pause)
 		}
 		select {
@@ -41,71 +41,71 @@ func (r *Recorder) persist(failed context.Context) error {
 			if !ok {
 				return r.persistLast(failed)
 			}
-			if r.unsaved != nil { // there is a newer one
+			r.unsaved = append(r.unsaved, job)
+			if len(r.unsaved) > max(1, r.header.StagingAreas-1) && !r.stats.ended.Load() {
 				r.stats.unsaved.Add(1)
-				r.released <- r.unsaved.staged // never blocks: room for every area
-				r.unsaved = nil
+				r.released <- r.unsaved[0].staged // never blocks: room for every area
+				r.unsaved = r.unsaved[1:]
 			}
 			pause = retryFirst
-			if err := r.persistOne(failed, job); err != nil {
-				return err
-			}
 		case <-again:
 			pause = min(2*pause, retryLongest)
-			if err := r.persistOne(failed, r.unsaved); err != nil {
-				return err
-			}
 		case <-failed.Done():
 			return nil
+		}
+		if err := r.persistWaiting(failed); err != nil {
+			return err
 		}
 	}
 }
 
-// persistLast tries a last time what could not be stored. Its area is kept: if the run cannot be closed either, the next
-// recorder finds the state there.
-func (r *Recorder) persistLast(failed context.Context) error {
-	if r.unsaved == nil {
-		return nil
-	}
-	job := r.unsaved
-	if err := r.persistOne(failed, job); err != nil {
-		return err
-	}
-	if r.unsaved != nil {
-		n := r.stats.unsaved.Add(1)
-		r.logger().Error("the run ends without its last snapshot: storage did not take it", "step", job.staged.Step, "given_up", n)
+// persistWaiting publishes what waits, the oldest first, as far as storage takes it.
+func (r *Recorder) persistWaiting(failed context.Context) error {
+	for len(r.unsaved) > 0 {
+		if refused, err := r.persistOne(failed, r.unsaved[0]); refused || err != nil {
+			return err
+		}
+		r.unsaved = r.unsaved[1:]
 	}
 	return nil
 }
 
-// persistOne publishes one snapshot and gives its area back. One that storage does not take becomes r.unsaved. A request
-// that does not hold a well-formed state is reported and dropped: the run goes on.
-func (r *Recorder) persistOne(failed context.Context, job *snapshotJob) error {
+// persistLast tries a last time what could not be stored. The areas are kept: if the run cannot be closed either, the next
+// recorder finds the states there.
+func (r *Recorder) persistLast(failed context.Context) error {
+	if err := r.persistWaiting(failed); err != nil || len(r.unsaved) == 0 {
+		return err
+	}
+	n := r.stats.unsaved.Add(uint64(len(r.unsaved)))
+	r.logger().Error("the run ends without its last snapshot: storage did not take it", "step", r.unsaved[len(r.unsaved)-1].staged.Step, "given_up", n)
+	return nil
+}
+
+// persistOne publishes one snapshot and gives its area back, or reports that storage refused it. A request that does not
+// hold a well-formed state is reported and dropped: the run goes on.
+func (r *Recorder) persistOne(failed context.Context, job *snapshotJob) (refused bool, err error) {
 	s := job.staged
-	first := !r.refused
-	err := r.publishSnapshot(failed, job)
-	if first && isStorage(err) {
+	err = r.publishSnapshot(failed, job)
+	if !r.refused && isStorage(err) {
 		err = r.publishSnapshot(failed, job) // an error of one file says nothing about the next
 	}
 	switch {
 	case errors.Is(err, snapshot.ErrSections), errors.Is(err, ring.ErrTruncated):
 		r.logger().Error("snapshot request dropped: it holds no state", "step", s.Step, "err", err)
 	case isStorage(err):
-		if first {
-			r.logger().Error("storage does not take a snapshot; it is tried again until there is a newer one", "step", s.Step, "err", err)
-			r.refused = true
+		if !r.refused {
+			r.logger().Error("storage does not take a snapshot; it is tried again", "step", s.Step, "err", err)
 		}
-		r.unsaved = job
-		return nil
+		r.refused = true
+		return true, nil
 	case err != nil:
-		return err
+		return false, err
 	case r.refused:
 		r.logger().Warn("storage takes snapshots again", "step", s.Step, "given_up", r.stats.unsaved.Load())
 		r.refused = false
 	}
-	r.unsaved = nil
 	r.released <- s // never blocks: room for every area
-	return nil
+	return false, nil
 }
 
 // publishSnapshot makes the file durable under its name, has its digest logged and synced, and prunes older ones. A state

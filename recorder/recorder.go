@@ -91,7 +91,7 @@ type Recorder struct {
 	kept      []snapshot.Info // on the effective timeline: logged, not pruned, in the order written; with Err set: others
 	reuse     snapshot.Reuse
 	condemned []snapshot.Info // pruned in the log, their files still there
-	unsaved   *snapshotJob    // the newest state, if storage did not take it
+	unsaved   []*snapshotJob  // states that wait until storage takes them, the oldest first
 	refused   bool            // storage did not take the last one, and that was said
 
 	// Between them.
@@ -109,6 +109,7 @@ type stats struct {
 
 	lostStorage, held, unsaved atomic.Uint64
 	fault                      atomic.Uint64 // errno
+	ended                      atomic.Bool   // the producer is gone or done; the drainer's
 }
 
 // Summary is what a generation amounted to. Stored + Lost = Emitted.

@@ -101,7 +101,7 @@ func errno(err error) syscall.Errno {
 }
 
 // hold keeps an item until storage is well. The drainer gets another batch in its place, and of snapshots the oldest is
-// given up when no area would be left for the producer's next.
+// given up when no area would be left for the producer's next, if there can be one.
 func (r *Recorder) hold(w work) {
 	t := &r.trouble
 	t.held = append(t.held, w)
@@ -113,7 +113,7 @@ func (r *Recorder) hold(w work) {
 				n++
 			}
 		}
-		if n > max(1, r.header.StagingAreas-1) {
+		if n > max(1, r.header.StagingAreas-1) && !r.stats.ended.Load() {
 			i := slices.IndexFunc(t.held, isStaged)
 			r.stats.unsaved.Add(1)
 			r.released <- t.held[i].staged // never blocks: room for every area

@@ -144,27 +144,26 @@ func linkExclusive(fsys FS, temp, name string) error {
 	return err
 }
 
-// inSyncedDir makes a change in the directory of name and syncs it; undo is for when only that fails. The
+// inSyncedDir makes a change in the directory of name and syncs it; undo is for when only that, or closing the directory, fails. The
 // directory stays open from before the change until it is synced: the kernel reports an I/O error of a
 // directory only to those who had it open, and forgets it when the inode is evicted.
-func inSyncedDir(fsys FS, name string, change func() error, undo func()) (err error) {
+func inSyncedDir(fsys FS, name string, change func() error, undo func()) error {
 	dir, err := fsys.OpenFile(filepath.Dir(name), os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if cerr := dir.Close(); err == nil {
-			err = cerr
-		}
-	}()
 	if err := change(); err != nil {
+		_ = dir.Close() // nothing was changed
 		return err
 	}
-	if err := dir.Sync(); err != nil {
+	err = dir.Sync()
+	if cerr := dir.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
 		undo()
-		return err
 	}
-	return nil
+	return err
 }
 
 // writeTemp makes a synced and closed temporary file beside name.
