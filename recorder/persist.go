@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/ring"
 	"github.com/usp-project/usp/snapshot"
 )
@@ -119,6 +120,12 @@ func (r *Recorder) publishSnapshot(failed context.Context, job *snapshotJob) err
 	}
 	if job.written == nil {
 		info, err := r.writeSnapshot(job)
+		if errors.Is(err, fs.ErrExist) { // of a try that failed behind it: nothing vouches for that file
+			path := r.dir.Snapshot(name)
+			if err = r.fs().Rename(path, path+rundir.OrphanSuffix); err == nil {
+				info, err = r.writeSnapshot(job)
+			}
+		}
 		if err != nil {
 			return fmt.Errorf("write the snapshot of step %d: %w", s.Step, err)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/usp-project/usp/record"
 	"github.com/usp-project/usp/recorder"
 	"github.com/usp-project/usp/ring"
+	"github.com/usp-project/usp/snapshot"
 )
 
 // messages is a logger's output, for one who counts it.
@@ -208,6 +209,24 @@ func TestTroubleHoldsSnapshots(t *testing.T) {
 		}
 		verifyOK(t, disk)
 	}
+}
+
+// A file that a failed try left under a snapshot's name is set aside: nothing vouches for it.
+func TestSnapshotNameTaken(t *testing.T) {
+	disk := vfs.NewMem()
+	p := newProducer(t, ringConfig{areas: 2})
+	x := start(t, p.Path(), options(disk))
+	p.emit(10)
+	p.waitFor(0)
+	path := rundir.At(runDir).Snapshot(snapshot.FileName(10, 0))
+	check(t, vfs.Replace(disk, path, []byte("half"), 0o600))
+	p.stage()
+	p.waitFor(1)
+	check(t, p.Finish(true))
+	if sum := x.finish(); sum.Snapshots != 1 || sum.Unsaved != 0 || !exists(disk, path+rundir.OrphanSuffix) {
+		t.Errorf("%+v", sum)
+	}
+	verifyOK(t, disk)
 }
 
 // One failed look at the run directory is no trouble: nothing is held, nothing given up.
