@@ -83,10 +83,15 @@ func segments(b *testing.B, dir string) (n int) {
 }
 
 // BenchmarkIndex shows what it takes to open a run and to verify its index: the time grows with its files and not with its records. With
-// USP_BENCH_RECORDS it measures a run of that many, in files of the default size, in USP_BENCH_DIR, and reads the log whole as well.
+// USP_BENCH_RECORDS it measures a run of that many, in files of the default size, and reads the log whole as well; the run stays in
+// USP_BENCH_DIR for the next time, if that is set.
 func BenchmarkIndex(b *testing.B) {
 	if n, err := strconv.ParseUint(os.Getenv("USP_BENCH_RECORDS"), 10, 64); err == nil {
-		dir := filepath.Join(os.Getenv("USP_BENCH_DIR"), runID)
+		parent := os.Getenv("USP_BENCH_DIR")
+		if parent == "" {
+			parent = b.TempDir()
+		}
+		dir := filepath.Join(parent, runID)
 		if _, err := os.Stat(dir); err != nil {
 			generate(dir, n, segment.DefaultSize)
 		}
