@@ -43,9 +43,8 @@ func (r *Recorder) persist(failed context.Context) error {
 				return r.persistLast(failed)
 			}
 			r.unsaved = append(r.unsaved, job)
-			if len(r.unsaved) > max(1, r.header.StagingAreas-1) && !r.stats.ended.Load() {
-				r.stats.unsaved.Add(1)
-				r.released <- r.unsaved[0].staged // never blocks: room for every area
+			if r.tooManyWait(len(r.unsaved)) {
+				r.giveUpSnapshot(r.unsaved[0].staged)
 				r.unsaved = r.unsaved[1:]
 			}
 			pause = retryFirst
@@ -77,9 +76,25 @@ func (r *Recorder) persistLast(failed context.Context) error {
 	if err := r.persistWaiting(failed); err != nil || len(r.unsaved) == 0 {
 		return err
 	}
-	n := r.stats.unsaved.Add(uint64(len(r.unsaved)))
-	r.logger().Error("the run ends without its last snapshot: storage did not take it", "step", r.unsaved[len(r.unsaved)-1].staged.Step, "given_up", n)
+	r.endWithout(r.unsaved[len(r.unsaved)-1].staged.Step, len(r.unsaved))
 	return nil
+}
+
+// tooManyWait says whether n states that wait for storage leave no area for the producer's next, if there can be one.
+func (r *Recorder) tooManyWait(n int) bool {
+	return n > max(1, r.header.StagingAreas-1) && !r.stats.ended.Load()
+}
+
+// giveUpSnapshot counts a state that storage did not take, and gives its area back.
+func (r *Recorder) giveUpSnapshot(s *ring.Staged) {
+	r.stats.unsaved.Add(1)
+	r.released <- s // never blocks: room for every area
+}
+
+// endWithout reports n states, the newest of them of the given step, that the run ends without.
+func (r *Recorder) endWithout(step uint64, n int) {
+	all := r.stats.unsaved.Add(uint64(n))
+	r.logger().Error("the run ends without its last snapshot: storage did not take it", "step", step, "given_up", all)
 }
 
 // persistOne publishes one snapshot and gives its area back, or reports that storage refused it. A request that does not

@@ -106,17 +106,15 @@ func (r *Recorder) hold(w work) {
 	t := &r.trouble
 	t.held = append(t.held, w)
 	if w.staged != nil {
-		isStaged := func(h work) bool { return h.staged != nil }
 		n := 0
 		for _, h := range t.held {
-			if isStaged(h) {
+			if h.staged != nil {
 				n++
 			}
 		}
-		if n > max(1, r.header.StagingAreas-1) && !r.stats.ended.Load() {
-			i := slices.IndexFunc(t.held, isStaged)
-			r.stats.unsaved.Add(1)
-			r.released <- t.held[i].staged // never blocks: room for every area
+		if r.tooManyWait(n) {
+			i := slices.IndexFunc(t.held, func(h work) bool { return h.staged != nil })
+			r.giveUpSnapshot(t.held[i].staged)
 			t.held = slices.Delete(t.held, i, i+1)
 		}
 		return
@@ -309,8 +307,7 @@ func (r *Recorder) lastResort() error {
 	}
 	for _, w := range t.held {
 		if w.staged != nil {
-			n := r.stats.unsaved.Add(1)
-			r.logger().Error("the run ends without its last snapshot: storage did not take it", "step", w.staged.Step, "given_up", n)
+			r.endWithout(w.staged.Step, 1)
 			continue
 		}
 		if err := r.store(w.batch); err != nil {

@@ -128,11 +128,17 @@ func wholeAgain(t testing.TB, dir string, e ending) {
 
 const faultSteps = 40_000 // of 20 µs: more than what the recorder holds in memory until storage is well
 
-// TestDiskFull fills the disk under a recorder in the middle of a run, and gives the space back.
-func TestDiskFull(t *testing.T) {
+// skipRace leaves a test out, aloud, whose steps the race detector would make longer than what it measures.
+func skipRace(t *testing.T) {
+	t.Helper()
 	if raceDetector {
 		t.Skip("this test measures steps of 20 µs: without -race")
 	}
+}
+
+// TestDiskFull fills the disk under a recorder in the middle of a run, and gives the space back.
+func TestDiskFull(t *testing.T) {
+	skipRace(t)
 	disk, done := smallDisk(t, "32m")
 	if done {
 		return
@@ -194,9 +200,7 @@ func BenchmarkStepDiskFull(b *testing.B) {
 
 // TestDirectoryGone takes the run directory away from under a recorder, and gives it back.
 func TestDirectoryGone(t *testing.T) {
-	if raceDetector {
-		t.Skip("this test measures steps of 20 µs: without -race")
-	}
+	skipRace(t)
 	w := newWorld(t)
 	l := w.startLoop(filepath.Join(w.dir, "runs"), nil)
 	before := l.steps(faultSteps/4, 0)
@@ -217,9 +221,7 @@ func TestDirectoryGone(t *testing.T) {
 
 // TestDirectoryRemoved removes the run directory for good: the loop goes on, and is told at its end.
 func TestDirectoryRemoved(t *testing.T) {
-	if raceDetector {
-		t.Skip("this test measures steps of 20 µs: without -race")
-	}
+	skipRace(t)
 	w := newWorld(t)
 	l := w.startLoop(filepath.Join(w.dir, "runs"), nil)
 	before := l.steps(faultSteps/4, 0)
@@ -248,9 +250,7 @@ func TestDirectoryRemoved(t *testing.T) {
 // TestPermissionLost takes the right to write the run directory away from a recorder, and gives it back. As root, whom no
 // mode keeps out, it runs loop and recorder as nobody.
 func TestPermissionLost(t *testing.T) {
-	if raceDetector {
-		t.Skip("this test measures steps of 20 µs: without -race")
-	}
+	skipRace(t)
 	w := newWorld(t)
 	runs := filepath.Join(w.dir, "runs")
 	if err := os.Mkdir(runs, 0o755); err != nil {
