@@ -78,6 +78,11 @@ func FuzzSlot(f *testing.F) {
 	for n := uint64(first); n < first+4; n++ {
 		f.Add(clean[at(n):at(n)+size], uint8(n), false)
 	}
+	for _, off := range []int{slotLenCRC, slotLenCRC + 4, slotHeaderLen, size - 1} { // length, checksum, payload: a bit is wrong, the number right
+		b := bytes.Clone(clean[at(first) : at(first)+size])
+		b[off] ^= 1
+		f.Add(b, uint8(0), false)
+	}
 	f.Add(encodeSlot(6, make([]byte, h.PayloadLen)), uint8(2), false) // published, and its producer died before it moved on
 	f.Add([]byte{13}, uint8(2), false)                                // begun
 	f.Add([]byte{5}, uint8(2), false)                                 // never finished
