@@ -67,18 +67,7 @@ func TestFlipEveryByte(t *testing.T) {
 		infos, err := segment.List(full, testDir)
 		must(t, err)
 		for _, info := range infos {
-			m := full.Crash(nil, vfs.KeepAll)
-			must(t, m.Chmod(info.Path, 0o644))
-			f, err := m.OpenFile(info.Path, 2, 0)
-			must(t, err)
-			b := make([]byte, 1)
-			for at := range info.Size {
-				if !sample(at) {
-					continue
-				}
-				_, err := f.ReadAt(b, at)
-				must(t, err)
-				was := b[0]
+			m, f := eachByte(t, full, info, func(m *vfs.Mem, f vfs.File, at int64, was byte) {
 				for _, bad := range []byte{was ^ 1<<(at%8), was ^ 0xff} {
 					if bad == was^0xff && at > 512 && at < 4096 {
 						continue // the zeros at the end of a header are all alike
@@ -89,14 +78,33 @@ func TestFlipEveryByte(t *testing.T) {
 						t.Errorf("%s: %s offset %d, %#02x for %#02x: %v", name, info.Name, at, bad, was, r.Faults)
 					}
 				}
-				write(t, f, at, was)
-			}
+			})
 			must(t, f.Close())
 			if r := mustVerify(t, m); !r.Closed() {
 				t.Fatalf("%s: not whole after everything was put back: %v", name, r.Faults)
 			}
 		}
 	}
+}
+
+// eachByte calls try for the bytes of a file of a copy of full, one after the other, and puts each back. It returns copy and file.
+func eachByte(t *testing.T, full *vfs.Mem, info segment.Info, try func(m *vfs.Mem, f vfs.File, at int64, was byte)) (*vfs.Mem, vfs.File) {
+	t.Helper()
+	m := full.Crash(nil, vfs.KeepAll)
+	must(t, m.Chmod(info.Path, 0o644))
+	f, err := m.OpenFile(info.Path, 2, 0)
+	must(t, err)
+	b := make([]byte, 1)
+	for at := range info.Size {
+		if !sample(at) {
+			continue
+		}
+		_, err := f.ReadAt(b, at)
+		must(t, err)
+		try(m, f, at, b[0])
+		write(t, f, at, b[0])
+	}
+	return m, f
 }
 
 // sample picks a part of what a loop tries, for the short form of a test: the one under the race detector.

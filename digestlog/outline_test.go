@@ -356,26 +356,15 @@ func TestVerifyIndexFlips(t *testing.T) {
 		ends, err := segment.ReadEnds(full, info.Path)
 		must(t, err)
 		frames := info.Size - 40 - 40 - int64((len(ends.Index)+7)&^7)
-		m := full.Crash(nil, vfs.KeepAll)
-		must(t, m.Chmod(info.Path, 0o644))
-		f, err := m.OpenFile(info.Path, 2, 0)
-		must(t, err)
-		b := make([]byte, 1)
-		for at := range info.Size {
-			if !sample(at) {
-				continue
-			}
-			_, err := f.ReadAt(b, at)
-			must(t, err)
-			write(t, f, at, b[0]^1<<(at%8))
+		m, f := eachByte(t, full, info, func(m *vfs.Mem, f vfs.File, at int64, was byte) {
+			write(t, f, at, was^1<<(at%8))
 			r, err := VerifyIndex(IndexOptions{FS: m, Dir: testDir, HeadPath: testHead, Verifiers: verifiers})
 			must(t, err)
 			outside := i < len(infos)-1 && at >= int64(ends.Header.Len) && at < frames
 			if (r.Err() == nil) != outside || !outside && !names(r, info.Name) {
 				t.Fatalf("%s: byte %d of %d, frames to %d: %v", info.Name, at, info.Size, frames, r.Faults)
 			}
-			write(t, f, at, b[0])
-		}
+		})
 		for size := info.Size - 1; size >= 0; size -= 1 + size%7 {
 			must(t, f.Truncate(size))
 			if r, err := VerifyIndex(IndexOptions{FS: m, Dir: testDir, HeadPath: testHead, Verifiers: verifiers}); err != nil || r.Err() == nil {
