@@ -162,18 +162,8 @@ func (r *Recorder) openLog() (*history, error) {
 // done. A snapshot that was never logged is set aside under another name: the log does not vouch for it.
 func (r *Recorder) tidy(h *history) error {
 	for _, dir := range []string{string(r.dir), r.dir.Telemetry(), r.dir.Digests(), r.dir.Snapshots()} {
-		entries, err := r.fs().ReadDir(dir)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		} else if err != nil {
+		if _, err := vfs.RemoveTemps(r.fs(), dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
-		}
-		for _, e := range entries {
-			if vfs.IsTemp(e.Name()) {
-				if err := r.fs().Remove(filepath.Join(dir, e.Name())); err != nil {
-					return err
-				}
-			}
 		}
 	}
 	return r.tidySnapshots(h)
@@ -251,6 +241,7 @@ func (r *Recorder) beginGeneration(h *history) error {
 	}
 	entries := []digestlog.Entry{{
 		Kind: digestlog.KindOpen, Generation: r.generation, Manifest: sum, Schema: r.schema.Sum(), Resumed: meta.Resumed != nil,
+		Ext: digestlog.AppendBlock(nil, digestlog.TagPlan, r.steps.plan.Text()),
 	}}
 	if to := meta.Resumed; to != nil {
 		entries = append(entries, digestlog.Entry{
@@ -305,7 +296,7 @@ func (r *Recorder) manifest(meta RingMeta, producer json.RawMessage) rundir.Mani
 	m := rundir.Manifest{
 		RunID: r.header.RunID, Generation: r.generation, Created: r.opts.Now(),
 		Host: rundir.Host{Name: host, OS: runtime.GOOS, Arch: runtime.GOARCH, CPU: cpuModel(), CPUs: runtime.NumCPU()},
-		Go:   runtime.Version(), USP: r.opts.Version, Schema: string(r.schema.Text()), DigestEvery: r.opts.DigestInterval,
+		Go:   runtime.Version(), USP: r.opts.Version, Schema: string(r.schema.Text()), DigestEvery: r.steps.interval,
 		Ring:     rundir.Ring{Name: filepath.Base(r.ring.Path()), Slots: r.header.Slots, SlotSize: r.header.SlotSize},
 		Producer: producer, Signer: r.verifierKey, Resumed: meta.Resumed,
 	}

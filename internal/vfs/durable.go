@@ -27,7 +27,7 @@ func IsTemp(name string) bool {
 	return digits != "" && strings.Trim(digits, "0123456789") == ""
 }
 
-// RemoveTemps removes the temporary files in dir and returns their names. The caller must hold the lock
+// RemoveTemps removes the temporary files in dir, for good, and returns their names. The caller must hold the lock
 // that keeps other writers out of dir.
 func RemoveTemps(fsys FS, dir string) (removed []string, err error) {
 	entries, err := fsys.ReadDir(dir)
@@ -42,6 +42,11 @@ func RemoveTemps(fsys FS, dir string) (removed []string, err error) {
 			return removed, fmt.Errorf("remove temporary files: %w", err)
 		}
 		removed = append(removed, e.Name())
+	}
+	if len(removed) > 0 {
+		if err := fsys.SyncDir(dir); err != nil {
+			return removed, fmt.Errorf("remove temporary files: %w", err)
+		}
 	}
 	return removed, nil
 }
@@ -113,9 +118,16 @@ func (d *Draft) Place() error {
 	return nil
 }
 
-// Discard removes a draft that is not to be placed; after Place it finds nothing and says nothing.
+// Discard removes a draft that is not to be placed, for good: no crash brings it back. After Place it finds nothing and says nothing.
 func (d *Draft) Discard() error {
-	if err := d.fs.Remove(d.temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := d.fs.Remove(d.temp)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = d.fs.SyncDir(filepath.Dir(d.temp))
+	}
+	if err != nil {
 		return fmt.Errorf("discard draft: %w", err)
 	}
 	return nil
