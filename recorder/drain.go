@@ -2,7 +2,6 @@ package recorder
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -172,7 +171,7 @@ func (r *Recorder) newPayload() []uint64 {
 // fill takes records until the ring is empty or the batch is full, and returns how many items it took.
 func (r *Recorder) fill(b *batch, payload []uint64) (int, error) {
 	items, words := 0, r.schema.Words()
-	most := 8*words + 128 + record.MaxDigests*sha256.Size // of one record in the batch
+	most := 8*words + 128 + r.steps.size() // of one record in the batch
 	for b.size() < r.opts.CommitBytes {
 		room := max(1, (r.opts.CommitBytes-b.size())/most)
 		seq, n, st := r.ring.NextBatch(payload[:min(len(payload), words*room)])
@@ -214,13 +213,10 @@ func (r *Recorder) add(b *batch, seq uint64, payload []uint64) error {
 	b.frames = record.AppendRecord(b.frames, r.generation, seq, payload[:r.schema.StoredWords()])
 	b.ends = append(b.ends, len(b.frames))
 	b.stored++
-	step := payload[0]
-	if step%r.opts.DigestInterval != 0 {
+	e := r.steps.entry(seq, payload)
+	if e == nil {
 		return nil
 	}
-	e := &r.step
-	e.Kind, e.Generation, e.Step, e.Seq = digestlog.KindStep, r.generation, step, seq
-	e.Digests, e.Nonfinite = r.digester.Append(e.Digests[:0], payload)
 	b.digests++
 	return r.encoder.Append(&b.entries, e)
 }

@@ -140,7 +140,9 @@ func TestOwedDigests(t *testing.T) {
 			m := vfs.NewMem()
 			p := newProducer(t, ringConfig{})
 			p.emit(20)
-			x := start(t, p.Path(), frozen(options(dieAfter(m, telemetryOnly))))
+			o := frozen(options(dieAfter(m, telemetryOnly)))
+			o.CommitBytes, o.SegmentSize = 16<<10, 64<<10 // all of them in one batch
+			x := start(t, p.Path(), o)
 			p.waitDrained()
 			x.cancel()
 			if _, err := x.wait(); !errors.Is(err, syscall.EIO) {
@@ -241,7 +243,7 @@ func TestSyncedPromise(t *testing.T) {
 	done := make(chan struct{})
 	defer close(done)
 	o := frozen(options(m))
-	o.CommitBytes = 1 << 10 // less than ten records take in memory
+	o.CommitBytes = 2 << 10 // less than ten records take in memory
 	x := start(t, p.Path(), o)
 	m.SetHook(func(op vfs.Op) {
 		if op.Kind != vfs.OpDatasync {

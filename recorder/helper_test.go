@@ -58,7 +58,7 @@ func clock() func() time.Time {
 // options are small: many commits, heads and rolls in a short run.
 func options(fsys vfs.FS) recorder.Options {
 	return recorder.Options{
-		Runs: "/runs", KeyFile: keyFile, SegmentSize: 8 << 10, CommitBytes: 1 << 10,
+		Runs: "/runs", KeyFile: keyFile, SegmentSize: 8 << 10, CommitBytes: 2 << 10,
 		CommitInterval: time.Millisecond, HeadInterval: 20 * time.Millisecond, Patience: 5 * time.Millisecond,
 		Snapshot: recorder.SnapshotOptions{Retention: snapshot.Retention{KeepLast: 2}},
 		Version:  "test", FS: fsys, Now: clock(), Rand: rand.Reader,

@@ -26,6 +26,7 @@ type history struct {
 // generation is what the log says of one generation.
 type generation struct {
 	opened    bool
+	open      digestlog.Entry
 	end       *digestlog.Entry
 	schema    [32]byte
 	digested  uint64 // sequence number after the last one whose digest is logged, or noted as missing
@@ -95,7 +96,7 @@ func (h *history) add(e *digestlog.Entry) error {
 	}
 	switch e.Kind {
 	case digestlog.KindOpen:
-		g.opened, g.schema = true, e.Schema
+		g.opened, g.open, g.schema = true, *e, e.Schema
 	case digestlog.KindLost:
 		g.lostTo = e.To
 		h.lost += e.To - e.From

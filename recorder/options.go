@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/record"
 	"github.com/usp-project/usp/snapshot"
 )
 
@@ -20,6 +21,10 @@ type Options struct {
 	HeadInterval   time.Duration   `json:"head_interval"`   // shortest time between signed tree heads; default 1 s
 	SegmentSize    int64           `json:"segment_size"`    // pre-allocated size at which a segment is sealed; default 16 MiB
 	DigestInterval uint64          `json:"digest_interval"` // digests of every step divisible by it are logged; default 1
+	DigestLevels   []int           `json:"digest_levels"`   // bits of the precision ladder; nil: record.DefaultLevels, empty: no ladder
+	DigestFloor    int             `json:"digest_floor"`    // of the ladder, an exponent of 2; 0: record.DefaultFloor
+	DigestWeights  []string        `json:"digest_weights"`  // digest fields that are to be non-negative and to sum to 1; nil: "rho" and "weights"
+	AuditKeyFile   string          `json:"audit_key_file"`  // secret that the ladder is keyed with; empty: the public key
 	Snapshot       SnapshotOptions `json:"snapshot"`
 	HoldBytes      int             `json:"hold_bytes"`    // drained bytes held in memory while storage takes none; default 16 MiB
 	Patience       time.Duration   `json:"patience"`      // how long a run that has ended waits for such storage before it writes off what is held; default 1 min
@@ -69,6 +74,15 @@ func (o Options) withDefaults() Options {
 	}
 	if o.DigestInterval == 0 {
 		o.DigestInterval = 1
+	}
+	if o.DigestLevels == nil {
+		o.DigestLevels = record.DefaultLevels()
+	}
+	if o.DigestFloor == 0 {
+		o.DigestFloor = record.DefaultFloor
+	}
+	if o.DigestWeights == nil {
+		o.DigestWeights = []string{"rho", "weights"}
 	}
 	if o.Snapshot.Retention == (snapshot.Retention{}) {
 		o.Snapshot.Retention = snapshot.Retention{KeepLast: 5}

@@ -68,12 +68,11 @@ type Recorder struct {
 	recipients  []age.Recipient
 
 	// The drainer's.
-	ring     *ring.Consumer
-	digester *record.Digester
-	encoder  digestlog.Encoder
-	step     digestlog.Entry // the last STEP entry
-	waiting  *ring.Staged    // a snapshot request taken before all its records were
-	next     uint64          // next sequence number to take from the ring
+	ring    *ring.Consumer
+	steps   *stepMaker
+	encoder digestlog.Encoder
+	waiting *ring.Staged // a snapshot request taken before all its records were
+	next    uint64       // next sequence number to take from the ring
 
 	// The writer's.
 	telemetry     *segment.Writer
@@ -162,7 +161,9 @@ func (r *Recorder) open() error {
 		return fmt.Errorf("keys for snapshots: %w", err)
 	}
 	r.generation = r.header.Generation
-	r.digester = record.NewDigester(r.schema)
+	if r.steps, err = newStepMaker(r.schema, r.generation, &r.opts); err != nil {
+		return err
+	}
 	r.dir = rundir.Dir(filepath.Join(r.opts.Runs, r.header.RunID))
 	if err := r.openDirectory(); err != nil {
 		return fmt.Errorf("run %s: %w", r.header.RunID, err)

@@ -164,7 +164,7 @@ func closeLeft(id string, n uint32, o Options) (*generation, error) {
 	if err := r.repairTelemetry(h); err != nil {
 		return nil, err
 	}
-	t, err := r.readTail(g)
+	t, err := r.readTail(g, r.promised(&g.open))
 	if err != nil {
 		return nil, err
 	}

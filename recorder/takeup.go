@@ -19,11 +19,13 @@ func (r *Recorder) takeUp(h *history, g generation) error {
 	if g.schema != r.schema.Sum() {
 		return fmt.Errorf("generation %d was begun with another schema", r.generation)
 	}
-	r.keepInterval()
+	if err := r.keepPlan(&g.open); err != nil {
+		return err
+	}
 	if err := r.repairTelemetry(h); err != nil {
 		return err
 	}
-	t, err := r.readTail(g)
+	t, err := r.readTail(g, r.steps.interval)
 	if err != nil {
 		return err
 	}
@@ -47,15 +49,35 @@ func (r *Recorder) takeUp(h *history, g generation) error {
 	return r.beginSegment(r.telemetryNext)
 }
 
-// keepInterval goes on with the digest interval that the generation was begun with: its manifest promises one for all of it.
-func (r *Recorder) keepInterval() {
+// keepPlan goes on with the digest interval and the ladders that the generation was begun with: its OPEN entry promises them for all of
+// it; of an older one, the manifest promises the interval.
+func (r *Recorder) keepPlan(open *digestlog.Entry) error {
+	withoutKey, err := r.steps.keepPlan(r.schema, open, &r.opts)
+	if err != nil {
+		return fmt.Errorf("the OPEN entry of generation %d: %w", r.generation, err)
+	}
+	if withoutKey {
+		r.logger().Warn("the audit key that this generation was begun with is not there; its entries hold exact digests only from here on")
+	}
+	if r.steps.plan == nil {
+		r.steps.interval = r.promised(open)
+	}
+	return nil
+}
+
+// promised is the digest interval that a generation was begun with, by its OPEN entry, or else by its manifest.
+func (r *Recorder) promised(open *digestlog.Entry) uint64 {
+	if plan, err := planOf(open); err == nil && plan != nil {
+		return plan.Every
+	}
 	m, _, err := rundir.ReadManifest(r.fs(), r.dir, r.generation)
 	switch {
 	case err != nil: // recording goes on; to judge the manifest is for usp verify
 		r.logger().Warn("the manifest cannot be read", "err", err)
 	case m.DigestEvery > 0:
-		r.opts.DigestInterval = m.DigestEvery
+		return m.DigestEvery
 	}
+	return r.opts.DigestInterval
 }
 
 // repairTelemetry seals every telemetry segment that the log does not know as sealed, and logs it.
@@ -103,7 +125,7 @@ func (t *tail) next() uint64 { return t.stored + t.lost }
 
 // readTail counts the generation's records and losses from its last segment, whose header holds the counts before it.
 // Only the last segment can hold what is not logged: the next one is begun after everything in it was logged.
-func (r *Recorder) readTail(g generation) (t tail, err error) {
+func (r *Recorder) readTail(g generation, interval uint64) (t tail, err error) {
 	infos, err := segment.List(r.fs(), r.dir.Telemetry())
 	if err != nil || len(infos) == 0 {
 		return t, err
@@ -134,7 +156,7 @@ func (r *Recorder) readTail(g generation) (t tail, err error) {
 		if err := record.DecodeFrame(b, &f); err != nil {
 			return t, fmt.Errorf("%s: %w", path, err)
 		}
-		t.add(&f, g, r.opts.DigestInterval)
+		t.add(&f, g, interval)
 	}
 }
 
@@ -201,13 +223,12 @@ func (r *Recorder) payDigests(t *tail) error {
 }
 
 func (r *Recorder) payDigest(seq uint64, payload []uint64) error {
-	if payload[0]%r.opts.DigestInterval != 0 {
+	e := r.steps.entry(seq, payload)
+	if e == nil {
 		return nil
 	}
-	e := digestlog.Entry{Kind: digestlog.KindStep, Generation: r.generation, Step: payload[0], Seq: seq}
-	e.Digests, e.Nonfinite = r.digester.Append(nil, payload)
 	r.stats.digests.Add(1)
-	return r.append(&e)
+	return r.append(e)
 }
 
 // missingEntry says that digests that were due for records [from, to) can no longer be had. Its Seq is the last of them.
