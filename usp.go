@@ -28,12 +28,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
 
 	"filippo.io/age"
 
+	"github.com/usp-project/usp/internal/environ"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/record"
 	"github.com/usp-project/usp/recorder"
@@ -67,6 +69,10 @@ type Options struct {
 	Recorder recorder.Options // intervals and destinations; Recorder.Runs defaults to $USP_DIR, else "runs"
 	Ring     RingOptions
 	Producer any // what the manifest says of the producer, as JSON: settings, versions; never secrets or raw data
+
+	// Environment is what the log says of what the producer computes with: versions, flags, devices, whatever can make two runs differ; keys
+	// as in doc/format/environment.md. It is added to what this program finds out about itself.
+	Environment map[string]string
 
 	Command      []string      // recorder command; default: this program if it serves, $USP_BIN, or usp in PATH, with "record --options-on-stdin"
 	Outside      bool          // a recorder is started by someone else: only create the ring
@@ -161,7 +167,9 @@ func begin(ctx context.Context, o Options, id string, generation uint32, resumed
 	if dir == "" {
 		dir, _ = ring.DefaultDir()
 	}
-	meta, err := json.Marshal(recorder.RingMeta{Producer: o.Producer, Resumed: resumed})
+	environment := environ.Collect()
+	maps.Copy(environment, o.Environment)
+	meta, err := json.Marshal(recorder.RingMeta{Producer: o.Producer, Resumed: resumed, Environment: environment})
 	if err != nil {
 		return nil, fmt.Errorf("usp: Options.Producer: %w", err)
 	}

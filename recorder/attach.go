@@ -15,6 +15,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/environ"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/snapshot"
@@ -25,6 +26,10 @@ import (
 type RingMeta struct {
 	Producer any             `json:"producer,omitempty"` // copied into the manifest
 	Resumed  *rundir.Resumed `json:"resumed,omitempty"`  // where a generation after the first continues
+
+	// Environment is what the producer computes with, for the log's OPEN entry: keys and values as in doc/format/environment.md. What
+	// does not fit there is left out.
+	Environment map[string]string `json:"environment,omitempty"`
 }
 
 // openDirectory brings the run directory into a state in which the generation can be written: created, locked, tidied, its
@@ -241,7 +246,7 @@ func (r *Recorder) beginGeneration(h *history) error {
 	}
 	entries := []digestlog.Entry{{
 		Kind: digestlog.KindOpen, Generation: r.generation, Manifest: sum, Schema: r.schema.Sum(), Resumed: meta.Resumed != nil,
-		Ext: digestlog.AppendBlock(nil, digestlog.TagPlan, r.steps.plan.Text()),
+		Ext: r.openExt(meta.Environment),
 	}}
 	if to := meta.Resumed; to != nil {
 		entries = append(entries, digestlog.Entry{
@@ -274,13 +279,31 @@ func (r *Recorder) beginGeneration(h *history) error {
 	return r.beginSegment(r.telemetryNext)
 }
 
+// openExt is what the OPEN entry holds for one who has nothing but the log: what its entries are about, and what they were computed with.
+func (r *Recorder) openExt(environment map[string]string) []byte {
+	ext := digestlog.AppendBlock(nil, digestlog.TagPlan, r.steps.plan.Text())
+	clean, dropped := environ.Clean(environment)
+	if len(dropped) > 0 {
+		r.logger().Warn("parts of the producer's environment are not logged", "keys", dropped)
+	}
+	text, err := environ.Encode(clean)
+	if err != nil {
+		panic("recorder: a clean environment is none: " + err.Error())
+	}
+	if len(text) > 0 {
+		ext = digestlog.AppendBlock(ext, digestlog.TagEnvironment, text)
+	}
+	return ext
+}
+
 func (r *Recorder) ringMeta() (meta RingMeta, producer json.RawMessage, err error) {
 	if len(r.header.Meta) == 0 {
 		return meta, nil, nil
 	}
 	raw := struct {
-		Producer json.RawMessage `json:"producer"`
-		Resumed  *rundir.Resumed `json:"resumed"`
+		Producer    json.RawMessage   `json:"producer"`
+		Resumed     *rundir.Resumed   `json:"resumed"`
+		Environment map[string]string `json:"environment"`
 	}{}
 	if err := json.Unmarshal(r.header.Meta, &raw); err != nil {
 		return meta, nil, fmt.Errorf("ring %s: its meta is not the JSON object it should be: %w", r.ring.Path(), err)
@@ -288,7 +311,7 @@ func (r *Recorder) ringMeta() (meta RingMeta, producer json.RawMessage, err erro
 	if raw.Resumed != nil && r.generation == 0 {
 		return meta, nil, fmt.Errorf("ring %s: generation 0 cannot be resumed", r.ring.Path())
 	}
-	return RingMeta{Resumed: raw.Resumed}, raw.Producer, nil
+	return RingMeta{Resumed: raw.Resumed, Environment: raw.Environment}, raw.Producer, nil
 }
 
 func (r *Recorder) manifest(meta RingMeta, producer json.RawMessage) rundir.Manifest {

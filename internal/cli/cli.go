@@ -200,6 +200,7 @@ func (a *app) recorderOptions() (recorder.Options, error) {
 		CommitInterval: time.Duration(c.Recorder.CommitInterval), CommitBytes: int(c.Recorder.CommitBytes),
 		HeadInterval: time.Duration(c.Digest.HeadInterval), SegmentSize: int64(c.Recorder.SegmentSize),
 		HoldBytes: int(c.Recorder.HoldBytes), Patience: time.Duration(c.Recorder.Patience), DigestInterval: c.Digest.Interval,
+		DigestLevels: c.Digest.Levels, DigestFloor: c.Digest.FloorBits, DigestWeights: c.Digest.Weights, AuditKeyFile: c.Digest.AuditKeyFile,
 		Snapshot:  recorder.SnapshotOptions{Codec: codec, Level: c.Snapshot.Level, Reuse: c.Snapshot.Reuse, Retention: keep, Recipients: c.Snapshot.Recipients},
 		ConfigSum: hex.EncodeToString(sum[:]), Version: version(),
 		FS: a.fs, Logger: a.logger(), Now: a.now,

@@ -83,6 +83,8 @@ func (f *field) text() string {
 			quoted[i] = quote(v[i])
 		}
 		return "[" + strings.Join(quoted, ", ") + "]"
+	case []int:
+		return strings.ReplaceAll(fmt.Sprint(v), " ", ", ")
 	case float64:
 		s := strconv.FormatFloat(v, 'g', -1, 64)
 		if !strings.ContainsAny(s, ".en") { // not 1e+06, +Inf, NaN
@@ -164,9 +166,21 @@ func (f *field) set(v any) error {
 
 func (f *field) isList() bool { return f.value.Kind() == reflect.Slice }
 
-// setList stores a list of texts. The list it replaces is left as it is: another
+// setList stores a list of texts or of whole numbers. The list it replaces is left as it is: another
 // Config may share it.
 func (f *field) setList(items []any) error {
+	if _, numbers := f.value.Interface().([]int); numbers {
+		list := make([]int, len(items))
+		for i, item := range items {
+			n, ok := item.(int64)
+			if !ok {
+				return fmt.Errorf("item %d, %s, is not a whole number", i+1, describe(item))
+			}
+			list[i] = int(n)
+		}
+		f.value.Set(reflect.ValueOf(list))
+		return nil
+	}
 	list := make([]string, len(items))
 	for i, item := range items {
 		text, ok := item.(string)
@@ -190,8 +204,17 @@ func (f *field) setText(text string) error {
 		return f.set(text)
 	case f.isList():
 		var items []any
+		_, numbers := f.value.Interface().([]int)
+		if numbers && strings.TrimSpace(text) == "" {
+			return f.setList(nil)
+		}
 		for item := range strings.SplitSeq(text, ",") {
-			items = append(items, strings.TrimSpace(item))
+			item = strings.TrimSpace(item)
+			if n, err := strconv.ParseInt(item, 10, 64); numbers && err == nil {
+				items = append(items, n)
+			} else {
+				items = append(items, item)
+			}
 		}
 		return f.setList(items)
 	case f.value.Kind() == reflect.Bool:
@@ -225,6 +248,9 @@ func (f *field) check() error {
 		}
 		return fmt.Errorf("%.40q is not one of %s%s", f.value.String(), strings.Join(f.enum, ", "), didYouMean(f.value.String(), f.enum))
 	}
+	if list, ok := f.value.Interface().([]int); ok {
+		return f.checkNumbers(list)
+	}
 	for _, limit := range []struct {
 		text string
 		sign int
@@ -244,6 +270,24 @@ func (f *field) check() error {
 	}
 	if f.value.CanFloat() && (math.IsNaN(f.value.Float()) || math.IsInf(f.value.Float(), 0)) {
 		return errors.New("is not finite; write a finite number")
+	}
+	return nil
+}
+
+// checkNumbers holds a list of whole numbers against the limits: its numbers lie between them and ascend.
+func (f *field) checkNumbers(list []int) error {
+	least, errMin := strconv.Atoi(f.min)
+	most, errMax := strconv.Atoi(f.max)
+	if errMin != nil || errMax != nil {
+		panic("config: " + f.name + ": a list of whole numbers wants limits")
+	}
+	for i, n := range list {
+		if n < least || n > most {
+			return fmt.Errorf("%d is not between %d and %d", n, least, most)
+		}
+		if i > 0 && n <= list[i-1] {
+			return fmt.Errorf("%d stands behind %d; write the numbers in ascending order, each once", n, list[i-1])
+		}
 	}
 	return nil
 }
@@ -282,6 +326,8 @@ func (f *field) kind() string {
 		return "a truth value"
 	case []string:
 		return "a list of texts"
+	case []int:
+		return "a list of whole numbers"
 	}
 	return "a whole number"
 }
@@ -301,6 +347,8 @@ func (f *field) example() string {
 		return "true or false"
 	case "a list of texts":
 		return `one such as ["a", "b"]`
+	case "a list of whole numbers":
+		return "one such as [1, 2, 3]"
 	}
 	return "one such as 100"
 }

@@ -105,6 +105,9 @@ func (f *field) schema() map[string]any {
 	case "a list of texts":
 		m["type"] = "array"
 		m["items"] = map[string]any{"type": "string"}
+	case "a list of whole numbers":
+		m["type"] = "array"
+		m["items"] = map[string]any{"type": "integer", "minimum": json.Number(f.min), "maximum": json.Number(f.max)}
 	case "a number":
 		m["type"] = "number"
 	default:

@@ -55,6 +55,8 @@ func TestSHA256(t *testing.T) {
 			changed.value.SetUint(123)
 		case f.value.Kind() == reflect.Bool:
 			changed.value.SetBool(!changed.value.Bool())
+		case f.value.Type() == reflect.TypeFor[[]int]():
+			changed.value.Set(reflect.ValueOf([]int{7}))
 		case f.isList():
 			changed.value.Set(reflect.ValueOf([]string{"other"}))
 		default:
@@ -140,6 +142,7 @@ func TestRoundTrip(t *testing.T) {
 		c.Snapshot.Interval = uint64(rapid.Int64Range(0, 1<<62).Draw(t, "steps"))
 		c.Snapshot.OnEvents = rapid.Bool().Draw(t, "events")
 		c.Snapshot.Recipients = append([]string{}, rapid.SliceOf(rapid.String()).Draw(t, "recipients")...)
+		c.Digest.Levels = append([]int{}, rapid.SliceOf(rapid.Int()).Draw(t, "levels")...)
 		text := c.TOML()
 		got := Default()
 		if _, errs := decode(&got, "x", []byte(text)); len(errs) > 0 {
