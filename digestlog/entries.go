@@ -71,8 +71,8 @@ type walker struct {
 	stopped bool   // a callback returned false
 }
 
-// stretch is what a walker needs to know of a file before it reads it.
-type stretch struct {
+// extent is what a walker needs to know of a file before it reads it.
+type extent struct {
 	link
 	ok    bool   // the header could be read
 	limit uint64 // the next file's base: entries from there on do not count in this file
@@ -111,20 +111,20 @@ func (w *walker) run() error {
 }
 
 // headers opens every file once, and reports those that cannot be opened.
-func (w *walker) headers() ([]stretch, error) {
+func (w *walker) headers() ([]extent, error) {
 	list, err := segment.List(w.fsys, w.dir)
 	if err != nil {
 		return nil, fmt.Errorf("digestlog: %w", err)
 	}
-	var files []stretch
+	var files []extent
 	for _, info := range list {
 		k, err := openLink(w.fsys, info.Path, info.Base)
 		var f *Fault
 		switch {
 		case err == nil:
-			files = append(files, stretch{link: k, ok: true})
+			files = append(files, extent{link: k, ok: true})
 		case errors.As(err, &f):
-			files = append(files, stretch{link: link{path: info.Path, base: info.Base}})
+			files = append(files, extent{link: link{path: info.Path, base: info.Base}})
 			if !w.report(f) {
 				return nil, nil
 			}
@@ -152,7 +152,7 @@ func (w *walker) report(f *Fault) bool {
 }
 
 // gap reports the entries before index to that have not been seen at this place, and goes on behind them.
-func (w *walker) gap(s *stretch, to uint64, offset int64) bool {
+func (w *walker) gap(s *extent, to uint64, offset int64) bool {
 	if w.next >= to {
 		return true
 	}
@@ -161,62 +161,88 @@ func (w *walker) gap(s *stretch, to uint64, offset int64) bool {
 	return w.report(f)
 }
 
-func (w *walker) readFile(s *stretch) (err error) {
-	r, err := segment.Open(w.fsys, s.path)
+func (w *walker) readFile(s *extent) (err error) {
+	f, err := w.open(s)
 	if err != nil {
-		return readFault(s.path, err)
+		return err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	w.last, w.base = s.name(), s.base
-	if !w.gap(s, s.base, 0) {
-		return nil
-	}
-	overlap, intact := false, true
+	defer func() { err = errors.Join(err, f.r.Close()) }()
 	var seen outliner
 	for !w.stopped {
-		raw, ordinal, err := r.Next()
+		raw, end, err := w.entry(f)
 		switch {
-		case err == io.EOF:
-			w.sealed, w.end = r.Sealed(), r.Offset()
-			if !w.sealed && !s.final && !s.void {
-				w.report(&Fault{Class: ClassCorrupt, File: s.name(), Offset: w.end, Err: errCut})
-			}
-			if w.check && w.sealed && intact && !s.void {
+		case err != nil:
+			return err
+		case end:
+			if w.check && w.sealed && f.intact && !s.void {
 				return w.compare(s, &seen)
 			}
 			return nil
-		case err != nil:
-			intact = false
-			if done, err := w.damage(s, r, err); done || err != nil {
-				return err
-			}
+		case raw == nil:
 			continue
-		case ordinal < w.next || ordinal >= s.limit:
-			if !s.void && !overlap {
-				overlap = true
-				w.report(&Fault{Class: ClassCorrupt, File: s.name(), Offset: r.Position(), From: ordinal, To: ordinal + 1, Err: errOverlap})
-			}
-			continue
-		}
-		if !w.gap(s, ordinal, r.Position()) {
-			return nil
 		}
 		if w.check {
-			seen.Add(ordinal, raw)
+			seen.Add(w.next, raw)
 		}
 		if w.leaf != nil && !w.leaf(raw) {
 			w.stopped = true
 			return nil
 		}
 		if !w.joinStep(s, raw) {
-			w.deliver(s, r.Position(), raw)
+			w.deliver(s, f.r.Position(), raw)
 		}
 	}
 	return nil
 }
 
+// An openFile is a file that a walker reads.
+type openFile struct {
+	*extent
+	r       *segment.Reader
+	overlap bool // entries that do not count were reported
+	intact  bool // no damage was met
+}
+
+// open begins to read a file. What is missing before it is reported.
+func (w *walker) open(s *extent) (*openFile, error) {
+	r, err := segment.Open(w.fsys, s.path)
+	if err != nil {
+		return nil, readFault(s.path, err)
+	}
+	w.last, w.base = s.name(), s.base
+	w.gap(s, s.base, 0)
+	return &openFile{extent: s, r: r, intact: true}, nil
+}
+
+// entry returns the next entry that counts, whose index is w.next; the caller moves that on. Without one there is either an end of the file, or
+// something was reported, or passed, and there may be more.
+func (w *walker) entry(f *openFile) (raw []byte, end bool, _ error) {
+	raw, ordinal, err := f.r.Next()
+	switch {
+	case err == io.EOF:
+		w.sealed, w.end = f.r.Sealed(), f.r.Offset()
+		if !w.sealed && !f.final && !f.void {
+			w.report(&Fault{Class: ClassCorrupt, File: f.name(), Offset: w.end, Err: errCut})
+		}
+		return nil, true, nil
+	case err != nil:
+		f.intact = false
+		end, err := w.damage(f.extent, f.r, err)
+		return nil, end, err
+	case ordinal < w.next || ordinal >= f.limit:
+		if !f.void && !f.overlap {
+			f.overlap = true
+			w.report(&Fault{Class: ClassCorrupt, File: f.name(), Offset: f.r.Position(), From: ordinal, To: ordinal + 1, Err: errOverlap})
+		}
+		return nil, false, nil
+	case !w.gap(f.extent, ordinal, f.r.Position()):
+		return nil, false, nil
+	}
+	return raw, false, nil
+}
+
 // joinStep puts a STEP entry into the run that goes on, if nobody wants it for itself.
-func (w *walker) joinStep(s *stretch, raw []byte) bool {
+func (w *walker) joinStep(s *extent, raw []byte) bool {
 	if w.steps == nil {
 		return false
 	}
@@ -243,7 +269,7 @@ func (w *walker) endRun() bool {
 }
 
 // damage reports what the reader could not read. done: there is nothing behind it.
-func (w *walker) damage(s *stretch, r *segment.Reader, err error) (done bool, _ error) {
+func (w *walker) damage(s *extent, r *segment.Reader, err error) (done bool, _ error) {
 	var f *Fault
 	if err := readFault(s.path, err); !errors.As(err, &f) {
 		return true, err
@@ -262,20 +288,26 @@ func (w *walker) damage(s *stretch, r *segment.Reader, err error) (done bool, _ 
 	return done, nil
 }
 
-func (w *walker) deliver(s *stretch, offset int64, raw []byte) {
+func (w *walker) deliver(s *extent, offset int64, raw []byte) {
 	if !w.endRun() {
 		return
 	}
 	it := Item{Index: w.next, Raw: raw, File: s.name(), Offset: offset}
 	w.next++
-	e, err := ParseEntry(raw)
+	e, f := judge(&it)
 	it.Entry = e
-	var f *Fault
-	if err != nil {
-		f = &Fault{Class: ClassUnknown, File: it.File, Offset: it.Offset, From: it.Index, To: it.Index + 1, Err: err}
-		if errors.Is(err, ErrEntry) {
-			f.Class = ClassCorrupt
-		}
-	}
 	w.stopped = !w.item(it, f)
+}
+
+// judge decodes an entry, and says what is wrong with it.
+func judge(it *Item) (Entry, *Fault) {
+	e, err := ParseEntry(it.Raw)
+	if err == nil {
+		return e, nil
+	}
+	f := &Fault{Class: ClassUnknown, File: it.File, Offset: it.Offset, From: it.Index, To: it.Index + 1, Err: err}
+	if errors.Is(err, ErrEntry) {
+		f.Class = ClassCorrupt
+	}
+	return e, f
 }

@@ -72,7 +72,7 @@ func spanOf(it Item) Span {
 }
 
 // outlined answers for a file from the index at its end. False: it cannot, and the file is to be read, which finds out why.
-func (w *walker) outlined(s *stretch) bool {
+func (w *walker) outlined(s *extent) bool {
 	if w.whole != nil && w.whole(&s.link) {
 		return false
 	}
@@ -101,7 +101,7 @@ func (w *walker) outlined(s *stretch) bool {
 }
 
 // compare holds the outline in a file against one of the entries that were read.
-func (w *walker) compare(s *stretch, seen *outliner) error {
+func (w *walker) compare(s *extent, seen *outliner) error {
 	ends, err := segment.ReadEnds(w.fsys, s.path)
 	if err != nil {
 		return readFault(s.path, err)

@@ -33,6 +33,7 @@ type Reader struct {
 	good   int64  // end of the last good batch
 	next   uint64 // ordinal of the next frame
 	limit  uint64 // frames from this ordinal on are not delivered
+	from   uint64 // nor are frames before this one, see SkipTo
 	gap    bool   // damage was passed since the last good batch, so ordinals may be missing
 	index  int64  // bytes of the last good batch if that was an index, or 0
 	data   int64  // end of the last good batch that was none
@@ -43,6 +44,7 @@ type Reader struct {
 	cur      batch
 	left     []byte // frames of cur not yet delivered
 	position int64  // offset of the last frame delivered
+	head     [batchHeader]byte
 
 	surveyed bool
 	probe    []byte // what goodNow reads into
@@ -107,6 +109,9 @@ func (r *Reader) Close() error { return r.f.Close() }
 // Any other error is one of reading.
 func (r *Reader) Next() (frame []byte, ordinal uint64, err error) {
 	for len(r.left) == 0 {
+		if err := r.hop(); err != nil {
+			return nil, 0, err
+		}
 		err := r.advance()
 		if errors.Is(err, io.ErrUnexpectedEOF) && r.shrunk() {
 			err = r.advance() // a Writer has sealed the file and cut off what it had reserved
@@ -116,6 +121,7 @@ func (r *Reader) Next() (frame []byte, ordinal uint64, err error) {
 		}
 		r.left = r.cur.payload
 		r.next = r.cur.first
+		r.drop()
 	}
 	if r.next >= r.limit {
 		return nil, 0, io.EOF
