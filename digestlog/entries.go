@@ -280,14 +280,7 @@ func (w *walker) deliver(s *stretch, offset int64, raw []byte) {
 	}
 	it := Item{Index: w.next, Raw: raw, File: s.name(), Offset: offset}
 	w.next++
-	e, err := ParseEntry(raw)
-	it.Entry = e
 	var f *Fault
-	if err != nil {
-		f = &Fault{Class: ClassUnknown, File: it.File, Offset: it.Offset, From: it.Index, To: it.Index + 1, Err: err}
-		if errors.Is(err, ErrEntry) {
-			f.Class = ClassCorrupt
-		}
-	}
+	it.Entry, f = parseItem(&it)
 	w.stopped = !w.item(it, f)
 }
