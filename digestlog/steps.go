@@ -30,6 +30,12 @@ type StepEntry struct {
 // stepDigests is where the digests are in a STEP entry, behind nonfinite and count.
 const stepDigests = entryHeader + 4 + 4
 
+// ParseStep looks at an entry's bytes. ok is false if they are not a STEP entry of a version that is known.
+func ParseStep(raw []byte) (s StepEntry, ok bool) {
+	r, ok := stepOf(raw)
+	return StepEntry{Generation: r.Generation, Step: r.FirstStep, Seq: r.FirstSeq, Raw: raw}, ok
+}
+
 // Nonfinite returns the bits that say which digest fields held a NaN or an infinity: bit min(i, 31) for field i.
 func (s *StepEntry) Nonfinite() uint32 { return binary.LittleEndian.Uint32(s.Raw[entryHeader:]) }
 
@@ -240,7 +246,7 @@ func (r *StepReader) read() {
 	s, ok := stepOf(raw)
 	if !ok {
 		it := Item{Index: index, Raw: raw, File: r.f.name(), Offset: r.f.r.Position()}
-		if _, f := judge(&it); f != nil {
+		if _, f := parseItem(&it); f != nil {
 			r.faults = append(r.faults, f)
 		}
 		return
