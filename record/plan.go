@@ -286,12 +286,13 @@ const (
 	holdsNonNegative = 2
 )
 
-// sumSlack is how far from 1 a sum may be, for each element: sixteen times what rounding to the field's type does.
-func sumSlack(t Type) float64 {
-	if t == Float32 {
-		return 1.0 / (1 << 20)
+// sumSlack is how far from 1 a sum may be. It is not about rounding, which the ladder is for, but about weights that are none.
+func sumSlack(f Planned) float64 {
+	const slack = 1.0 / (1 << 20)
+	if f.Type == Float32 {
+		return slack * float64(f.Len)
 	}
-	return 1.0 / (1 << 48)
+	return slack
 }
 
 // A Prober makes what a plan puts into a step's entry, without allocating. It is not safe for concurrent use.
@@ -342,7 +343,7 @@ func (r *Prober) field(payload []uint64, i int) []uint64 {
 func (r *Prober) AppendInvariants(dst []byte, payload []uint64) []byte {
 	for i, f := range r.plan.Digests {
 		if f.Simplex {
-			dst = append(dst, simplex(r.field(payload, r.first+i), sumSlack(f.Type)))
+			dst = append(dst, simplex(r.field(payload, r.first+i), sumSlack(f)))
 		}
 	}
 	r.words = r.words[:0]
@@ -375,7 +376,7 @@ func simplex(words []uint64, slack float64) (holds byte) {
 		sum += x
 		negative = negative || !(x >= 0)
 	}
-	if off := sum - 1; off <= slack*float64(len(words)) && -off <= slack*float64(len(words)) {
+	if off := sum - 1; off <= slack && -off <= slack {
 		holds |= holdsSum
 	}
 	if !negative {
