@@ -170,7 +170,10 @@ func (w *walker) readFile(s *extent) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.r.Close()) }()
-	outline := w.compare(s)
+	outline, err := w.compare(s)
+	if err != nil {
+		return err
+	}
 	for !w.stopped {
 		raw, end, err := w.entry(f)
 		switch {

@@ -114,16 +114,21 @@ type comparison struct {
 	seen *outliner // nil: there is nothing to compare
 }
 
-// compare begins the comparison for a file that is about to be read. What it cannot read, the one who reads the file will find out about.
-func (w *walker) compare(s *extent) (c comparison) {
+// compare begins the comparison for a file that is about to be read. What is wrong with its ends, the one who reads the file will find out; the
+// error is the file system's.
+func (w *walker) compare(s *extent) (c comparison, _ error) {
 	if !w.check || s.void {
-		return c
+		return c, nil
 	}
 	ends, err := segment.ReadEnds(w.fsys, s.path)
+	var f *Fault
+	if err != nil && !errors.As(readFault(s.path, err), &f) {
+		return c, readFault(s.path, err)
+	}
 	if err == nil && ends.Sealed && len(ends.Index) > 0 && ends.Index[0] <= outlineVersion {
 		c = comparison{ends: ends, seen: &outliner{plain: ends.Index[0] < outlineVersion}}
 	}
-	return c
+	return c, nil
 }
 
 // end reports an outline that is not that of the entries, all of which were seen.
