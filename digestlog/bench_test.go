@@ -1,8 +1,12 @@
 package digestlog
 
 import (
+	"encoding/binary"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -65,5 +69,72 @@ func BenchmarkVerify(b *testing.B) {
 	b.ResetTimer()
 	if r := mustVerify(b, m); r.Size != uint64(b.N) || r.Err() != nil {
 		b.Fatal(r.Faults)
+	}
+}
+
+// unsynced is a file system for a log that is made to be measured: it may be lost.
+type unsynced struct{ vfs.FS }
+
+type unsyncedFile struct{ vfs.File }
+
+func (u unsynced) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	f, err := u.FS.OpenFile(name, flag, perm)
+	return unsyncedFile{f}, err
+}
+
+func (unsynced) SyncDir(string) error { return nil }
+func (unsyncedFile) Sync() error      { return nil }
+func (unsyncedFile) Datasync() error  { return nil }
+
+// benchLog writes a log of so many steps, of 200 bytes of extension each, with a SNAPSHOT behind every hundredth that comes late by up to late
+// entries, in groups as a recorder syncs them. Step odd is another.
+func benchLog(b *testing.B, dir string, steps, odd, late uint64) {
+	o := testOptions(b, unsynced{vfs.OS()})
+	o.SegmentSize = 0
+	l, err := Open(dir, o)
+	must(b, err)
+	e := step(0)
+	e.Ext = make([]byte, 200)
+	snapshot := Entry{Kind: KindSnapshot, Name: "s"}
+	for i := range steps {
+		e.Step, e.Seq, e.Nonfinite = i, i, 0
+		binary.LittleEndian.PutUint64(e.Digests[0][:], i)
+		if i == odd {
+			e.Nonfinite = 1
+		}
+		_, err := l.Append(e)
+		must(b, err)
+		if snapshot.Step = i; i%100 == i/100%100*late%100 {
+			_, err := l.Append(&snapshot)
+			must(b, err)
+		}
+		if i%500 == 0 {
+			must(b, l.Sync())
+		}
+	}
+	must(b, l.Close())
+}
+
+// BenchmarkMerge is what the comparer of two logs pays for reading them that are equal but for one step: with skips of what is equal, and without.
+// USP_BENCH_RECORDS is the number of steps.
+func BenchmarkMerge(b *testing.B) {
+	steps := uint64(100_000)
+	if n, err := strconv.ParseUint(os.Getenv("USP_BENCH_RECORDS"), 10, 64); err == nil {
+		steps = n
+	}
+	dirs := [2]string{filepath.Join(b.TempDir(), "a"), filepath.Join(b.TempDir(), "b")}
+	benchLog(b, dirs[0], steps, steps, 0)
+	benchLog(b, dirs[1], steps, steps/2, 7)
+	for _, skips := range []bool{true, false} {
+		b.Run(fmt.Sprintf("skips=%v", skips), func(b *testing.B) {
+			b.ReportAllocs()
+			for range b.N {
+				m := merger{t: b, skips: skips, sides: [2]mergeSide{{r: NewStepReader(nil, dirs[0])}, {r: NewStepReader(nil, dirs[1])}}}
+				m.run()
+				if len(m.diff) != 1 || m.equal != steps-1 {
+					b.Fatalf("%v, %d equal", m.diff, m.equal)
+				}
+			}
+		})
 	}
 }

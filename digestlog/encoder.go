@@ -36,6 +36,7 @@ func (x *Encoded) start(i int) int {
 // It is for one goroutine. The zero value is ready.
 type Encoder struct {
 	leaf []byte // a prefix and the entry
+	len  int    // of the last STEP entry's prefix and bytes
 	sum  *fixedsum.Hasher
 }
 
@@ -52,15 +53,19 @@ func (c *Encoder) Append(x *Encoded, e *Entry) error {
 }
 
 // hash is tlog.RecordHash of raw in half of its time: prefix and entry are hashed in one piece, and those of one
-// length, as the STEP entries of a run are, with one hasher.
+// length, as the STEP entries of a run are, with one hasher, which is made when two follow each other.
 func (c *Encoder) hash(raw []byte) tlog.Hash {
 	n := 1 + len(raw)
-	if Kind(raw[1]) != KindStep {
-		c.leaf = append(append(c.leaf[:0], leafPrefix), raw...)
-		return sha256.Sum256(c.leaf)
+	again := n == c.len
+	if n > entryHeader && Kind(raw[1]) == KindStep {
+		c.len = n
+		if again && (c.sum == nil || len(c.sum.Message()) != n) {
+			c.sum = fixedsum.New(n)
+		}
 	}
 	if c.sum == nil || len(c.sum.Message()) != n {
-		c.sum = fixedsum.New(n)
+		c.leaf = append(append(c.leaf[:0], leafPrefix), raw...)
+		return sha256.Sum256(c.leaf)
 	}
 	m := c.sum.Message()
 	m[0] = leafPrefix

@@ -6,6 +6,8 @@ import (
 	"io"
 	"iter"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/usp-project/usp/internal/segment"
 	"github.com/usp-project/usp/internal/vfs"
 )
@@ -57,11 +59,12 @@ type walker struct {
 	item  func(it Item, f *Fault) bool // an entry, with the fault if it cannot be decoded
 	fault func(f *Fault) bool          // anything else that is wrong
 	steps func(s Span) bool            // STEP entries in a row, in the place of item; nil: every file is read, and item called for each
-	leaf  func(raw []byte) bool        // every entry that is read, before item or steps; may be nil
+	leaf  func(*tlog.Hash) bool        // leaf hash of every entry that is read, before item or steps; may be nil
 	whole func(k *link) bool           // with steps: the file is to be read all the same; may be nil
 	check bool                         // compare the outlines of files that are read with their entries
 	first uint64                       // begin with the last file whose base is not above this index
 
+	encoder Encoder
 	next    uint64 // index of the next entry
 	files   int
 	sealed  bool   // the last file has its end
@@ -179,24 +182,24 @@ func (w *walker) readFile(s *extent) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.r.Close()) }()
-	var seen outliner
+	outline, err := w.compare(s)
+	if err != nil {
+		return err
+	}
 	for !w.stopped {
 		raw, end, err := w.entry(f)
 		switch {
 		case err != nil:
 			return err
 		case end:
-			if w.check && w.sealed && f.intact && !s.void {
-				return w.compare(s, &seen)
+			if w.sealed && f.intact {
+				outline.end(w, s)
 			}
 			return nil
 		case raw == nil:
 			continue
 		}
-		if w.check {
-			seen.Add(w.next, raw)
-		}
-		if w.leaf != nil && !w.leaf(raw) {
+		if !w.hash(raw, outline.seen) {
 			w.stopped = true
 			return nil
 		}
@@ -205,6 +208,22 @@ func (w *walker) readFile(s *extent) (err error) {
 		}
 	}
 	return nil
+}
+
+// hash gives the leaf hash of an entry to whoever wants it.
+func (w *walker) hash(raw []byte, outline *outliner) bool {
+	if w.leaf == nil {
+		if outline != nil {
+			outline.Add(w.next, raw)
+		}
+		return true
+	}
+	leaf := w.encoder.hash(raw)
+	if outline != nil {
+		outline.expect(&leaf)
+		outline.Add(w.next, raw)
+	}
+	return w.leaf(&leaf)
 }
 
 // An openFile is a file that a walker reads.

@@ -102,11 +102,12 @@ type Log struct {
 
 	// The active file; w is nil between files. It is made by the first Sync that has something to write.
 	w         *segment.Writer
-	memory    []byte // of the last file's writer, for the next one's
-	name      string // its path
-	base      uint64 // its first entry
-	cause     cause  // why it, or else the next one, was begun
-	unclaimed bool   // there may be a file at base tree.size that holds nothing durable
+	outline   *outliner // of its entries
+	memory    []byte    // of the last file's writer, for the next one's
+	name      string    // its path
+	base      uint64    // its first entry
+	cause     cause     // why it, or else the next one, was begun
+	unclaimed bool      // there may be a file at base tree.size that holds nothing durable
 	closed    bool
 	reserve   bool // the reserve may be used
 }
@@ -250,9 +251,10 @@ func (l *Log) begin() error {
 	if l.reserve {
 		size = min(size, smallSegment)
 	}
+	outline := new(outliner)
 	next, err := segment.Prepare(l.dir, l.tree.size, segment.Options{
 		FS: l.opt.FS, Kind: segment.KindDigests, RunID: l.opt.RunID, Meta: appendMeta(nil, c, &l.tree), Size: size,
-		MinSize: l.opt.MinSegment, Now: l.opt.Now, Index: new(outliner), NoSum: true, // the tree is the sum
+		MinSize: l.opt.MinSegment, Now: l.opt.Now, Index: outline, NoSum: true, // the tree is the sum
 	})
 	if err != nil {
 		l.stats.LastFault = err
@@ -263,6 +265,7 @@ func (l *Log) begin() error {
 		_ = next.Discard() // best effort: it is a temporary file
 		return err
 	}
+	l.outline = outline
 	return nil
 }
 
@@ -297,6 +300,7 @@ func (l *Log) place(next *segment.Draft) error {
 func (l *Log) feed() (n int, err error) {
 	start, room := 0, l.limit()-l.w.Size()
 	for n < len(l.ends) {
+		l.outline.expect(&l.leaves[n])
 		if err := l.w.Append(l.queue[start:l.ends[n]]); err != nil {
 			return n, err
 		}

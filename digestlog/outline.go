@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"iter"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/usp-project/usp/internal/segment"
 	"github.com/usp-project/usp/internal/vfs"
 )
@@ -71,24 +73,30 @@ func spanOf(it Item) Span {
 	return Span{Item: it}
 }
 
-// outlined answers for a file from the index at its end. False: it cannot, and the file is to be read, which finds out why.
+// ends reads the ends of a file. False: they do not answer for it, and it is to be read, which finds out why.
+func (w *walker) ends(s *extent) (segment.Ends, bool) {
+	ends, err := segment.ReadEnds(w.fsys, s.path)
+	return ends, err == nil && ends.Sealed && ends.Header.Base == s.base && (s.final || ends.Next == s.limit)
+}
+
+// outlined answers for a file from the index at its end. False: it cannot, and the file is to be read.
 func (w *walker) outlined(s *extent) bool {
 	if w.whole != nil && w.whole(&s.link) {
 		return false
 	}
-	ends, err := segment.ReadEnds(w.fsys, s.path)
-	if err != nil || !ends.Sealed || ends.Header.Base != s.base || !s.final && ends.Next != s.limit {
+	ends, ok := w.ends(s)
+	if !ok {
 		return false
 	}
 	count := ends.Next - s.base
-	if eachSpan(ends.Index, count, func(Steps, []byte) bool { return true }) != nil {
+	if _, err := readOutline(ends.Index, count, nil, nil); err != nil {
 		return false
 	}
 	w.last, w.base, w.sealed, w.end = s.name(), s.base, true, ends.Size
 	if !w.gap(s, s.base, 0) {
 		return true
 	}
-	_ = eachSpan(ends.Index, count, func(run Steps, raw []byte) bool {
+	_, _ = readOutline(ends.Index, count, func(run Steps, raw []byte) bool {
 		if run.Count == 0 {
 			w.deliver(s, 0, raw)
 			return !w.stopped
@@ -96,29 +104,46 @@ func (w *walker) outlined(s *extent) bool {
 		w.stopped = !w.steps(Span{Item: Item{Index: w.next, File: s.name()}, Run: run})
 		w.next += run.Count
 		return !w.stopped
-	})
+	}, nil)
 	return true
 }
 
-// compare holds the outline in a file against one of the entries that were read.
-func (w *walker) compare(s *extent, seen *outliner) error {
+// A comparison holds the outline in a file against one of the entries that are read.
+type comparison struct {
+	ends segment.Ends
+	seen *outliner // nil: there is nothing to compare
+}
+
+// compare begins the comparison for a file that is about to be read. What is wrong with its ends, the one who reads the file will find out; the
+// error is the file system's.
+func (w *walker) compare(s *extent) (c comparison, _ error) {
+	if !w.check || s.void {
+		return c, nil
+	}
 	ends, err := segment.ReadEnds(w.fsys, s.path)
-	if err != nil {
-		return readFault(s.path, err)
+	var f *Fault
+	if err != nil && !errors.As(readFault(s.path, err), &f) {
+		return c, readFault(s.path, err)
 	}
-	if len(ends.Index) == 0 || ends.Index[0] > outlineVersion || seen.bad {
-		return nil
+	if err == nil && ends.Sealed && len(ends.Index) > 0 && ends.Index[0] <= outlineVersion {
+		c = comparison{ends: ends, seen: &outliner{plain: ends.Index[0] < outlineVersion}}
 	}
-	if string(ends.Index) != string(seen.Index()) {
-		w.report(&Fault{Class: ClassCorrupt, File: s.name(), Offset: ends.Size, From: s.base, To: ends.Next, Err: errOutline})
+	return c, nil
+}
+
+// end reports an outline that is not that of the entries, all of which were seen.
+func (c *comparison) end(w *walker, s *extent) {
+	if c.seen != nil && !c.seen.bad && string(c.ends.Index) != string(c.seen.Index()) {
+		w.report(&Fault{Class: ClassCorrupt, File: s.name(), Offset: c.ends.Size, From: s.base, To: c.ends.Next, Err: errOutline})
 	}
-	return nil
 }
 
 // Layout of an outline; doc/format/digestlog.md has the table.
 const (
-	outlineVersion = 1
+	outlineVersion = 2
+	outlinePlain   = 1  // the version without stretches
 	outlineCut     = 1  // flag: it was too long, and has no items
+	outlineBare    = 2  // flag: it would have been too long with its stretches, and has none
 	outlineHeader  = 16 // version u8, flags u8, zero u16, items u32, entries u64
 	itemSteps      = 1
 	itemEntry      = 2
@@ -128,20 +153,36 @@ const (
 
 // An outliner makes the outline of one file, in memory that is bounded by what an index may have.
 type outliner struct {
-	out     []byte // encoded items, without the run that goes on
-	items   uint32
-	entries uint64
-	run     Steps
-	cut     bool // out would have become too long
-	bad     bool // not all is an entry
+	out      []byte // encoded items, without the run that goes on
+	items    uint32
+	entries  uint64
+	run      Steps
+	cut      bool // out would have become too long
+	bad      bool // not all is an entry
+	plain    bool // of version 1
+	stretch  stretcher
+	leaf     tlog.Hash // of the next entry, if expected
+	expected bool
+	hash     Encoder // for one that was not
 }
 
 func newOutliner(segment.Header) segment.Indexer { return new(outliner) }
 
+// expect gives the outliner the leaf hash of the entry that comes next, from one who has it, so that it is not computed twice.
+func (o *outliner) expect(leaf *tlog.Hash) { o.leaf, o.expected = *leaf, true }
+
 // Add takes in an entry.
 func (o *outliner) Add(_ uint64, raw []byte) {
 	o.entries++
+	expected := o.expected
+	o.expected = false
 	if s, ok := stepOf(raw); ok {
+		if !o.plain && !o.cut {
+			if !expected {
+				o.leaf = o.hash.hash(raw)
+			}
+			o.stretch.add(&s, &o.leaf)
+		}
 		if o.run.joins(&s) {
 			o.run.Count++
 			o.run.LastStep, o.run.LastSeq = s.LastStep, s.LastSeq
@@ -173,7 +214,7 @@ func (o *outliner) endRun() {
 // put appends an item of n bytes if there is room, now and for a last run.
 func (o *outliner) put(item func([]byte) []byte, n int) {
 	if o.cut = o.cut || outlineHeader+len(o.out)+n+itemStepsLen > segment.MaxIndex; o.cut {
-		o.out = nil
+		o.out, o.stretch = nil, stretcher{}
 		return
 	}
 	o.out = item(o.out)
@@ -186,6 +227,9 @@ func (o *outliner) Index() []byte {
 		return nil
 	}
 	h := [outlineHeader]byte{outlineVersion}
+	if o.plain {
+		h[0] = outlinePlain
+	}
 	items := o.items
 	if o.run.Count > 0 {
 		items++
@@ -198,6 +242,13 @@ func (o *outliner) Index() []byte {
 	b := append(h[:], o.out...)
 	if o.run.Count > 0 && !o.cut {
 		b = o.run.append(b)
+	}
+	if o.plain || o.cut {
+		return b
+	}
+	b, ok := o.stretch.append(b)
+	if !ok {
+		b[1] = outlineBare
 	}
 	return b
 }
@@ -237,43 +288,76 @@ var (
 	errOutlineForm = errors.New("malformed outline")
 )
 
-// eachSpan calls back for every item of the outline b of a file with so many entries: with a run, or with the bytes of an entry. It accepts
-// exactly what an outliner makes.
-func eachSpan(b []byte, entries uint64, item func(run Steps, raw []byte) bool) error {
+// readOutline calls back for every item of the outline b of a file with so many entries: with a run, or with the bytes of an entry; and for every
+// stretch, with an index that counts from the first entry of the file. It accepts exactly what an outliner makes, as far as that can be known
+// without the entries. bare says that it has no stretches. Either callback may be nil; if item returns false, that is the end.
+func readOutline(b []byte, entries uint64, item func(run Steps, raw []byte) bool, stretch func(Stretch)) (bare bool, _ error) {
 	d := decoder{rest: b}
-	switch version := d.u8(); {
+	version := d.u8()
+	switch {
 	case version > outlineVersion:
-		return errOutlineNew
+		return true, errOutlineNew
 	case version == 0:
-		return fmt.Errorf("%w: %d bytes", errOutlineForm, len(b))
+		return true, fmt.Errorf("%w: %d bytes", errOutlineForm, len(b))
 	}
 	flags, zero, items, count := d.u8(), d.u16(), d.u32(), d.u64()
-	if d.short || flags&^outlineCut != 0 || zero != 0 || count != entries || len(b) > segment.MaxIndex {
-		return fmt.Errorf("%w: header %x for %d entries", errOutlineForm, b[:min(len(b), outlineHeader)], entries)
+	known := flags == 0 || flags == outlineCut || flags == outlineBare && version > outlinePlain
+	if d.short || !known || zero != 0 || count != entries || len(b) > segment.MaxIndex {
+		return true, fmt.Errorf("%w: header %x for %d entries", errOutlineForm, b[:min(len(b), outlineHeader)], entries)
 	}
-	if flags == outlineCut && items == 0 && len(d.rest) == 0 {
-		return errOutlineCut
+	switch {
+	case flags == outlineCut && items == 0 && len(d.rest) == 0:
+		return true, errOutlineCut
+	case flags == outlineCut:
+		return true, fmt.Errorf("%w: cut off, with %d items", errOutlineForm, items)
 	}
-	if flags != 0 {
-		return fmt.Errorf("%w: cut off, with %d items", errOutlineForm, items)
+	all := d
+	steps, err := d.eachItem(items, count, item)
+	bare = version == outlinePlain || flags == outlineBare
+	switch {
+	case err == errStopped:
+		return bare, nil
+	case err != nil:
+		return bare, err
+	case !bare:
+		if stretch == nil {
+			stretch = func(Stretch) {}
+		}
+		return false, eachStretch(d.rest, func(item func(Steps, []byte) bool) error {
+			_, err := all.eachItem(items, count, item)
+			return err
+		}, stretch)
+	case len(d.rest) != 0:
+		return bare, fmt.Errorf("%w: %d bytes more than items", errOutlineForm, len(d.rest))
+	case bare && version > outlinePlain && len(b)+stretchesLen+int(min(steps, segment.MaxIndex))*stretchLen <= segment.MaxIndex:
+		return bare, fmt.Errorf("%w: no stretches, of %d steps", errOutlineForm, steps)
 	}
+	return bare, nil
+}
+
+// errStopped: a callback of eachItem wanted no more.
+var errStopped = errors.New("stopped")
+
+// eachItem calls back for so many items, which must stand for count entries, and counts STEP entries.
+func (d *decoder) eachItem(items uint32, count uint64, item func(run Steps, raw []byte) bool) (steps uint64, _ error) {
 	var before Steps
 	for i := range items {
 		run, raw, ok := d.outlineItem()
 		n := max(1, run.Count)
 		if !ok || n > count || before.joins(&run) {
-			return fmt.Errorf("%w: item %d", errOutlineForm, i)
+			return steps, fmt.Errorf("%w: item %d", errOutlineForm, i)
 		}
 		count -= n
+		steps += run.Count
 		before = run
-		if !item(run, raw) {
-			return nil
+		if item != nil && !item(run, raw) {
+			return steps, errStopped
 		}
 	}
-	if count != 0 || len(d.rest) != 0 {
-		return fmt.Errorf("%w: %d entries and %d bytes more than items", errOutlineForm, count, len(d.rest))
+	if count != 0 {
+		return steps, fmt.Errorf("%w: %d entries more than items", errOutlineForm, count)
 	}
-	return nil
+	return steps, nil
 }
 
 // outlineItem takes one item.

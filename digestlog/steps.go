@@ -8,17 +8,6 @@ import (
 	"github.com/usp-project/usp/internal/vfs"
 )
 
-// A Stretch is what the outline of a file says of STEP entries in a row, whatever other entries lie between them. Where it begins and ends depends on
-// the STEP entries alone, so two logs that have the same ones for a while have the same stretches, but for the first and the last. Equal Sum and
-// Count mean equal entries.
-type Stretch struct {
-	Index               uint64 // of the first entry, in the tree
-	Generation          uint32
-	Count               uint64 // at least 1
-	FirstStep, LastStep uint64
-	Sum                 [32]byte // SHA-256 of the leaf hashes of the entries, in order
-}
-
 // A StepEntry is a STEP entry that is not decoded.
 type StepEntry struct {
 	Index      uint64 // in the tree
@@ -255,21 +244,25 @@ func (r *StepReader) read() {
 	r.place(index)
 }
 
-// place finds out in which stretch the entry is that was read.
+// place finds out in which stretch the entry is that was read. Behind damage rest is too large, and nobody skips before the next stretch but one.
 func (r *StepReader) place(index uint64) {
 	if r.rest > 0 {
 		r.rest--
 	}
 	for len(r.list) > 0 && r.list[0].Index <= index {
-		r.rest = r.list[0].Count - 1
-		if r.list[0].Index < index {
-			r.rest = maxSize // it was damaged: nobody knows how many are to come
-		}
-		r.list = r.list[1:]
+		r.rest, r.list = r.list[0].Count-1, r.list[1:]
 	}
 }
 
 // stretches returns what the outline of a file says of its stretches, and where the file ends. False: it says nothing.
 func (w *walker) stretches(s *extent) (list []Stretch, behind uint64, ok bool) {
-	return nil, 0, false
+	ends, ok := w.ends(s)
+	if !ok {
+		return nil, 0, false
+	}
+	bare, err := readOutline(ends.Index, ends.Next-s.base, nil, func(x Stretch) {
+		x.Index += s.base
+		list = append(list, x)
+	})
+	return list, ends.Next, err == nil && !bare
 }

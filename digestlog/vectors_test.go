@@ -106,7 +106,7 @@ func buildVectors(t *testing.T) (map[string][]byte, vectorIndex) {
 
 	for _, o := range vectorOutlines() {
 		files[o.File] = o.bytes
-		if class := outlineClass(eachSpan(o.bytes, o.Size, func(Steps, []byte) bool { return true })); class != o.Class {
+		if class := outlineClass(outlineError(o.bytes, o.Size)); class != o.Class {
 			t.Errorf("%s is %s, want %s", o.File, class, o.Class)
 		}
 		index.Vectors = append(index.Vectors, o.vector)
@@ -144,46 +144,80 @@ type vectorOutline struct {
 	bytes []byte
 }
 
-// vectorOutlines are outlines of a file with an entry of each kind, then 7 steps in two runs, and what is wrong with one.
+// vectorOutlines are outlines of a file with an entry of each kind, then 7 steps in two runs, and what is wrong with one. Those of version 1 have
+// no stretches; in those of version 2 the first run is two stretches, as the leaf hash of its third entry begins with 0, and the second is one. The
+// STEP entry among the others is a stretch of its own.
 func vectorOutlines() []vectorOutline {
 	var o outliner
+	plain := outliner{plain: true}
 	for _, e := range sampleEntries() {
 		o.Add(0, e.Append(nil))
+		plain.Add(0, e.Append(nil))
 	}
-	for _, i := range []int{3, 4, 6, 8, 2, 3, 4} {
-		o.Add(0, step(i).Append(nil))
+	for _, e := range []*Entry{step(3), step(4), edgeStep(6), step(8), step(2), step(3), step(4)} {
+		o.Add(0, e.Append(nil))
+		plain.Add(0, e.Append(nil))
 	}
-	good := o.Index()
-	n := len(good)
-	with := func(at int, v byte) []byte {
-		b := bytes.Clone(good)
-		b[at] = v
-		return b
-	}
-	cut := []byte{outlineVersion, outlineCut, 15: 0}
-	binary.LittleEndian.PutUint64(cut[8:], o.entries)
-	apart := with(n-2*itemStepsLen+5, 2) // the first run of two goes on in a third
-	apart = slices.Insert(apart, n-itemStepsLen, (&Steps{0, 2, 9, 9, 10, 10}).append(nil)...)
-	apart[4]++
-	var all []vectorOutline
-	for _, v := range []struct {
-		name, class, note string
-		b                 []byte
-	}{
-		{"whole", "ok", "one entry of each kind and two runs of STEP entries", good},
-		{"cut-off", "ok", "it would have been too long: the file must be read", cut},
-		{"newer", "too-new", "version 2", with(0, 2)},
-		{"flags", "corrupt", "an unknown flag", with(1, 2)},
-		{"count", "corrupt", "one entry more than the file has", with(8, good[8]+1)},
-		{"short", "corrupt", "one byte too few", good[:n-1]},
-		{"long", "corrupt", "one byte too many", append(bytes.Clone(good), 0)},
-		{"run-of-none", "corrupt", "a run of no entries", with(n-itemStepsLen+5, 0)},
-		{"run-too-long", "corrupt", "a run of more entries than steps", with(n-itemStepsLen+5, 4)},
-		{"apart", "corrupt", "two runs that are one", apart},
-	} {
-		all = append(all, vectorOutline{vector{File: "outline-" + v.name + ".bin", Kind: "outline", Class: v.class, Note: v.note, Size: o.entries}, v.b})
+	all := append(plainOutlines(plain.Index(), plain.entries), stretchOutlines(o.Index())...)
+	for i := range all {
+		v := &all[i]
+		v.File, v.Kind, v.Size = "outline-"+v.File+".bin", "outline", o.entries
 	}
 	return all
+}
+
+func poked(b []byte, at int, v byte) []byte {
+	b = bytes.Clone(b)
+	b[at] = v
+	return b
+}
+
+func plainOutlines(good []byte, entries uint64) []vectorOutline {
+	n := len(good)
+	cut := []byte{outlinePlain, outlineCut, 15: 0}
+	binary.LittleEndian.PutUint64(cut[8:], entries)
+	apart := poked(good, n-2*itemStepsLen+5, 2) // the first run of two goes on in a third
+	apart = slices.Insert(apart, n-itemStepsLen, (&Steps{0, 2, 9, 9, 10, 10}).append(nil)...)
+	apart[4]++
+	return []vectorOutline{
+		{vector{File: "whole", Class: "ok", Note: "version 1: one entry of each kind and two runs of STEP entries"}, good},
+		{vector{File: "cut-off", Class: "ok", Note: "it would have been too long: the file must be read"}, cut},
+		{vector{File: "newer", Class: "too-new", Note: "version 3"}, poked(good, 0, 3)},
+		{vector{File: "flags", Class: "corrupt", Note: "a flag that version 1 has not"}, poked(good, 1, 2)},
+		{vector{File: "count", Class: "corrupt", Note: "one entry more than the file has"}, poked(good, 8, good[8]+1)},
+		{vector{File: "short", Class: "corrupt", Note: "one byte too few"}, good[:n-1]},
+		{vector{File: "long", Class: "corrupt", Note: "one byte too many"}, append(bytes.Clone(good), 0)},
+		{vector{File: "run-of-none", Class: "corrupt", Note: "a run of no entries"}, poked(good, n-itemStepsLen+5, 0)},
+		{vector{File: "run-too-long", Class: "corrupt", Note: "a run of more entries than steps"}, poked(good, n-itemStepsLen+5, 4)},
+		{vector{File: "apart", Class: "corrupt", Note: "two runs that are one"}, apart},
+	}
+}
+
+func stretchOutlines(good []byte) []vectorOutline {
+	n := len(good)
+	at := func(i int) int { return n - (4-i)*stretchLen } // where stretch i is
+	count := at(0) - stretchesLen
+	bare := poked(good[:count], 1, outlineBare)
+	cut := poked(poked(good[:outlineHeader], 1, outlineCut), 4, 0)
+	joined := poked(poked(slices.Delete(bytes.Clone(good), at(3), n), count, 3), at(2), 5)
+	fewer := poked(slices.Delete(bytes.Clone(good), at(2), at(3)), count, 3)
+	more := poked(append(bytes.Clone(good), good[at(3):]...), count, 5)
+	return []vectorOutline{
+		{vector{File: "stretches", Class: "ok", Note: "the same entries in version 2: four stretches, two of them in one run"}, good},
+		{vector{File: "stretches-cut-off", Class: "ok", Note: "version 2 that would have been too long: the file must be read"}, cut},
+		{vector{File: "stretches-flags", Class: "corrupt", Note: "an unknown flag"}, poked(good, 1, 4)},
+		{vector{File: "stretches-bare", Class: "corrupt", Note: "no stretches although there is room for them"}, bare},
+		{vector{File: "stretches-short", Class: "corrupt", Note: "one byte too few"}, good[:n-1]},
+		{vector{File: "stretches-long", Class: "corrupt", Note: "one byte too many"}, append(bytes.Clone(good), 0)},
+		{vector{File: "stretches-fewer", Class: "corrupt", Note: "entries without a stretch"}, fewer},
+		{vector{File: "stretches-more", Class: "corrupt", Note: "a stretch without entries"}, more},
+		{vector{File: "stretch-of-none", Class: "corrupt", Note: "a stretch of no entries"}, poked(good, at(2), 0)},
+		{vector{File: "stretch-too-long", Class: "corrupt", Note: "a stretch of more than 4096 entries"}, poked(good, at(3)+1, 0x10)},
+		{vector{File: "stretch-over", Class: "corrupt", Note: "a stretch that goes on where steps fall"}, joined},
+		{vector{File: "stretch-first", Class: "corrupt", Note: "another first step than its run has"}, poked(good, at(1)+4, 2)},
+		{vector{File: "stretch-last", Class: "corrupt", Note: "a last step too close to that of its run for the entries between"}, poked(good, at(1)+12, 7)},
+		{vector{File: "stretch-end", Class: "corrupt", Note: "another last step than its run has"}, poked(good, at(3)+12, 5)},
+	}
 }
 
 type vectorLog struct {
@@ -235,6 +269,7 @@ func vectorLogs(t *testing.T) []vectorLog {
 
 	return []vectorLog{
 		{"closed", "ok", "several files, sealed, signed to the end", whole},
+		{"plain", "ok", "two files with outlines of version 1", resealed(t, &changed{outliner: outliner{plain: true}})},
 		{"active", "ok", "never sealed, the last entry not signed", active},
 		{"poisoned", "ok", "the first file was given up at entry 1: entries 1 and on are in the second", poisoned},
 		{"torn", "torn-tail", "bytes behind the last batch that were never acknowledged", torn},
@@ -339,7 +374,7 @@ func TestVectorsRead(t *testing.T) {
 		case "outline":
 			b, err := os.ReadFile(path)
 			must(t, err)
-			if err := eachSpan(b, v.Size, func(Steps, []byte) bool { return true }); outlineClass(err) != v.Class {
+			if err := outlineError(b, v.Size); outlineClass(err) != v.Class {
 				t.Errorf("%s: %v, want %s", v.File, err, v.Class)
 			}
 		case "log":

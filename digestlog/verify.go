@@ -10,6 +10,7 @@ import (
 	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/usp-project/usp/internal/vfs"
 )
@@ -238,11 +239,11 @@ func (v *verification) item(it Item, f *Fault) bool {
 }
 
 // leaf puts an entry into the tree.
-func (v *verification) leaf(raw []byte) bool {
+func (v *verification) leaf(leaf *tlog.Hash) bool {
 	if !v.whole || !v.replay {
 		return true
 	}
-	if err := v.tree.Append(rfc6962.DefaultHasher.HashLeaf(raw), nil); err != nil {
+	if err := v.tree.Append(bytes.Clone(leaf[:]), nil); err != nil {
 		v.err = fmt.Errorf("digestlog: verify entry %d: %w", v.tree.End(), err)
 		return false
 	}
