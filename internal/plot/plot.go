@@ -1,7 +1,8 @@
 // Package plot draws a series of numbers as a small chart of text, for a
 // terminal, a log or a bug report. Each column shows the least and the greatest
 // of the values that fall into it, so that no spike is lost however long the
-// series. The same input gives the same text everywhere.
+// series. The same input gives the same text everywhere. SVG and PNG draw a
+// figure of several series for a file, under the same promises.
 package plot
 
 import (
