@@ -43,15 +43,15 @@ func ReadGrowth(fsys vfs.FS, dir string, from, to uint64) (*Growth, error) {
 		}
 		return true
 	}
-	w.leaf = func(raw []byte) bool {
+	w.leaf = func(leaf *tlog.Hash) bool {
 		if w.next >= to {
 			return false
 		}
-		if leaf := tlog.RecordHash(raw); g.size < from {
-			g.old.add(leaf)
+		if g.size < from {
+			g.old.add(*leaf)
 			g.size++
 		} else {
-			g.Append(leaf)
+			g.Append(*leaf)
 		}
 		return true
 	}

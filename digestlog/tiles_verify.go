@@ -69,11 +69,12 @@ func (v *tilesCheck) entries(o TilesOptions) error {
 			v.whole = v.whole && f.From == f.To
 			continue
 		}
-		if !v.leaf(it.Raw) || !v.item(it, f) {
+		leaf := tlog.RecordHash(it.Raw)
+		if !v.leaf(&leaf) || !v.item(it, f) {
 			return v.err
 		}
 		if v.whole {
-			if err := v.hashes.add(tlog.RecordHash(it.Raw)); err != nil {
+			if err := v.hashes.add(leaf); err != nil {
 				return err
 			}
 		}
