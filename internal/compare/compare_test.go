@@ -181,7 +181,7 @@ func TestSkipping(t *testing.T) {
 		mem := vfs.NewMem()
 		newProgram(t, mem, "/a").run(steps)
 		b := newProgram(t, mem, "/b")
-		b.segment = 200 << 10
+		b.segment = 3 << 20
 		perturbed(from, 30)(b)
 		b.run(steps)
 		got := held(t, mem, compare.Options{})

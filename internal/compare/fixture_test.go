@@ -62,7 +62,7 @@ func newProgram(t testing.TB, fsys vfs.FS, dir string) *program {
 		plan: record.PlanOptions{Every: 1, Levels: record.DefaultLevels(), Floor: record.DefaultFloor, Key: record.PublicAuditKey(), Weights: []string{"rho"}},
 		env:  map[string]string{"goarch": "amd64"},
 		rho:  weights, cost: func(step uint64) float64 { return 3 + math.Cos(float64(step)) }, flags: func(uint64) uint64 { return 0 },
-		segment: 64 << 10,
+		segment: 2 << 20,
 	}
 }
 
