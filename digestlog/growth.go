@@ -34,44 +34,58 @@ func ReadGrowth(fsys vfs.FS, dir string, from, to uint64) (*Growth, error) {
 		return nil, fmt.Errorf("digestlog: growth from size %d to the smaller size %d", from, to)
 	}
 	var g Growth
-	w := walker{fsys: orOS(fsys), dir: dir, first: from}
-	var failed error
-	w.enter = func(k *link) bool {
-		if g.size == 0 { // the file to begin with; the headers of others say what the entries before them say
-			g.old = k.tree.clone()
-			g.size = k.base
-		}
-		return true
-	}
-	w.leaf = func(leaf *tlog.Hash) bool {
-		if w.next >= to {
-			return false
-		}
-		if g.size < from {
+	err := readLeaves(fsys, dir, from, to, func(f *frontier) { g.old, g.size = f.clone(), f.size }, func(index uint64, leaf *tlog.Hash, _ []byte) {
+		if index < from {
 			g.old.add(*leaf)
 			g.size++
 		} else {
 			g.Append(*leaf)
 		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &g, nil
+}
+
+// readLeaves calls leaf for the entries up to size to, from the last file on that begins no later than entry first, and begin with the tree
+// before that file.
+func readLeaves(fsys vfs.FS, dir string, first, to uint64, begin func(f *frontier), leaf func(index uint64, leaf *tlog.Hash, raw []byte)) error {
+	next, begun := uint64(0), false
+	var failed error
+	w := walker{fsys: orOS(fsys), dir: dir, first: first}
+	w.enter = func(k *link) bool {
+		if !begun {
+			begun, next = true, k.base
+			begin(&k.tree)
+		}
 		return true
 	}
-	w.item = func(Item, *Fault) bool { return true }
+	var hash tlog.Hash
+	w.leaf = func(h *tlog.Hash) bool {
+		hash = *h
+		return next < to
+	}
+	w.item = func(it Item, _ *Fault) bool {
+		leaf(next, &hash, it.Raw)
+		next++
+		return true
+	}
 	w.fault = func(f *Fault) bool {
 		if !f.Benign() {
 			failed = f
 		}
 		return failed == nil
 	}
-	if err := w.run(); err != nil {
-		return nil, err
+	switch err := w.run(); {
+	case err != nil:
+		return err
+	case failed != nil:
+		return failed
+	case next < to:
+		return fmt.Errorf("%w: it has %d entries of %d", ErrRollback, next, to)
 	}
-	if failed != nil {
-		return nil, failed
-	}
-	if g.size != to {
-		return nil, fmt.Errorf("%w: it has %d entries of %d", ErrRollback, g.size, to)
-	}
-	return &g, nil
+	return nil
 }
 
 // Append adds the hash of the next leaf.
@@ -131,36 +145,43 @@ func (f *frontier) joinSubtree(root tlog.Hash, level int) {
 // Proof returns the consistency proof (RFC 6962, 2.1.2) between the trees of the first [Growth.From] and of all [Growth.Size] leaves. It is empty
 // if the sizes are equal or the first is 0: then there is nothing to prove.
 func (g *Growth) Proof() []tlog.Hash {
-	from, old, right := g.old.size, g.old.nodes, g.nodes
+	from, old := g.old.size, g.old.nodes
 	if from == 0 || from == g.size {
 		return nil
 	}
 	// The proof is the audit path of the old tree's last perfect subtree in the new tree, behind the root of that subtree where
 	// the verifier does not know it already: it does if that is the whole old tree.
 	var proof []tlog.Hash
-	if len(old) > 1 {
-		proof = append(proof, old[len(old)-1])
+	last := len(old) - 1
+	if last > 0 {
+		proof = append(proof, old[last])
 	}
-	old = old[:len(old)-1]
-	for level := bits.TrailingZeros64(from); len(old) > 0 || len(right) > 0; level++ {
-		node := (from - 1) >> level
+	return append(proof, auditPath(from-1, bits.TrailingZeros64(from), g.size, old[:last], g.nodes)...)
+}
+
+// auditPath returns the audit path (RFC 6962, 2.1.1) of the node of a level that has the leaf last as its rightmost one, or its only one, in a tree of that size. left are
+// the perfect subtrees before that node, right those of the leaves behind it.
+func auditPath(last uint64, level int, size uint64, left, right []tlog.Hash) []tlog.Hash {
+	var path []tlog.Hash
+	for ; len(left) > 0 || len(right) > 0; level++ {
+		node := last >> level
 		next := (node + 1) << level // where its right neighbour begins
 		switch {
 		case node&1 == 1:
-			proof = append(proof, old[len(old)-1])
-			old = old[:len(old)-1]
-		case next >= g.size: // nothing on its right
-		case next+1<<level <= g.size:
-			proof = append(proof, right[0])
+			path = append(path, left[len(left)-1])
+			left = left[:len(left)-1]
+		case next >= size: // nothing on its right
+		case next+1<<level <= size:
+			path = append(path, right[0])
 			right = right[1:]
-		default: // the rest of the new tree, which is not a perfect subtree
+		default: // the rest of the tree, which is not a perfect subtree
 			root := right[len(right)-1]
-			for _, left := range slices.Backward(right[:len(right)-1]) {
-				root = tlog.NodeHash(left, root)
+			for _, l := range slices.Backward(right[:len(right)-1]) {
+				root = tlog.NodeHash(l, root)
 			}
-			proof = append(proof, root)
+			path = append(path, root)
 			right = nil
 		}
 	}
-	return proof
+	return path
 }

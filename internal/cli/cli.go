@@ -143,7 +143,7 @@ func (a *app) root() *cobra.Command {
 	a.setting(root, true, "log-level", "", "log.level", "least severe message on standard error: debug, info, warn, error")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
 	root.AddCommand(a.runCommand(), a.recordCommand(), a.runsCommand(), a.showCommand(), a.logCommand(), a.verifyCommand(),
-		a.compareCommand(), a.snapshotCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
+		a.compareCommand(), a.exportCommand(), a.proveCommand(), a.snapshotCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
 	return root
 }
 

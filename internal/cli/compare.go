@@ -2,60 +2,152 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/audit"
+	"github.com/usp-project/usp/internal/compare"
 	"github.com/usp-project/usp/internal/rundir"
 )
 
-const compareLong = `Hold the digests of two runs against each other, step by step, without moving any
-state: identical (exit 0), or the first divergent step and the field (exit 22).
-Runs without a digest field or a step in common cannot be compared (exit 2).
+const compareLong = `Hold the digest logs of two runs against each other, step by step, without moving any
+state. A and B are runs, or directories that usp export --to tiles made. The verdict is
 
-Each run counts as if it had never been interrupted: of each step the newest
-generation that has it. Neither run is verified; usp verify does that.`
+  identical     every digest of every common step is the same (exit 0)
+  agree         not so, but all agree to b bits at least (exit 22; 0 if b is --min-bits or more)
+  parted        they agree to fewer bits than the digests can tell, or flags differ, or weights
+                do not sum to 1 in one of them (exit 22)
+  incomparable  other fields, or no step in common (exit 2)
 
-func (a *app) compareCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "compare A B", Short: "Say whether two runs computed the same, and where they part", Long: compareLong, Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.compare(cmd.Context(), args[0], args[1]) },
-	}
+with the first divergent step and field, how the agreement changes over the steps, what the
+producers were run with, and where to compute the way there again. How far two fields agree is
+known from digests of rounded values beside the exact ones (settings digest.levels and
+digest.audit_key_file); it is never said to be more than it is.
+
+Each run counts as if it had never been interrupted: of each step the newest generation that has
+it. Of runs the index is checked against the signed head; usp verify checks all of them.`
+
+type compareFlags struct {
+	minBits  int
+	from, to uint64
+	fields   []string
+	plot     string
+	steps    bool
 }
 
-func (a *app) compare(ctx context.Context, runA, runB string) error {
-	dirA, err := a.resolve(runA)
+func (a *app) compareCommand() *cobra.Command {
+	var f compareFlags
+	cmd := &cobra.Command{
+		Use: "compare A B", Short: "Say where, how far and why two runs part", Long: compareLong, Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.compare(cmd.Context(), args[0], args[1], f) },
+	}
+	cmd.Flags().IntVar(&f.minBits, "min-bits", 0, "exit 0 if all agree to `b` bits or more")
+	cmd.Flags().Uint64Var(&f.from, "from", 0, "pass the steps before `step`")
+	cmd.Flags().Uint64Var(&f.to, "to", 0, "pass the steps behind `step`; 0: none")
+	cmd.Flags().StringSliceVar(&f.fields, "field", nil, "compare these digest fields only, `name`,…")
+	cmd.Flags().StringVar(&f.plot, "plot", "", "also draw the agreement over the steps into `file`.svg or .png")
+	cmd.Flags().BoolVar(&f.steps, "steps", false, "print every step that differs first, a line each: step, field, bits")
+	return cmd
+}
+
+func (f *compareFlags) check() error {
+	switch {
+	case f.minBits < 0 || f.minBits > compare.Exact:
+		return fmt.Errorf("--min-bits is %d; want 1 to %d", f.minBits, compare.Exact-3)
+	case f.to > 0 && f.to < f.from:
+		return fmt.Errorf("--to %d is before --from %d", f.to, f.from)
+	case f.plot != "" && !strings.HasSuffix(f.plot, ".svg") && !strings.HasSuffix(f.plot, ".png"):
+		return fmt.Errorf("--plot %s: want a name that ends in .svg or .png", f.plot)
+	}
+	return nil
+}
+
+func (a *app) compare(ctx context.Context, runA, runB string, f compareFlags) error {
+	if err := f.check(); err != nil {
+		return usageError(err)
+	}
+	dirA, err := a.resolveLog(runA)
 	if err != nil {
 		return err
 	}
-	dirB, err := a.resolve(runB)
+	dirB, err := a.resolveLog(runB)
 	if err != nil {
 		return err
 	}
-	var c *audit.Comparison
+	o := compare.Options{From: f.from, To: f.to, Fields: f.fields, MinBits: f.minBits}
+	if f.steps {
+		o.Each = a.printStep
+	}
+	var c *compare.Comparison
 	err = a.steady(dirA, func() error {
 		return a.steady(dirB, func() error {
+			for _, dir := range []rundir.Dir{dirA, dirB} {
+				if err := a.checkIndex(ctx, dir); err != nil {
+					return err
+				}
+			}
 			var err error
-			c, err = audit.Compare(ctx, a.fs, dirA.Path(), dirB.Path())
+			c, err = compare.Compare(ctx, a.fs, dirA.Path(), dirB.Path(), o)
 			return err
 		})
 	})
 	if err != nil {
-		return err
+		return damagedLog(err)
 	}
 	c.Notes = append(c.Notes, a.differentSettings(dirA, dirB)...)
-	if a.json {
-		if err := a.printJSON(c, true); err != nil {
+	if f.plot != "" {
+		if err := a.drawAgreement(f.plot, c); err != nil {
 			return err
 		}
-	} else {
-		a.printComparison(c)
 	}
-	if c.Exit != exitOK {
-		return withCode(c.Exit, nil)
+	if a.json {
+		err = a.printJSON(c, !f.steps)
+	} else {
+		a.printComparison(c, f)
+	}
+	if err == nil && c.Exit != exitOK {
+		err = withCode(c.Exit, nil)
+	}
+	return err
+}
+
+// resolveLog finds a run, or the directory of an export.
+func (a *app) resolveLog(arg string) (rundir.Dir, error) {
+	if a.isTiles(arg) {
+		return rundir.At(arg), nil
+	}
+	return a.resolve(arg)
+}
+
+// checkIndex refuses a run whose log is not what its head has signed, as far as the index tells: a log that was cut short would seem to
+// agree with every run that it is the beginning of.
+func (a *app) checkIndex(ctx context.Context, dir rundir.Dir) error {
+	if a.isTiles(dir.Path()) {
+		return nil // its entries are read as far as its head says, or that is an error
+	}
+	r, err := audit.Verify(ctx, a.fs, dir.Path(), audit.Options{Index: true})
+	if err != nil {
+		return err
+	}
+	for i := range r.Integrity.Problems {
+		if p := &r.Integrity.Problems[i]; strings.HasPrefix(p.File, rundir.DigestDir) || p.File == rundir.HeadFile {
+			return withCode(exitFailed, fmt.Errorf("%s cannot be compared: %v; usp verify tells all of it", dir.ID(), p))
+		}
 	}
 	return nil
+}
+
+// damagedLog gives the error of a log that is damaged its exit code.
+func damagedLog(err error) error {
+	var f *digestlog.Fault
+	if errors.As(err, &f) {
+		return withCode(exitFailed, fmt.Errorf("%w; usp verify tells all of it", err))
+	}
+	return err
 }
 
 // differentSettings says how two runs of usp run were told to predict differently: then they must diverge.
@@ -69,43 +161,4 @@ func (a *app) differentSettings(dirA, dirB rundir.Dir) []string {
 		return []string{fmt.Sprintf("the predictions have different settings: season %d in A and %d in B", ma.Predictor.Season, mb.Predictor.Season)}
 	}
 	return []string{"the predictions have different settings; the manifests list them"}
-}
-
-func (a *app) printComparison(c *audit.Comparison) {
-	w := a.out
-	switch c.Verdict {
-	case audit.Identical:
-		fmt.Fprintf(w, "identical: %d common steps, every digest the same\n", c.Common)
-	case audit.Diverged:
-		fmt.Fprintf(w, "diverged: first divergent step %d, field %s\n", c.First.Step, c.First.Field)
-		fmt.Fprintf(w, "  A %s  (generation %d)%s\n  B %s  (generation %d)%s\n",
-			c.First.A, c.First.GenerationA, nonfinite(c.First.NonfiniteA), c.First.B, c.First.GenerationB, nonfinite(c.First.NonfiniteB))
-	default:
-		fmt.Fprintf(w, "cannot be compared: %s\n", c.Reason)
-	}
-	a.printSide("A", &c.A)
-	a.printSide("B", &c.B)
-	for _, f := range c.Fields {
-		if f.Differ > 0 {
-			fmt.Fprintf(w, "  field %s: differs in %d of %d steps, first in step %d\n", f.Name, f.Differ, f.Compared, f.FirstStep)
-		}
-	}
-	for _, n := range c.Notes {
-		fmt.Fprintf(w, "  note: %s\n", n)
-	}
-}
-
-func (a *app) printSide(name string, s *audit.Side) {
-	fmt.Fprintf(a.out, "  %s %s: %d steps with digests, %d to %d", name, s.RunID, s.Steps, s.FirstStep, s.LastStep)
-	if s.Only > 0 {
-		fmt.Fprintf(a.out, "; %d of them not in the other, first %d", s.Only, s.FirstOnly)
-	}
-	fmt.Fprintln(a.out)
-}
-
-func nonfinite(yes bool) string {
-	if yes {
-		return "  holds NaN or infinity"
-	}
-	return ""
 }

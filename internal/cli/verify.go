@@ -34,14 +34,32 @@ they are "lost_ranges" with "from" and "to", and "to" is the first one not lost.
 
 --index reads only manifests, the outline of the log up to its signed head, and the
 ends of telemetry segments and snapshots. It takes a moment however many records
-there are, and says nothing of the bytes in the middle of files.`
+there are, and says nothing of the bytes in the middle of files.
+
+RUN can also be a directory that usp export --to tiles made: its entries and hash tiles
+are checked against its checkpoint. --proof checks a file that usp prove made. Both need
+nothing of the run but its verifier key: --key, or this user's own.`
 
 func (a *app) verifyCommand() *cobra.Command {
 	var f verifyFlags
 	cmd := &cobra.Command{
-		Use: "verify RUN", Short: "Check that a run directory is intact and complete", Long: verifyLong, Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args[0], f) },
+		Use: "verify RUN", Short: "Check that a run directory is intact and complete", Long: verifyLong, Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case f.proof != "":
+				return a.verifyProof(args, f)
+			case len(args) != 1:
+				return usageError(errWhatToVerify)
+			case a.isTiles(args[0]):
+				return a.verifyTiles(cmd.Context(), args[0], f)
+			case f.fromHead != "":
+				return usageError(errors.New("--from-head is for --proof FILE"))
+			}
+			return a.verify(cmd.Context(), args[0], f)
+		},
 	}
+	cmd.Flags().StringVar(&f.proof, "proof", "", "check a proof's `file`, without the run")
+	cmd.Flags().StringVar(&f.fromHead, "from-head", "", "with --proof: `file` of the earlier head that the log has grown from")
 	cmd.Flags().StringVar(&f.key, "key", "", "verifier `key`, or a file with one, that must have signed the run")
 	cmd.Flags().BoolVar(&f.deep, "deep", false, "also load every snapshot and compute the run again from the oldest one to its end")
 	a.identityFlag(cmd)
@@ -56,6 +74,9 @@ type verifyFlags struct {
 	deep  bool
 	index bool
 	input string
+
+	proof    string
+	fromHead string
 
 	identities []age.Identity // for encrypted snapshots
 }
