@@ -1,5 +1,5 @@
 // Package audit judges run directories: whether every byte is what was recorded,
-// how much of what was emitted is there, and where two runs part.
+// and how much of what was emitted is there.
 //
 // [Verify] derives everything a run directory claims a second time, with decoders
 // only: the digest log against its signed head, the manifests, telemetry segments
@@ -7,8 +7,8 @@
 // the frames themselves. It changes nothing and may run beside a recorder.
 // With Options.Index it reads the ends of files only, in a time that grows with
 // their number.
-// [Open] gives a run's effective timeline, and [Compare] two runs' first
-// divergent step, both in memory that does not grow with the run.
+// [Open] gives a run's effective timeline, in memory that does not grow with the
+// run. Package compare holds two of them against each other.
 //
 // It promises that a run whose recorder was killed at any moment is never called
 // damaged, and that a closed run with a changed byte always is.
