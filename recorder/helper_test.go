@@ -103,7 +103,7 @@ func newProducer(t testing.TB, c ringConfig) *producer {
 	if c.slots == 0 {
 		c.slots = 64
 	}
-	meta, err := json.Marshal(recorder.RingMeta{Producer: map[string]any{"name": "test"}, Resumed: c.resumed})
+	meta, err := json.Marshal(recorder.RingMeta{Producer: map[string]any{"name": "test"}, Resumed: c.resumed, Environment: map[string]string{"goarch": "test", "Bad Key": "x"}})
 	check(t, err)
 	p, err := ring.Create(ring.Config{
 		Path: filepath.Join(c.dir, rundir.RingName(runID)), RunID: runID, Generation: c.generation,
@@ -118,12 +118,17 @@ func newProducer(t testing.TB, c ringConfig) *producer {
 func (p *producer) emit(n int) {
 	for range n {
 		p.step++
-		x := 1 / float64(p.step+1)
-		p.values.SetFloat64(0, x)
-		p.values.SetFloat64s(2, []float64{x, 0.25, 0.25, 0.25})
-		p.values.SetFloat64(3, x*x)
-		p.Emit(p.values.Payload(p.step, int64(p.step)*1e9))
+		p.Emit(p.payload(p.step))
 	}
+}
+
+// payload is what is computed at a step. It is valid until the next one.
+func (p *producer) payload(step uint64) []uint64 {
+	x := 1 / float64(step+1)
+	p.values.SetFloat64(0, x)
+	p.values.SetFloat64s(2, []float64{x, 0.25, 0.25, 0.25})
+	p.values.SetFloat64(3, x*x)
+	return p.values.Payload(step, int64(step)*1e9)
 }
 
 func state(step uint64) []snapshot.Section {
