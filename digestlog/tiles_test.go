@@ -411,3 +411,14 @@ func TestExportFaults(t *testing.T) {
 		}
 	}
 }
+
+// TestExportDurable: of an export of more files than are synced together, a loss of power takes nothing.
+func TestExportDurable(t *testing.T) {
+	m := bigLog(t, (syncBehind+3)*tileWidth/2)
+	if x := mustExport(t, m); x.Files <= syncBehind {
+		t.Fatalf("%d files, want more than %d", x.Files, syncBehind)
+	}
+	if r := verifyTiles(t, m.Crash(nil, vfs.DropAll)); r.Err() != nil || len(r.Faults) > 0 {
+		t.Errorf("after a loss of power: %v", r.Faults)
+	}
+}
