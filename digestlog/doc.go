@@ -19,6 +19,9 @@
 //   - [Verify] shares the encoding with the writer and nothing else: it hashes with another library
 //     (github.com/transparency-dev/merkle) and tells damaged bytes, missing entries, a wrong root and an unacknowledged tail apart.
 //
+// What a head covers can be handed on without the run: [ExportTiles] writes it as C2SP tlog-tiles, [Prove] shows one entry and [ProveGrowth] that a log
+// only grew, in forms that other people's tools read; [VerifyTiles], [Proof.Verify] and [GrowthProof.Verify] check them.
+//
 // Any prefix of a log is itself a valid log. That nothing was cut off the end is known only from the signed head, and that the head was not
 // exchanged for an older one only from a copy of it kept elsewhere.
 //

@@ -58,7 +58,7 @@ func ExportTiles(o ExportOptions) (x Export, err error) {
 		err = w.place(o.To)
 	}
 	if err != nil {
-		_ = removeTree(o.FS, temp) // best effort: the next export removes it too
+		w.abandon()
 	}
 	return w.Export, err
 }
@@ -128,8 +128,12 @@ type tileWriter struct {
 	dir    string
 	made   string // the directory that was made or written to last
 	tree   tileTree
-	bundle []byte // the open bundle
+	bundle []byte     // the open bundle
+	behind []vfs.File // written and not synced yet
 }
+
+// syncBehind is how many files wait to be synced together. One fsync of many costs about as much as one: they share a commit of the file system's journal.
+const syncBehind = 64
 
 // fill writes everything, the checkpoint last.
 func (w *tileWriter) fill(log string) error {
@@ -146,6 +150,9 @@ func (w *tileWriter) fill(log string) error {
 		return fmt.Errorf("%w: root of the first %d entries is %x, the signed one %x", ErrHeadMismatch, w.Head.Size, root, w.Head.Root)
 	}
 	if err := w.write(HeadName, w.Head.Note); err != nil {
+		return err
+	}
+	if err := w.sync(); err != nil {
 		return err
 	}
 	return syncTree(w.fsys, w.dir)
@@ -199,8 +206,8 @@ func (w *tileWriter) hashTile(level int, n uint64, hashes []byte) error {
 	return w.write(tilePath(level, n, len(hashes)/tlog.HashSize), hashes)
 }
 
-// write makes one file and syncs it; its directory is synced at the end.
-func (w *tileWriter) write(path string, b []byte) (err error) {
+// write makes one file. It is synced with others, and its directory at the end.
+func (w *tileWriter) write(path string, b []byte) error {
 	path = filepath.Join(w.dir, filepath.FromSlash(path))
 	if dir := filepath.Dir(path); dir != w.made {
 		if err := makeDirs(w.fsys, dir); err != nil {
@@ -212,15 +219,39 @@ func (w *tileWriter) write(path string, b []byte) (err error) {
 	if err != nil {
 		return fmt.Errorf("digestlog: export: %w", err)
 	}
+	w.behind = append(w.behind, f)
 	if _, err = f.Write(b); err == nil {
-		err = f.Sync()
+		err = vfs.StartWriteback(f, 0, int64(len(b)))
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err != nil {
 		return fmt.Errorf("digestlog: export: %w", err)
 	}
 	w.Files++
 	w.Bytes += int64(len(b))
+	if len(w.behind) == syncBehind {
+		return w.sync()
+	}
 	return nil
+}
+
+// sync syncs and closes what was written.
+func (w *tileWriter) sync() error {
+	for i, f := range w.behind {
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			w.behind = w.behind[i+1:]
+			return fmt.Errorf("digestlog: export: %w", err)
+		}
+	}
+	w.behind = w.behind[:0]
+	return nil
+}
+
+// abandon closes what was written and removes the directory. It is for after an error, and does what it can: the next export removes what is left.
+func (w *tileWriter) abandon() {
+	for _, f := range w.behind {
+		_ = f.Close()
+	}
+	_ = removeTree(w.fsys, w.dir)
 }
 
 // makeDirs makes a directory and those above it that are missing; they are synced with everything else.

@@ -185,15 +185,7 @@ func TestExportPrefix(t *testing.T) {
 
 // TestTilesUnknownKind: an entry of a later version is a leaf like any other.
 func TestTilesUnknownKind(t *testing.T) {
-	m := vfs.NewMem()
-	l := mustOpen(t, testOptions(t, m))
-	mustAppend(t, l, step(0))
-	raw := step(1).Append(nil)
-	raw[1] = 99
-	_, err := l.AppendEncoded(&Encoded{raw: raw, ends: []int{len(raw)}, leaves: []tlog.Hash{tlog.RecordHash(raw)}}, 0)
-	must(t, err)
-	mustAppend(t, l, step(2))
-	must(t, l.Close())
+	m := unknownKindLog(t)
 	if x := mustExport(t, m); x.Unknown != 1 || x.Head.Size != 3 {
 		t.Errorf("%d unknown entries of %d, want 1 of 3", x.Unknown, x.Head.Size)
 	}
@@ -417,5 +409,16 @@ func TestExportFaults(t *testing.T) {
 				mustExport(t, in)
 			})
 		}
+	}
+}
+
+// TestExportDurable: of an export of more files than are synced together, a loss of power takes nothing.
+func TestExportDurable(t *testing.T) {
+	m := bigLog(t, (syncBehind+3)*tileWidth/2)
+	if x := mustExport(t, m); x.Files <= syncBehind {
+		t.Fatalf("%d files, want more than %d", x.Files, syncBehind)
+	}
+	if r := verifyTiles(t, m.Crash(nil, vfs.DropAll)); r.Err() != nil || len(r.Faults) > 0 {
+		t.Errorf("after a loss of power: %v", r.Faults)
 	}
 }

@@ -28,14 +28,16 @@ const vectorsDir = "../testdata/vectors/digestlog"
 // A vector is one line of index.json. What a reader must find out is in the fields behind Note.
 type vector struct {
 	File   string `json:"file"` // an entry's bytes, or the directory of a log: digests/*.seg and checkpoint
-	Kind   string `json:"kind"` // entry, outline, log, rfc6962
+	Kind   string `json:"kind"` // entry, outline, log, tiles, proof, growth, rfc6962
 	Class  string `json:"class"`
 	Note   string `json:"note"`
-	Leaf   string `json:"leaf,omitempty"`   // entry: RFC 6962 leaf hash
-	Size   uint64 `json:"size,omitempty"`   // log: entries from the first on without a hole; outline: entries of its file
-	Root   string `json:"root,omitempty"`   // log: root over them
-	Head   uint64 `json:"head,omitempty"`   // log: size of the signed head, if it is this log's
-	Closed bool   `json:"closed,omitempty"` // log: END, sealed, and signed to the end
+	Leaf   string `json:"leaf,omitempty"`   // entry, proof: RFC 6962 leaf hash
+	Size   uint64 `json:"size,omitempty"`   // log, tiles: entries from the first on without a hole; outline: entries of its file; proof, growth: of the head
+	Root   string `json:"root,omitempty"`   // log, tiles: root over them; proof, growth: of the head
+	Head   uint64 `json:"head,omitempty"`   // log, tiles: size of the signed head, if it is this log's
+	Closed bool   `json:"closed,omitempty"` // log, tiles: END, sealed, and signed to the end
+	Index  uint64 `json:"index,omitempty"`  // proof: of the entry
+	From   string `json:"from,omitempty"`   // growth: file of the earlier head
 }
 
 type vectorIndex struct {
@@ -125,6 +127,8 @@ func buildVectors(t *testing.T) (map[string][]byte, vectorIndex) {
 		}
 		index.Vectors = append(index.Vectors, v)
 	}
+	addTilesVectors(t, files, &index)
+	addProofVectors(t, files, &index)
 	index.Vectors = append(index.Vectors, vector{File: "rfc6962.json", Kind: "rfc6962", Class: "ok", Note: "leaves and roots of the Certificate Transparency tests; not made here"})
 	return files, index
 }
@@ -377,6 +381,8 @@ func TestVectorsRead(t *testing.T) {
 			if err := outlineError(b, v.Size); outlineClass(err) != v.Class {
 				t.Errorf("%s: %v, want %s", v.File, err, v.Class)
 			}
+		case "tiles", "proof", "growth":
+			readProofVector(t, &v, note.VerifierList(verifier))
 		case "log":
 			r, err := Verify(nil, filepath.Join(path, "digests"), filepath.Join(path, "checkpoint"), note.VerifierList(verifier))
 			must(t, err)
