@@ -212,6 +212,20 @@ func TestEachSpike(t *testing.T) {
 	}
 }
 
+// TestGapInColumn wants a gap kept that begins in the column of a value: what comes behind is not joined to it.
+func TestGapInColumn(t *testing.T) {
+	f := Figure{Series: []Series{{"s", []Point{{Step: 0, Y: 1}, {Step: 1, Y: math.NaN()}, {Step: 1 << 20, Y: 0}}}}}
+	sc, err := newScene(&f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range sc.shapes[len(sc.shapes)-1].rects {
+		if r.h > 10 || r.w > 10 {
+			t.Errorf("%+v joins what a gap parts", r)
+		}
+	}
+}
+
 func TestTicks(t *testing.T) {
 	text := func(list []tick) (all []string) {
 		for _, x := range list {
