@@ -1,8 +1,12 @@
 package main
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,6 +35,7 @@ func TestScripts(t *testing.T) {
 			"jsonis": jsonIs,
 			"flip":   flip,
 			"agekey": ageKey,
+			"sums":   sums,
 		},
 	})
 }
@@ -62,6 +67,28 @@ func ageKey(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".key"), []byte("# made for a test\n"+id.String()+"\n"), 0o600))
 	ts.Setenv(args[0], id.Recipient().String())
+}
+
+// sums DIR FILE lists in FILE every file below DIR with its mode and SHA-256, to see that nothing was changed.
+func sums(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: sums DIR FILE")
+	}
+	var b bytes.Buffer
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil || !info.Mode().IsRegular() {
+			fmt.Fprintf(&b, "%s %v\n", path, d.Type())
+			return err
+		}
+		data, err := os.ReadFile(path)
+		fmt.Fprintf(&b, "%s %v %x\n", path, info.Mode(), sha256.Sum256(data))
+		return err
+	}))
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b.Bytes(), 0o600))
 }
 
 // flip FILE OFFSET inverts one byte; a negative offset counts from the end.

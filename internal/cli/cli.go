@@ -111,6 +111,7 @@ snapshots reach disk through a process of their own, and the loop never waits.
   usp show latest             what the newest run did
   usp verify latest           whether its directory is intact and complete
   usp compare RUN RUN         whether two runs computed the same, to the bit
+  usp replay latest           whether this machine computes the run again, to the bit
 
 RUN is a run id, the path of a run directory, or latest.
 
@@ -143,7 +144,7 @@ func (a *app) root() *cobra.Command {
 	a.setting(root, true, "log-level", "", "log.level", "least severe message on standard error: debug, info, warn, error")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
 	root.AddCommand(a.runCommand(), a.recordCommand(), a.runsCommand(), a.showCommand(), a.logCommand(), a.verifyCommand(),
-		a.compareCommand(), a.exportCommand(), a.proveCommand(), a.snapshotCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
+		a.compareCommand(), a.replayCommand(), a.exportCommand(), a.proveCommand(), a.snapshotCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
 	return root
 }
 

@@ -35,7 +35,7 @@ func (s *session) resume(ctx context.Context, args []string) error {
 		return err
 	}
 	runs := filepath.Dir(string(dir))
-	name, err := locate(args, s.meta.Input, runs)
+	name, err := locate(args, s.meta.Input, runs, "usp run --resume RUN INPUT")
 	if err != nil {
 		return err
 	}

@@ -213,8 +213,8 @@ func (s *source) close() {
 	}
 }
 
-// locate finds the input of a run again: where the user says, else where the manifest says.
-func locate(args []string, m inputMeta, runs string) (string, error) {
+// locate finds the input of a run again: where the user says, else where the manifest says. how is the way to say it.
+func locate(args []string, m inputMeta, runs, how string) (string, error) {
 	if len(args) > 0 {
 		return args[0], nil
 	}
@@ -227,9 +227,9 @@ func locate(args []string, m inputMeta, runs string) (string, error) {
 			path = filepath.Join(runs, path)
 		}
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return "", usageError(fmt.Errorf("%s: the run's input is not there any more; say where it is: usp run --resume RUN INPUT", path))
+			return "", usageError(fmt.Errorf("%s: the run's input is not there any more; say where it is: %s", path, how))
 		}
 		return path, nil
 	}
-	return "", usageError(errors.New("the run read standard input; pipe the same input again: usp run --resume RUN -"))
+	return "", usageError(fmt.Errorf("the run read standard input; give a file with the same input, or pipe the same input again, with - as the name: %s", how))
 }

@@ -46,7 +46,7 @@ type Mark struct {
 }
 
 // All lengths below are in half CSS pixels: the pixels of the PNG. They are whole numbers and all shapes but text are
-// rectangles, so that both files are the same to the byte on every processor.
+// rectangles, so that both files are the same on every processor.
 const (
 	scale      = 2
 	pad        = 24

@@ -183,6 +183,35 @@ func hexOf(c color.Color) string {
 	return fmt.Sprintf("%02x%02x%02x", r>>8, g>>8, b>>8)
 }
 
+// TestText wants a letter where it is written, half covered at its edges, and nothing beside it.
+func TestText(t *testing.T) {
+	img := image.NewRGBA(image.Rect(0, 0, 40, 40))
+	for i := range img.Pix {
+		img.Pix[i] = 255
+	}
+	text := newFont()
+	text.draw(img, 10, 30, 24, colour("000000", 100), "o")
+	right := 10 + text.width(24, "o")
+	black, grey := 0, 0
+	for y := range 40 {
+		for x := range 40 {
+			switch v := img.RGBAAt(x, y); {
+			case v.R == 255:
+				continue
+			case x < 10 || x >= right || y < 14 || y > 30:
+				t.Errorf("ink at %d, %d, beside the letter", x, y)
+			case v.R == 0:
+				black++
+			default:
+				grey++
+			}
+		}
+	}
+	if black < 20 || grey < 20 || img.RGBAAt((10+right)/2, 24).R != 255 {
+		t.Errorf("%d pixels black, %d grey, the middle is %v", black, grey, img.RGBAAt((10+right)/2, 24))
+	}
+}
+
 // TestEachSpike wants one value among many seen, wherever it is.
 func TestEachSpike(t *testing.T) {
 	for _, at := range []int{0, 1, 4321, 49999} {
@@ -208,6 +237,20 @@ func TestEachSpike(t *testing.T) {
 		}
 		if tall == 0 || tall > 2 {
 			t.Errorf("a spike at %d gives %d tall lines, want one or two", at, tall)
+		}
+	}
+}
+
+// TestGapInColumn wants a gap kept that begins in the column of a value: what comes behind is not joined to it.
+func TestGapInColumn(t *testing.T) {
+	f := Figure{Series: []Series{{"s", []Point{{Step: 0, Y: 1}, {Step: 1, Y: math.NaN()}, {Step: 1 << 20, Y: 0}}}}}
+	sc, err := newScene(&f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range sc.shapes[len(sc.shapes)-1].rects {
+		if r.h > 10 || r.w > 10 {
+			t.Errorf("%+v joins what a gap parts", r)
 		}
 	}
 }
@@ -300,6 +343,10 @@ func TestAnyFigure(t *testing.T) {
 		s, err := newScene(&f)
 		if err != nil {
 			t.Fatal(err)
+		}
+		corner := image.NewRGBA(image.Rect(0, 0, 200, 60)) // all text is clipped, or drawn, somewhere
+		for _, l := range s.labels {
+			newFont().draw(corner, l.x%300-50, l.y%100-20, l.size, colour(l.colour, 100), l.text)
 		}
 		for _, sh := range s.shapes {
 			for _, r := range sh.rects {

@@ -10,11 +10,6 @@ import (
 	"image/draw"
 	"image/png"
 	"io"
-
-	xfont "golang.org/x/image/font"
-	"golang.org/x/image/font/gofont/goregular"
-	"golang.org/x/image/font/opentype"
-	"golang.org/x/image/math/fixed"
 )
 
 // SVG writes the figure as an SVG document without references to anything outside it. The same figure is the same bytes,
@@ -80,54 +75,16 @@ func PNG(w io.Writer, f Figure) error {
 		case right:
 			x -= width
 		}
-		d := xfont.Drawer{Dst: img, Src: image.NewUniform(colour(l.colour, 100)), Face: text.face(l.size), Dot: fixed.P(x, l.y)}
-		d.DrawString(l.text)
+		text.draw(img, x, l.y, l.size, colour(l.colour, 100), l.text)
 	}
 	return png.Encode(w, img)
 }
 
 // colour is a colour of six hexadecimal digits, with its opacity in percent.
-func colour(digits string, opacity int) color.Color {
+func colour(digits string, opacity int) color.NRGBA {
 	b, err := hex.DecodeString(digits)
 	if err != nil {
 		panic(err) // a constant of this package
 	}
 	return color.NRGBA{b[0], b[1], b[2], uint8(opacity * 255 / 100)}
-}
-
-// font measures and draws text in the Go font, which is part of the program.
-type font struct{ faces map[int]xfont.Face }
-
-func newFont() *font { return &font{faces: map[int]xfont.Face{}} }
-
-func (f *font) face(size int) xfont.Face {
-	if f.faces[size] == nil {
-		parsed, err := opentype.Parse(goregular.TTF)
-		if err != nil {
-			panic(err) // it is part of the program
-		}
-		face, err := opentype.NewFace(parsed, &opentype.FaceOptions{Size: float64(size), DPI: 72, Hinting: xfont.HintingNone})
-		if err != nil {
-			panic(err) // only for options that make no sense
-		}
-		f.faces[size] = face
-	}
-	return f.faces[size]
-}
-
-func (f *font) width(size int, s string) int { return xfont.MeasureString(f.face(size), s).Ceil() }
-
-// fit cuts what is too wide, and says so by an ellipsis.
-func (f *font) fit(size int, s string, width int) string {
-	if f.width(size, s) <= width {
-		return s
-	}
-	r := []rune(s)
-	if len(r) > 1000 {
-		r = r[:1000] // more is never seen
-	}
-	for len(r) > 0 && f.width(size, string(r)+"…") > width {
-		r = r[:len(r)-1]
-	}
-	return string(r) + "…"
 }
