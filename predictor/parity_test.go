@@ -138,8 +138,8 @@ func TestSameBitsWhateverTheRuntime(t *testing.T) {
 	}
 	for _, env := range []string{"GOMAXPROCS=1", "GOMAXPROCS=2", "GOMAXPROCS=7"} {
 		m := target{name: env, env: []string{env}, argv: []string{self}}
-		m.golden(t)
 		sameTrace(t, m)
+		m.golden(t)
 		if procs := fact(t, m.trace(t, "-steps", 1), "procs"); "GOMAXPROCS="+procs != env {
 			t.Errorf("under %s the program has %s processors", env, procs)
 		}
@@ -174,16 +174,16 @@ func TestSameBitsOnAMD64Levels(t *testing.T) {
 		t.Skip("needs linux/amd64 to run what it compiles")
 	}
 	v1 := build(t, "GOAMD64=v1", "GOARCH=amd64", "GOAMD64=v1")
-	v1.golden(t)
 	sameTrace(t, v1)
+	v1.golden(t)
 	if out := v1.trace(t, "-steps", 1); fact(t, out, "fused") != "false" {
 		t.Error("GOAMD64=v1 fuses: this is not the target it should be")
 	}
 
 	off := v1
 	off.name, off.env = "GOAMD64=v1 GODEBUG=cpu.fma=off", []string{"GODEBUG=cpu.fma=off"}
-	off.golden(t)
 	sameTrace(t, off)
+	off.golden(t)
 	switch with, without := fact(t, v1.trace(t, "-steps", 1), "exp"), fact(t, off.trace(t, "-steps", 1), "exp"); {
 	case !cpu.X86.HasFMA:
 		t.Log("GODEBUG=cpu.fma=off shows nothing here: this processor has no FMA anyway")
@@ -197,8 +197,8 @@ func TestSameBitsOnAMD64Levels(t *testing.T) {
 		t.Skip("GOAMD64=v3 left out: this processor lacks AVX2, FMA or BMI2")
 	}
 	v3 := build(t, "GOAMD64=v3", "GOARCH=amd64", "GOAMD64=v3")
-	v3.golden(t)
 	sameTrace(t, v3)
+	v3.golden(t)
 	if out := v3.trace(t, "-steps", 1); fact(t, out, "fused") != "true" {
 		t.Error("GOAMD64=v3 does not fuse: this is not the target it should be")
 	}
@@ -233,8 +233,8 @@ func TestSameBitsOnARM64(t *testing.T) {
 	if out := arm.trace(t, "-steps", 1); !strings.HasPrefix(out, "machine arm64 ") || fact(t, out, "fused") != "true" {
 		t.Errorf("the target is not arm64 with fused operations: %.100s", out)
 	}
-	arm.golden(t)
 	sameTrace(t, arm)
+	arm.golden(t)
 	partsWhereFused(t, here, arm)
 
 	const half = traceEvery + 500 // between two checkpoints
