@@ -31,6 +31,7 @@ func TestScripts(t *testing.T) {
 			"jsonis": jsonIs,
 			"flip":   flip,
 			"agekey": ageKey,
+			"attack": attack,
 		},
 	})
 }
