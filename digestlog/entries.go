@@ -60,6 +60,7 @@ type walker struct {
 	leaf  func(raw []byte) bool        // every entry that is read, before item or steps; may be nil
 	whole func(k *link) bool           // with steps: the file is to be read all the same; may be nil
 	check bool                         // compare the outlines of files that are read with their entries
+	first uint64                       // begin with the last file whose base is not above this index
 
 	next    uint64 // index of the next entry
 	files   int
@@ -85,7 +86,7 @@ func (w *walker) run() error {
 	if err != nil || w.stopped {
 		return err
 	}
-	for i := range files {
+	for i := w.skip(files); i < len(files); i++ {
 		s := &files[i]
 		if !s.ok {
 			continue
@@ -108,6 +109,17 @@ func (w *walker) run() error {
 		}
 	}
 	return nil
+}
+
+// skip returns the file to begin with.
+func (w *walker) skip(files []stretch) int {
+	for i := len(files) - 1; i > 0; i-- {
+		if files[i].ok && files[i].base <= w.first {
+			w.next = files[i].base
+			return i
+		}
+	}
+	return 0
 }
 
 // headers opens every file once, and reports those that cannot be opened.
