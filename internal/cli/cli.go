@@ -201,6 +201,7 @@ func (a *app) recorderOptions() (recorder.Options, error) {
 		HeadInterval: time.Duration(c.Digest.HeadInterval), SegmentSize: int64(c.Recorder.SegmentSize),
 		HoldBytes: int(c.Recorder.HoldBytes), Patience: time.Duration(c.Recorder.Patience), DigestInterval: c.Digest.Interval,
 		Snapshot:  recorder.SnapshotOptions{Codec: codec, Level: c.Snapshot.Level, Reuse: c.Snapshot.Reuse, Retention: keep, Recipients: c.Snapshot.Recipients},
+		AnchorDir: c.Anchor.Dir,
 		ConfigSum: hex.EncodeToString(sum[:]), Version: version(),
 		FS: a.fs, Logger: a.logger(), Now: a.now,
 	}, nil

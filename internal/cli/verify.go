@@ -37,7 +37,8 @@ they are "lost_ranges" with "from" and "to", and "to" is the first one not lost.
 --head FILE names a signed head of this run (its file "checkpoint") that was copied
 elsewhere before; the log must still contain it. A log that is shorter is
 "rolled-back", one with another history is "rewritten": neither can be seen from the
-run directory alone. It may be given several times.
+run directory alone. It may be given several times. The head in the anchor
+(anchor.dir in usp.toml) is compared without being named.
 
 --index reads only manifests, the outline of the log up to its signed head, and the
 ends of telemetry segments and snapshots. It takes a moment however many records
@@ -95,9 +96,11 @@ func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 	if v != nil {
 		o.Verifiers = note.VerifierList(v)
 	}
-	if o.Heads, err = a.keptHeads(f.heads); err != nil {
+	heads, notes, err := a.keptHeads(dir, f.heads)
+	if err != nil {
 		return err
 	}
+	o.Heads = heads
 	if f.deep {
 		if f.identities, err = a.identities(); err != nil {
 			return err
@@ -107,6 +110,7 @@ func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 	if err != nil {
 		return err
 	}
+	report.Notes = append(report.Notes, notes...)
 	if a.json {
 		if err := a.printJSON(report, true); err != nil {
 			return err

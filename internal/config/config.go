@@ -26,6 +26,7 @@ type Config struct {
 	Ring      Ring             `toml:"ring" comment:"Shared memory between the step loop and the recorder."`
 	Recorder  Recorder         `toml:"recorder" comment:"The process that writes the run directory."`
 	Digest    Digest           `toml:"digest" comment:"The tamper-evident log of digests."`
+	Anchor    Anchor           `toml:"anchor" comment:"A second place for the newest signed tree head of each run: what is put back to an older state is found by it."`
 	Snapshot  Snapshot         `toml:"snapshot" comment:"Saved states, from which a run resumes."`
 	Log       Log              `toml:"log" comment:"What is written to standard error."`
 }
@@ -61,6 +62,11 @@ type Recorder struct {
 type Digest struct {
 	Interval     uint64   `toml:"interval" comment:"Log the digests of every n-th step." min:"1"`
 	HeadInterval Duration `toml:"head_interval" comment:"Shortest time between two signed tree heads." min:"1ms" max:"24h"`
+}
+
+// Anchor is the section [anchor].
+type Anchor struct {
+	Dir string `toml:"dir" comment:"Directory that holds a file RUN.checkpoint for each run, best on another disk or machine than the runs; empty: none."`
 }
 
 // Snapshot is the section [snapshot].
