@@ -50,11 +50,18 @@ type Options struct {
 	Signer      note.Signer      // key of the signed heads; nil: the log can be written but not signed
 	Verifiers   note.Verifiers   // keys that may have signed the head that is there; nil: its signature is not checked by Open
 	HeadPath    string           // file of the signed head; default: "checkpoint" beside the directory
+	Kept        []KeptHead       // heads of this log that were kept in other places; Open holds the log against them as against its own
 	SegmentSize int64            // bytes at which a file is sealed and the next begun; default 64 MiB
 	MinSegment  int64            // bytes that will do for a file where there is no space for SegmentSize; default SegmentSize
 	MaxPending  int              // bytes of entries that may wait for Sync; default 16 MiB
 	Reserve     int64            // bytes of each file that only UseReserve opens up; default 0
 	Now         func() time.Time // clock for file headers only; default time.Now
+}
+
+// A KeptHead is a signed head that was kept outside of the run. Whoever puts it into Options has checked its signature.
+type KeptHead struct {
+	Name string // where it was, for errors
+	Head SignedTreeHead
 }
 
 func (o Options) withDefaults(dir string) (Options, error) {
@@ -88,6 +95,7 @@ type Log struct {
 	// What is on stable storage.
 	tree   frontier
 	signed *SignedTreeHead // the last head written by this Log
+	kept   []KeptHead      // what Open holds the log against
 	ended  bool            // the durable entries are at an end, see endsLog
 
 	// What waits for Sync: encoded entries back to back in queue, entry i ending at ends[i], its leaf hash in leaves[i].

@@ -16,7 +16,7 @@ import (
 )
 
 // Open continues the log in the directory dir, or begins it if there is none. It checks before it changes anything: it refuses a log that is
-// shorter than its signed head ([ErrRollback]), that has another root at that size or another run's head ([ErrHeadMismatch]), or that has
+// shorter than its signed head or one of Options.Kept ([ErrRollback]), that has another root at that size or another run's head ([ErrHeadMismatch]), or that has
 // damage in what it replays (a [*Fault]; run [Verify] for all of it). An unacknowledged tail is cut off and the file it was in is
 // sealed; entries go to a new file, which is made by the first Sync. The caller must hold the lock of the run directory.
 func Open(dir string, o Options) (*Log, error) {
@@ -29,6 +29,9 @@ func Open(dir string, o Options) (*Log, error) {
 	}
 	l := &Log{dir: dir, opt: o, cause: causeStart}
 	if l.recovery.Head, err = l.readHead(); err != nil {
+		return nil, err
+	}
+	if err := l.takeKept(); err != nil {
 		return nil, err
 	}
 	if err := l.resume(); err != nil {
@@ -62,6 +65,20 @@ func (l *Log) readHead() (*SignedTreeHead, error) {
 	return &h, nil
 }
 
+// takeKept notes which heads the log is to be held against: its own, and those that were kept elsewhere.
+func (l *Log) takeKept() error {
+	if h := l.recovery.Head; h != nil {
+		l.kept = append(l.kept, KeptHead{Name: l.opt.HeadPath, Head: *h})
+	}
+	for _, k := range l.opt.Kept {
+		if k.Head.RunID() != l.opt.RunID {
+			return fmt.Errorf("%w: %s is of %q, this is run %q", ErrHeadMismatch, k.Name, k.Head.Origin, l.opt.RunID)
+		}
+		l.kept = append(l.kept, k)
+	}
+	return nil
+}
+
 // resume replays the end of the log, compares it with the head, and only then seals what was left open.
 func (l *Log) resume() error {
 	chain, err := openChain(l.opt.FS, l.dir)
@@ -72,8 +89,10 @@ func (l *Log) resume() error {
 	if err != nil {
 		return err
 	}
-	if h := l.recovery.Head; h != nil && l.tree.size < h.Size {
-		return fmt.Errorf("%w: %d entries, the head has %d", ErrRollback, l.tree.size, h.Size)
+	for _, k := range l.kept {
+		if l.tree.size < k.Head.Size {
+			return fmt.Errorf("%w: %d entries, the head in %s has %d", ErrRollback, l.tree.size, k.Name, k.Head.Size)
+		}
 	}
 	if err := l.removeTemps(); err != nil {
 		return err
@@ -126,11 +145,13 @@ func (l *Log) replay(chain []link) (sealed bool, err error) {
 	}
 }
 
+// signedSize is the least size at which the root is to be compared.
 func (l *Log) signedSize() uint64 {
-	if h := l.recovery.Head; h != nil {
-		return h.Size
+	size := uint64(maxSize)
+	for _, k := range l.kept {
+		size = min(size, k.Head.Size)
 	}
-	return maxSize
+	return size
 }
 
 // enter checks that file i of the chain is of this run and begins with the tree that the files before it make.
@@ -147,10 +168,12 @@ func (l *Log) enter(chain []link, i int) error {
 	return l.checkRoot()
 }
 
-// checkRoot compares with the signed head when the tree has its size.
+// checkRoot compares with every head whose size the tree has.
 func (l *Log) checkRoot() error {
-	if h := l.recovery.Head; h != nil && h.Size == l.tree.size && h.Root != l.tree.root() {
-		return fmt.Errorf("%w: root at size %d is %x, the head has %x", ErrHeadMismatch, h.Size, l.tree.root(), h.Root)
+	for _, k := range l.kept {
+		if k.Head.Size == l.tree.size && k.Head.Root != l.tree.root() {
+			return fmt.Errorf("%w: root at size %d is %x, the head in %s has %x", ErrHeadMismatch, k.Head.Size, l.tree.root(), k.Name, k.Head.Root)
+		}
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ type IndexOptions struct {
 	Dir       string           // the log's directory
 	HeadPath  string           // file of the signed head; "": there is none to compare with
 	Verifiers note.Verifiers   // keys that may have signed it
+	RootsAt   []uint64         // sizes at which to note the root, in any order: entries are read from the file on that holds the least of them
 	Each      func(Span) error // called for everything in the outline, in order; an error ends the verification with it
 }
 
@@ -23,10 +24,10 @@ type IndexOptions struct {
 // (see [Outline]), and the entries from the last file on that begins no later than the signed head: put into the tree that the header
 // of this file has, they must come to the signed root, as in [Open]. Every header's tree must have in common with the next one's what it
 // should, so the signed head vouches for the last header and it for what it shares with those before. The entries of the files before
-// are not read, and neither is their outline known to be true. Report.Root is that of the empty log if nothing was signed.
+// are not read, and neither is their outline known to be true. Report.Root is that of the empty log, and Report.Roots is empty, if nothing was signed.
 func VerifyIndex(o IndexOptions) (Report, error) {
 	v := indexCheck{}
-	v.opt = VerifyOptions{FS: orOS(o.FS), Dir: o.Dir, HeadPath: o.HeadPath, Verifiers: o.Verifiers}
+	v.opt = VerifyOptions{FS: orOS(o.FS), Dir: o.Dir, HeadPath: o.HeadPath, Verifiers: o.Verifiers, RootsAt: o.RootsAt}
 	v.whole, v.each = true, o.Each
 	if o.Each != nil {
 		v.opt.Each = func(it Item) error { return o.Each(spanOf(it)) }
@@ -61,14 +62,21 @@ type indexCheck struct {
 	each  func(Span) error
 }
 
-// findStart looks for the last file that begins no later than the signed size.
+// findStart looks for the last file that begins no later than the signed size, and than every size at which a root is wanted.
 func (v *indexCheck) findStart() error {
 	list, err := segment.List(v.opt.FS, v.opt.Dir)
 	if err != nil {
 		return fmt.Errorf("digestlog: %w", err)
 	}
+	if v.Head == nil {
+		return nil
+	}
+	least := v.Head.Size
+	for _, size := range v.opt.RootsAt {
+		least = min(least, size)
+	}
 	for _, info := range list {
-		if v.Head != nil && info.Base <= v.Head.Size {
+		if info.Base <= least {
 			v.start = info.Base
 		}
 	}

@@ -146,11 +146,16 @@ func (r *Recorder) openLog() (*history, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signing key: %w", err)
 	}
+	r.tidyAnchor()
+	kept, err := r.openAnchor(note.VerifierList(verifier))
+	if err != nil {
+		return nil, err
+	}
 	if r.log, err = digestlog.Open(r.dir.Digests(), digestlog.Options{
-		FS: r.fs(), RunID: r.header.RunID, Signer: signer, Verifiers: note.VerifierList(verifier),
+		FS: r.fs(), RunID: r.header.RunID, Signer: signer, Verifiers: note.VerifierList(verifier), Kept: kept,
 		HeadPath: r.dir.Head(), SegmentSize: r.opts.SegmentSize, MinSegment: r.opts.minSegment(), Reserve: r.opts.logReserve(), Now: r.opts.Now,
 	}); err != nil {
-		return nil, fmt.Errorf("open the digest log: %w", err)
+		return nil, explainKept(fmt.Errorf("open the digest log: %w", err))
 	}
 	if rec := r.log.Recovery(); rec.Torn && rec.Entries > 0 {
 		if _, err := r.log.Append(&digestlog.Entry{
@@ -267,7 +272,7 @@ func (r *Recorder) beginGeneration(h *history) error {
 	if err := r.log.Sync(); err != nil {
 		return err
 	}
-	if _, err := r.log.SignHead(); err != nil {
+	if err := r.signHead(); err != nil {
 		return err
 	}
 	r.headAt = r.opts.Now()

@@ -114,7 +114,7 @@ func newLife(t testing.TB, seed uint64) *life {
 	l := &life{t: t, disk: vfs.NewMem(), seed: seed, dir: t.TempDir(), staged: map[uint32][]uint64{}, promises: map[uint32]promise{}}
 	l.disk.SetHook(l.picture)
 	l.generation(0, &rundir.Resumed{}, 4, false)
-	last, err := recorder.Recover(t.Context(), runDir, l.dir, options(l.disk))
+	last, err := recorder.Recover(t.Context(), runDir, l.dir, anchoredOptions(l.disk))
 	check(t, err)
 	if last.Generation != 0 || last.Status != digestlog.StatusFailed {
 		t.Fatalf("Recover found %+v", last)
@@ -138,7 +138,7 @@ func (l *life) generation(g uint32, resumed *rundir.Resumed, bursts int, clean b
 	l.mu.Lock()
 	l.p = p
 	l.mu.Unlock()
-	x := start(t, p.Path(), options(l.disk))
+	x := start(t, p.Path(), anchoredOptions(l.disk))
 	var staged uint64
 	for i := range bursts {
 		l.turn(func(p *producer) { p.emit(5) })
@@ -157,7 +157,7 @@ func (l *life) generation(g uint32, resumed *rundir.Resumed, bursts int, clean b
 			if _, err := x.wait(); !errors.Is(err, context.Canceled) {
 				t.Fatalf("a cancelled recorder returned %v", err)
 			}
-			x = start(t, p.Path(), options(l.disk))
+			x = start(t, p.Path(), anchoredOptions(l.disk))
 		}
 		p.waitFor(staged)
 	}
@@ -213,6 +213,7 @@ func (l *life) survive(t *testing.T, m *moment, i int, dir string) {
 	default:
 		t.Fatalf("after the crash: %v\n%s", rep.Verdict, describe(rep))
 	}
+	heldAgainstAnchor(t, m.disk)
 	// In the short forms each policy meets both cases, at alternating operations.
 	there := (i+i/len(policies))%2 == 0
 	if there || torture {
@@ -240,11 +241,12 @@ func (l *life) ringThere(t *testing.T, m *moment, disk *vfs.Mem, i int, dir stri
 			return
 		}
 	}
-	o := options(disk)
+	o := anchoredOptions(disk)
 	sum, err := runToEnd(t, path, o)
 	check(t, err)
 	rep := l.keeps(t, m, disk)
 	balanced(t, sum, rep.Completeness.Generations[m.last], m.promises[m.last].emitted)
+	anchoredLast(t, disk)
 	noRing(t, path)
 }
 
@@ -252,7 +254,7 @@ func (l *life) ringThere(t *testing.T, m *moment, disk *vfs.Mem, i int, dir stri
 func dieAgain(t *testing.T, path string, disk *vfs.Mem, rng *rand.Rand) *vfs.Mem {
 	t.Helper()
 	in := vfs.Inject(disk, vfs.Rule{Op: vfs.OpMutates, Nth: 1 + rng.IntN(40), Sticky: true})
-	if _, err := runToEnd(t, path, options(in)); err == nil && len(in.Fired()) > 0 {
+	if _, err := runToEnd(t, path, anchoredOptions(in)); err == nil && slices.ContainsFunc(in.Fired(), notAnchor) {
 		t.Fatalf("the recorder did not notice: %v", in.Fired())
 	}
 	return disk.Crash(rng, policies[rng.IntN(len(policies))])
@@ -261,7 +263,7 @@ func dieAgain(t *testing.T, path string, disk *vfs.Mem, rng *rand.Rand) *vfs.Mem
 // ringGone: the machine was started again.
 func (l *life) ringGone(t *testing.T, m *moment, disk *vfs.Mem, i int, dir string) {
 	t.Helper()
-	o := options(disk)
+	o := anchoredOptions(disk)
 	last, err := recorder.Recover(t.Context(), runDir, dir, o)
 	if err != nil {
 		if p := m.promises[0]; p.synced > 0 || !errors.Is(err, fs.ErrNotExist) && len(entriesIfAny(disk)) > 0 {
@@ -270,6 +272,7 @@ func (l *life) ringGone(t *testing.T, m *moment, disk *vfs.Mem, i int, dir strin
 		return
 	}
 	l.keeps(t, m, disk)
+	anchoredLast(t, disk)
 	if i%5 > 0 {
 		return
 	}
@@ -302,6 +305,7 @@ func (l *life) keeps(t *testing.T, m *moment, disk *vfs.Mem) *audit.Report {
 	}
 	disk = disk.Crash(nil, vfs.DropAll) // nothing of it waits for the disk
 	rep := verifyOK(t, disk)
+	heldAgainstAnchor(t, disk)
 	logged := map[uint32]uint64{}
 	for _, e := range entries(t, disk, digestlog.KindSnapshot) {
 		logged[e.Generation]++

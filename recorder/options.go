@@ -26,10 +26,12 @@ type Options struct {
 	DigestWeights  []string        `json:"digest_weights"`  // digest fields that are to be non-negative and to sum to 1; nil: "rho" and "weights"
 	AuditKeyFile   string          `json:"audit_key_file"`  // secret that the ladder is keyed with; empty: the public key
 	Snapshot       SnapshotOptions `json:"snapshot"`
-	HoldBytes      int             `json:"hold_bytes"`    // drained bytes held in memory while storage takes none; default 16 MiB
-	Patience       time.Duration   `json:"patience"`      // how long a run that has ended waits for such storage before it writes off what is held; default 1 min
-	ConfigSum      string          `json:"config_sha256"` // for the manifest; hexadecimal, may be empty
-	Version        string          `json:"version"`       // for the manifest; version of the program
+	HoldBytes      int             `json:"hold_bytes"`     // drained bytes held in memory while storage takes none; default 16 MiB
+	Patience       time.Duration   `json:"patience"`       // how long a run that has ended waits for such storage before it writes off what is held; default 1 min
+	AnchorDir      string          `json:"anchor_dir"`     // second place for the signed heads: one file for each run; empty: none
+	CommitTimeout  time.Duration   `json:"commit_timeout"` // how long the end of a run waits for the anchor and the witness to take the last head; default 10 s
+	ConfigSum      string          `json:"config_sha256"`  // for the manifest; hexadecimal, may be empty
+	Version        string          `json:"version"`        // for the manifest; version of the program
 
 	FS     vfs.FS           `json:"-"` // default vfs.OS()
 	Logger *slog.Logger     `json:"-"` // default discards
@@ -59,6 +61,7 @@ func (o Options) withDefaults() Options {
 	def(&o.CommitInterval, 50*time.Millisecond)
 	def(&o.HeadInterval, time.Second)
 	def(&o.Patience, time.Minute)
+	def(&o.CommitTimeout, 10*time.Second)
 	if o.Runs == "" {
 		o.Runs = "runs"
 	}

@@ -85,6 +85,8 @@ type Recorder struct {
 	trouble       trouble
 	reserveOpen   bool // the reserve is given back: files are small now, and what segments keep free may be used
 	jobsClosed    bool
+	outlets       []*outlet // of signed heads
+	ended         []*outlet // those that have taken the last head
 
 	// The persister's.
 	kept      []snapshot.Info // on the effective timeline: logged, not pruned, in the order written; with Err set: others
@@ -124,6 +126,8 @@ type Summary struct {
 	Snapshots   uint64           `json:"snapshots"`         // published
 	Unsaved     uint64           `json:"snapshots_unsaved"` // given up because storage did not take them
 	Status      digestlog.Status `json:"status"`
+	Anchor      *Committed       `json:"anchor,omitempty"`  // nil: none is configured
+	Witness     *Committed       `json:"witness,omitempty"` // likewise
 }
 
 // Attach opens the ring at path and the run directory it belongs to. The directory is created for generation 0 and
@@ -192,6 +196,9 @@ func (r *Recorder) Run(ctx context.Context) (Summary, error) {
 	r.jobs = make(chan *snapshotJob, r.header.StagingAreas)
 	r.released = make(chan *ring.Staged, r.header.StagingAreas)
 	persisted := make(chan struct{})
+	for _, o := range r.outlets {
+		r.beginOutlet(o)
+	}
 
 	var status digestlog.Status
 	var drainErr error
@@ -252,6 +259,7 @@ func (r *Recorder) finish(status digestlog.Status) (Summary, error) {
 	if err != nil {
 		return sum, err
 	}
+	r.addCommitted(&sum)
 	return sum, r.dismissRing()
 }
 
@@ -277,25 +285,31 @@ func (r *Recorder) closeLog() error {
 	if err := r.log.Sync(); err != nil {
 		return fmt.Errorf("sync the digest log: %w", err)
 	}
-	if _, err := r.log.SignHead(); err != nil {
+	if err := r.signHead(); err != nil {
 		return fmt.Errorf("sign the tree head: %w", err)
 	}
 	if err := r.log.Close(); err != nil {
 		return fmt.Errorf("close the digest log: %w", err)
 	}
 	r.log = nil
+	r.closeOutlets()
 	return nil
 }
 
 // summary counts what is there. A record that its producer died in was begun but not emitted; once the recorder has
 // accounted for it, it counts, also with a later recorder that never meets it.
 func (r *Recorder) summary(status digestlog.Status) Summary {
-	return Summary{
+	sum := Summary{
 		RunID: r.header.RunID, Dir: string(r.dir), Generation: r.generation, Status: status,
 		Emitted: max(r.ring.Produced(), r.next), Stored: r.stats.stored.Load(), Lost: r.stats.lost.Load(), LostStorage: r.stats.lostStorage.Load(),
 		Digests: r.stats.digests.Load(), Snapshots: r.stats.snapshots.Load(), Unsaved: r.stats.unsaved.Load(),
 	}
+	r.addCommitted(&sum)
+	return sum
 }
+
+// addCommitted says how far the signed heads got.
+func (r *Recorder) addCommitted(sum *Summary) { sum.Anchor = r.committedTo(anchorName) }
 
 // publish shows the live counts to the producer, which reads them for display only.
 func (r *Recorder) publish(phase ring.ConsumerPhase) {
@@ -308,6 +322,7 @@ func (r *Recorder) publish(phase ring.ConsumerPhase) {
 
 // release lets go of files, mapping and lock. What was not synced by then was never acknowledged.
 func (r *Recorder) release() {
+	r.dropOutlets()
 	if r.telemetry != nil {
 		r.telemetry.Abort()
 		r.telemetry = nil

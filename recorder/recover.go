@@ -157,7 +157,9 @@ func closeLeft(id string, n uint32, o Options) (*generation, error) {
 	g := h.generation(n)
 	if g.end != nil {
 		if rec := r.log.Recovery(); rec.File == "" && rec.Head != nil && rec.Head.Size == rec.Entries {
-			return &g, nil // its log is closed as well
+			r.commitHead(rec.Head) // its log is closed as well; the other places may not know
+			r.closeOutlets()
+			return &g, nil
 		}
 		return &g, r.closeLog()
 	}

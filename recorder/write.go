@@ -178,7 +178,7 @@ func (r *Recorder) signInTime() error {
 		}
 		return nil // this batch is as durable as its file is
 	}
-	if _, err = r.log.SignHead(); isStorage(err) {
+	if err = r.signHead(); isStorage(err) {
 		r.sayLate(err)
 	} else if err != nil {
 		return fmt.Errorf("sign the tree head: %w", err)

@@ -135,8 +135,8 @@ func TestWriteOnDisk(t *testing.T) {
 		t.Errorf("info says %x and %d bytes, the file has %x and %d", info.SHA256, info.Size, sum, len(b))
 	}
 	st, err := os.Stat(path)
-	if err != nil || st.Mode() != 0o600 {
-		t.Errorf("mode %v, %v; want 0600", st.Mode(), err)
+	if err != nil || st.Mode() != 0o400 {
+		t.Errorf("mode %v, %v; want 0400", st.Mode(), err)
 	}
 	if _, err := snapshot.Write(dir, meta(5), nil, snapshot.Options{}); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("second write: %v, want fs.ErrExist", err)
@@ -235,6 +235,9 @@ func TestInspectAndList(t *testing.T) {
 
 func put(t testing.TB, fsys vfs.FS, name string, b []byte) {
 	t.Helper()
+	if err := fsys.Chmod(name, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
 	f, err := fsys.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err == nil {
 		_, err = f.Write(b)

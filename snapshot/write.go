@@ -8,6 +8,9 @@ import (
 	"github.com/usp-project/usp/internal/vfs"
 )
 
+// fileMode is that of a snapshot: it never changes once it has its name, and state may be confidential.
+const fileMode = 0o400
+
 // FileName is the name of the snapshot of a step: STEP-GENERATION.snap with the
 // numbers padded, so that names sort by step.
 func FileName(step uint64, generation uint32) string {
@@ -40,7 +43,7 @@ func Write(dir string, m Meta, sections []Section, o Options) (Info, error) {
 	w.choose(dir)
 	w.start()
 	defer w.hash.abandon()
-	err := vfs.Create(o.FS, filepath.Join(dir, info.Name), 0o600, func(f vfs.File) error {
+	err := vfs.Create(o.FS, filepath.Join(dir, info.Name), fileMode, func(f vfs.File) error {
 		w.f = f
 		return w.write()
 	})

@@ -126,8 +126,8 @@ func TestNothingLeaks(t *testing.T) {
 		t.Error("the last value is not in the last snapshot: the search would find nothing anywhere")
 	}
 	for _, p := range snaps {
-		if info, err := os.Stat(p); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s: mode %v, error %v, want 0600", p, info.Mode(), err)
+		if info, err := os.Stat(p); err != nil || info.Mode().Perm() != 0o400 {
+			t.Errorf("%s: mode %v, error %v, want 0400", p, info.Mode(), err)
 		}
 	}
 }

@@ -36,6 +36,7 @@ func TestScripts(t *testing.T) {
 			"flip":   flip,
 			"agekey": ageKey,
 			"sums":   sums,
+			"attack": attack,
 		},
 	})
 }

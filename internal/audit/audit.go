@@ -70,6 +70,8 @@ type Options struct {
 	// the head is checked with the key in the manifest, which proves that nothing
 	// was changed by accident but not who recorded it.
 	Verifiers note.Verifiers
+	// Heads are signed heads of the run that were kept outside of it. The log must contain the tree of each.
+	Heads []KeptHead
 	// Index reads the index of the run only: manifests, the outline of the digest
 	// log up to its signed head, the ends of telemetry segments and of snapshots.
 	// What lies between the ends is not read, and not vouched for.
@@ -105,8 +107,9 @@ type Integrity struct {
 	Problems   []Problem `json:"problems,omitempty"`
 	Dropped    int       `json:"problems_dropped,omitempty"` // found beyond Options.MaxProblems
 	LogEntries uint64    `json:"log_entries"`
-	LogRoot    string    `json:"log_root,omitempty"` // hexadecimal, over LogEntries
-	Head       *Head     `json:"head,omitempty"`     // nil: nothing was signed
+	LogRoot    string    `json:"log_root,omitempty"`   // hexadecimal, over LogEntries
+	Head       *Head     `json:"head,omitempty"`       // nil: nothing was signed
+	Kept       []Kept    `json:"kept_heads,omitempty"` // heads kept outside of the run, and whether the log contains them
 }
 
 // Head is the signed tree head.
@@ -128,12 +131,14 @@ const (
 	TooNew       = "too-new"      // written by a newer usp
 	NotOurs      = "not-ours"     // a file of another kind or another run
 	Inconsistent = "inconsistent" // two things that are intact contradict each other
+	RolledBack   = "rolled-back"  // the log is shorter than a head that was kept elsewhere
+	Rewritten    = "rewritten"    // the log is another than that of a head that was kept elsewhere, though signed
 )
 
 // Problem is one thing that shows damage or tampering.
 type Problem struct {
 	Class      string  `json:"class"`
-	File       string  `json:"file,omitempty"` // relative to the run directory
+	File       string  `json:"file,omitempty"` // relative to the run directory; that of a kept head as it was named
 	Offset     int64   `json:"offset"`         // bytes into File
 	Generation *uint32 `json:"generation,omitempty"`
 	Seq        *uint64 `json:"seq,omitempty"`
@@ -143,7 +148,10 @@ type Problem struct {
 
 func (p *Problem) String() string {
 	s := p.Class
-	if p.File != "" {
+	switch {
+	case p.Class == RolledBack || p.Class == Rewritten: // about the log as a whole; the file is that of the head
+		s += ": " + p.File
+	case p.File != "":
 		s += fmt.Sprintf(": %s at byte %d", p.File, p.Offset)
 	}
 	if p.Step != nil {

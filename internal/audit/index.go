@@ -16,7 +16,7 @@ import (
 // readLogIndex is readLog by the outline.
 func (j *judge) readLogIndex() error {
 	j.note("index only: what lies between the ends of files was not read; verify without --index to have every byte checked")
-	o := digestlog.IndexOptions{FS: j.fsys, Dir: j.dir.Digests(), HeadPath: j.dir.Head(), Verifiers: j.keys()}
+	o := digestlog.IndexOptions{FS: j.fsys, Dir: j.dir.Digests(), HeadPath: j.dir.Head(), Verifiers: j.keys(), RootsAt: j.keptSizes()}
 	var d doubts
 	n := 0
 	o.Each = func(s digestlog.Span) error {

@@ -84,9 +84,9 @@ func look(ctx context.Context, fsys vfs.FS, dir string, o Options) (*Report, err
 		return nil, fmt.Errorf("verify %s: %w", dir, err)
 	}
 	j.InProgress = rundir.Locked(fsys, j.dir)
-	passes := []func() error{j.takeInventory, j.readManifests, j.inspectSnapshots, j.readLog, j.checkManifests, j.readTelemetry, j.checkSnapshots}
+	passes := []func() error{j.takeInventory, j.readManifests, j.inspectSnapshots, j.readKept, j.readLog, j.checkKept, j.checkManifests, j.readTelemetry, j.checkSnapshots}
 	if o.Index {
-		passes = []func() error{j.takeInventory, j.readManifests, j.readLogIndex, j.checkManifests, j.readTelemetryIndex, j.checkSnapshots}
+		passes = []func() error{j.takeInventory, j.readManifests, j.readKept, j.readLogIndex, j.checkKept, j.checkManifests, j.readTelemetryIndex, j.checkSnapshots}
 	}
 	for _, pass := range passes {
 		if err := ctx.Err(); err != nil {
@@ -207,7 +207,7 @@ func (j *judge) keys() anyOf {
 
 // readLog verifies the digest log against its head and fills the ledger.
 func (j *judge) readLog() error {
-	o := digestlog.VerifyOptions{FS: j.fsys, Dir: j.dir.Digests(), HeadPath: j.dir.Head(), Verifiers: j.keys()}
+	o := digestlog.VerifyOptions{FS: j.fsys, Dir: j.dir.Digests(), HeadPath: j.dir.Head(), Verifiers: j.keys(), RootsAt: j.keptSizes()}
 	for _, m := range j.metas {
 		o.RootsAt = append(o.RootsAt, m.TreeSize)
 	}

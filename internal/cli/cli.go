@@ -203,6 +203,7 @@ func (a *app) recorderOptions() (recorder.Options, error) {
 		HoldBytes: int(c.Recorder.HoldBytes), Patience: time.Duration(c.Recorder.Patience), DigestInterval: c.Digest.Interval,
 		DigestLevels: c.Digest.Levels, DigestFloor: c.Digest.FloorBits, DigestWeights: c.Digest.Weights, AuditKeyFile: c.Digest.AuditKeyFile,
 		Snapshot:  recorder.SnapshotOptions{Codec: codec, Level: c.Snapshot.Level, Reuse: c.Snapshot.Reuse, Retention: keep, Recipients: c.Snapshot.Recipients},
+		AnchorDir: c.Anchor.Dir,
 		ConfigSum: hex.EncodeToString(sum[:]), Version: version(),
 		FS: a.fs, Logger: a.logger(), Now: a.now,
 	}, nil

@@ -35,7 +35,7 @@ func (a *app) doctorCommand() *cobra.Command {
 }
 
 func (a *app) doctor() error {
-	checks := []func() []finding{a.checkRing, a.checkStaleRings, a.checkRuns, a.checkKey, a.checkClock, a.checkCPU}
+	checks := []func() []finding{a.checkRing, a.checkStaleRings, a.checkRuns, a.checkAnchor, a.checkKey, a.checkClock, a.checkCPU}
 	var all []finding
 	for _, check := range checks {
 		all = append(all, check()...)
@@ -125,16 +125,20 @@ func (a *app) checkStaleRings() []finding {
 	return out
 }
 
+// existing is the directory, or the nearest one above it that is there.
+func existing(dir string) string {
+	for {
+		if _, err := os.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) || filepath.Dir(dir) == dir {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
 // checkRuns tries the directory of the runs: can it be written, how long does an fsync take, is there room.
 func (a *app) checkRuns() []finding {
 	dir := a.cfg.Run.Dir
-	at := dir
-	for {
-		if _, err := os.Stat(at); err == nil || !errors.Is(err, fs.ErrNotExist) || filepath.Dir(at) == at {
-			break
-		}
-		at = filepath.Dir(at)
-	}
+	at := existing(dir)
 	f, err := os.CreateTemp(at, ".usp-doctor-")
 	if err != nil {
 		return []finding{{Check: "runs", Level: "fail", Detail: err.Error(), Advice: "choose another directory: --dir, USP_DIR or run.dir"}}

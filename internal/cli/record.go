@@ -66,6 +66,7 @@ func (a *app) recordCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&onStdin, optionsOnStdin, false, "read the settings as JSON from standard input")
 	_ = cmd.Flags().MarkHidden(optionsOnStdin) // it exists: it was made in the line above
 	a.setting(cmd, false, "key-file", "", "recorder.key_file", "`file` of the signing key, created on first use")
+	a.setting(cmd, false, "anchor", "", "anchor.dir", "`directory` for a second copy of each run's newest signed head")
 	a.setting(cmd, false, "digest-interval", "", "digest.interval", "log the digests of every `n`-th step")
 	return cmd
 }

@@ -52,6 +52,7 @@ func (a *app) runCommand() *cobra.Command {
 	a.setting(cmd, false, "value-column", "", "run.value_column", "`column` of the input with the values")
 	a.setting(cmd, false, "season", "", "predictor.season", "observations in one period (0: find one)")
 	a.setting(cmd, false, "digest-interval", "", "digest.interval", "log the digests of every `n`-th step")
+	a.setting(cmd, false, "anchor", "", "anchor.dir", "`directory` for a second copy of each run's newest signed head")
 	a.setting(cmd, false, "snapshot-interval", "", "snapshot.interval", "save the state every `n` steps")
 	a.identityFlag(cmd)
 	a.setting(cmd, false, "progress", "", "run.progress", "progress on standard error: auto, plain, json, none")

@@ -54,6 +54,7 @@ type showReport struct {
 	Lost        uint64      `json:"lost"`           // over all generations
 	Live        *live       `json:"live,omitempty"` // while it is recorded
 	Snapshots   int         `json:"snapshots"`
+	Anchor      *anchored   `json:"anchor,omitempty"` // nil: none is configured
 	Alarms      []uint64    `json:"alarms,omitempty"` // steps with an alarm flag; of usp run only
 	Fields      []showField `json:"fields"`
 }
@@ -261,6 +262,7 @@ func (a *app) showState(s *showing, dir rundir.Dir) error {
 		return err
 	}
 	s.Snapshots, s.Lost = len(logged), last.Lost
+	s.Anchor = a.anchored(dir, s.line.Manifests[0])
 	end := audit.Glance(a.fs, dir.Path()).End
 	switch {
 	case end != nil && stoppedShort(s.line.Manifests[len(s.line.Manifests)-1], end):
@@ -284,6 +286,7 @@ func (a *app) printShow(s *showing) {
 		fmt.Fprintf(w, "  resumed    %d times\n", s.Generations-1)
 	}
 	fmt.Fprintf(w, "  recorded   %d steps (%d to %d), %d lost, %d snapshots\n", s.Steps, s.FirstStep, s.LastStep, s.Lost, s.Snapshots)
+	s.Anchor.print(w)
 	s.Live.print(w)
 	if s.Steps > 0 && s.LastTime.After(s.FirstTime) {
 		fmt.Fprintf(w, "  input      %s to %s\n", s.FirstTime.Format(time.DateOnly), s.LastTime.Format(time.DateOnly))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/usp-project/usp"
+	"github.com/usp-project/usp/recorder"
 )
 
 // runSummary is the last line of usp run --json.
@@ -44,6 +45,9 @@ type runSummary struct {
 	EmitP50    int64     `json:"emit_ns_p50"`
 	EmitP99    int64     `json:"emit_ns_p99"`
 	EmitMax    int64     `json:"emit_ns_max"`
+
+	Anchor  *recorder.Committed `json:"anchor,omitempty"`  // where the last signed head was copied to
+	Witness *recorder.Committed `json:"witness,omitempty"` // who cosigned it
 
 	ResumedFrom *resumedFrom `json:"resumed_from,omitempty"`
 	Rejected    []rejection  `json:"rejected,omitempty"` // newer snapshots that were not loaded
@@ -110,7 +114,7 @@ func (s *session) report(sum usp.Summary, complete bool) runSummary {
 		Next: finite(s.out.Forecast), NextLower: finite(s.out.Lower), NextUpper: finite(s.out.Upper),
 		Seconds: s.app.now().Sub(s.started).Seconds(),
 		EmitP50: s.emits.quantile(.5).Nanoseconds(), EmitP99: s.emits.quantile(.99).Nanoseconds(), EmitMax: s.emits.max.Nanoseconds(),
-		ResumedFrom: s.resumed, Rejected: s.rejections,
+		ResumedFrom: s.resumed, Rejected: s.rejections, Anchor: sum.Anchor, Witness: sum.Witness,
 	}
 }
 
@@ -134,6 +138,8 @@ func (s *session) print(r runSummary, interrupted bool) {
 	fmt.Fprintf(w, "  recorded   %d emitted, %d stored, %d lost%s; %s, %s%s\n",
 		r.Emitted, r.Stored, r.Lost, lostText(r), count(r.Digests, "digest"), count(r.Snapshots, "snapshot"), dropped(r.Dropped, r.EventsLost))
 	fmt.Fprintf(w, "  emit       p50 %d ns, p99 %d ns, max %d ns\n", r.EmitP50, r.EmitP99, r.EmitMax)
+	printCommitted(w, "anchor", r.Anchor)
+	printCommitted(w, "witness", r.Witness)
 	fmt.Fprintf(w, "  run        %s\n", display(r.RunDir))
 	if s.app.quiet {
 		return

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"filippo.io/age"
@@ -31,6 +33,12 @@ their key; without it the run is computed again from its first row.
 
 Lost records are printed as "lost records FROM to TO", both ends lost. With --json
 they are "lost_ranges" with "from" and "to", and "to" is the first one not lost.
+
+--head FILE names a signed head of this run (its file "checkpoint") that was copied
+elsewhere before; the log must still contain it. A log that is shorter is
+"rolled-back", one with another history is "rewritten": neither can be seen from the
+run directory alone. It may be given several times. The head in the anchor
+(anchor.dir in usp.toml) is compared without being named.
 
 --index reads only manifests, the outline of the log up to its signed head, and the
 ends of telemetry segments and snapshots. It takes a moment however many records
@@ -63,6 +71,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.key, "key", "", "verifier `key`, or a file with one, that must have signed the run")
 	cmd.Flags().BoolVar(&f.deep, "deep", false, "also load every snapshot and compute the run again from the oldest one to its end")
 	a.identityFlag(cmd)
+	cmd.Flags().StringArrayVar(&f.heads, "head", nil, "`file` with a signed head of the run, kept elsewhere, that the log must contain; may be repeated")
 	cmd.Flags().BoolVar(&f.index, "index", false, "check the index of the run only: fast, and most bytes are not read")
 	cmd.Flags().StringVar(&f.input, "input", "", "with --deep: `file` with the run's input, if it is not where it was")
 	return cmd
@@ -74,6 +83,7 @@ type verifyFlags struct {
 	deep  bool
 	index bool
 	input string
+	heads []string // files
 
 	proof    string
 	fromHead string
@@ -107,6 +117,11 @@ func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 	if v != nil {
 		o.Verifiers = note.VerifierList(v)
 	}
+	heads, notes, err := a.keptHeads(dir, f.heads)
+	if err != nil {
+		return err
+	}
+	o.Heads = heads
 	if f.deep {
 		if f.identities, err = a.identities(); err != nil {
 			return err
@@ -116,6 +131,7 @@ func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 	if err != nil {
 		return err
 	}
+	report.Notes = append(report.Notes, notes...)
 	if a.json {
 		if err := a.printJSON(report, true); err != nil {
 			return err
@@ -177,7 +193,7 @@ func verifier(key string) (note.Verifier, error) {
 	return v, nil
 }
 
-// ownVerifier is the public half of the key that this user signs with, if the run says that it is signed with it.
+// ownVerifier is the public half of the key that this user signs with, if the run says that it is signed with it, or cannot say any more.
 func (a *app) ownVerifier(dir rundir.Dir) note.Verifier {
 	opts, err := a.recorderOptions()
 	if err != nil {
@@ -191,7 +207,7 @@ func (a *app) ownVerifier(dir rundir.Dir) note.Verifier {
 	if err != nil {
 		return nil
 	}
-	if m, _, err := rundir.ReadManifest(a.fs, dir, 0); err != nil || m.Signer != own {
+	if m, _, err := rundir.ReadManifest(a.fs, dir, 0); err != nil && !errors.Is(err, fs.ErrNotExist) || err == nil && m.Signer != own {
 		return nil
 	}
 	v, err := note.NewVerifier(own)
@@ -223,7 +239,7 @@ func (a *app) printReport(r *deepReport) {
 		}
 		fmt.Fprintf(w, "; %d files, %s\n", r.Files.Manifests+r.Files.Telemetry+r.Files.Digests+r.Files.Snapshots, bytesText(r.Files.Bytes))
 	} else {
-		fmt.Fprintln(w, "  integrity     DAMAGED")
+		fmt.Fprintf(w, "  integrity     %s\n", damageText(r.Report))
 		for i := range r.Integrity.Problems {
 			fmt.Fprintf(w, "    %s\n", r.Integrity.Problems[i].String())
 		}
@@ -231,6 +247,7 @@ func (a *app) printReport(r *deepReport) {
 			fmt.Fprintf(w, "    and %d more\n", n)
 		}
 	}
+	a.printKept(r.Integrity.Kept)
 	missing := ""
 	if c.DigestsMissing > 0 {
 		missing = fmt.Sprintf(" (%d more were due and are missing)", c.DigestsMissing)
@@ -302,6 +319,8 @@ func verdictText(r *audit.Report) string {
 		return "ok so far; it is being recorded"
 	case r.Verdict == audit.CrashTail:
 		return "intact, but not closed: its recorder or producer died; it can be resumed"
+	case r.Verdict == audit.WrongKey && slices.ContainsFunc(r.Integrity.Kept, func(k audit.Kept) bool { return k.Result == "wrong-key" }):
+		return "it or a head that was kept of it is signed with another key"
 	case r.Verdict == audit.WrongKey:
 		return "signed with another key than the one given"
 	}

@@ -27,6 +27,7 @@ type Config struct {
 	Ring      Ring             `toml:"ring" comment:"Shared memory between the step loop and the recorder."`
 	Recorder  Recorder         `toml:"recorder" comment:"The process that writes the run directory."`
 	Digest    Digest           `toml:"digest" comment:"The tamper-evident log of digests."`
+	Anchor    Anchor           `toml:"anchor" comment:"A second place for the newest signed tree head of each run: what is put back to an older state is found by it."`
 	Snapshot  Snapshot         `toml:"snapshot" comment:"Saved states, from which a run resumes."`
 	Log       Log              `toml:"log" comment:"What is written to standard error."`
 }
@@ -66,6 +67,11 @@ type Digest struct {
 	FloorBits    int      `toml:"floor_bits" comment:"Exponent of 2 below which a number counts as zero in them." min:"-1022" max:"-1"`
 	Weights      []string `toml:"weights" comment:"Digest fields whose elements are to be non-negative and to sum to 1; every log entry says whether they do."`
 	AuditKeyFile string   `toml:"audit_key_file" comment:"File of at least 16 secret bytes, mode 0600, that the rounded digests are keyed with; empty: not secret. Runs to be compared need the same one."`
+}
+
+// Anchor is the section [anchor].
+type Anchor struct {
+	Dir string `toml:"dir" comment:"Directory that holds a file RUN.checkpoint for each run, best on another disk or machine than the runs; empty: none."`
 }
 
 // Snapshot is the section [snapshot].

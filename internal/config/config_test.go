@@ -79,7 +79,7 @@ usp.toml:4:1: unknown key "sgments" in [recorder]
 			`usp.toml:1:1: unknown key "season"; did you mean "season" in [predictor]?
    1 | season = …
      | ^^^^^^
-usp.toml:2:1: unknown section "dir"; did you mean "dir" in [ring]?
+usp.toml:2:1: unknown section "dir"; did you mean "dir" in [anchor]?
    2 | dir.x = …
      | ^^^^^`,
 		},

@@ -130,6 +130,10 @@ func ValidID(id string) bool {
 	return true
 }
 
+// AnchorPath is the file in the anchor directory that holds a copy of the run's
+// newest signed head.
+func AnchorPath(anchorDir, id string) string { return filepath.Join(anchorDir, id+"."+HeadFile) }
+
 const ringSuffix = ".ring"
 
 // RingName is the name of a run's ring in the ring directory: ID.ring. Each

@@ -23,10 +23,7 @@ func (w *Writer) Seal() (Sealed, error) {
 	}
 	footer := w.sum.footer(w.tag, w.synced, w.next, index)
 	s := Sealed{Name: filepath.Base(w.path), Base: w.base, Count: w.next - w.base, Size: w.synced + batchHeader}
-	err := finish(w.f, footer, w.synced)
-	if err == nil {
-		err = protect(w.fs, w.path)
-	}
+	err := finish(w.fs, w.f, w.path, footer, w.synced)
 	if err = errors.Join(err, w.release()); err != nil {
 		return Sealed{}, w.poison(err)
 	}
@@ -70,12 +67,16 @@ func remove(fsys vfs.FS, path string) error {
 	return fsys.SyncDir(filepath.Dir(path))
 }
 
-// finish ends the file durably with footer at off.
-func finish(f vfs.File, footer []byte, off int64) error {
+// finish ends the file durably with footer at off, and makes it read-only: the mode is synced with the footer, so that no loss of power leaves a
+// sealed file that can be written.
+func finish(fsys vfs.FS, f vfs.File, path string, footer []byte, off int64) error {
 	if _, err := f.WriteAt(footer, off); err != nil {
 		return err
 	}
 	if err := f.Truncate(off + int64(len(footer))); err != nil {
+		return err
+	}
+	if err := protect(fsys, path); err != nil {
 		return err
 	}
 	return f.Sync()

@@ -63,7 +63,7 @@ func repair(fsys vfs.FS, path string, index func(Header) Indexer) (s Sealed, err
 	if r.sealed {
 		s.Size = r.size
 		// The one who sealed it may not have lived to sync it.
-		if err := r.f.Sync(); err != nil {
+		if err := errors.Join(protect(fsys, path), r.f.Sync()); err != nil {
 			return s, err
 		}
 	} else {
@@ -79,9 +79,6 @@ func repair(fsys vfs.FS, path string, index func(Header) Indexer) (s Sealed, err
 		if s.Size, err = r.cutAndSeal(fsys, found); err != nil {
 			return s, err
 		}
-	}
-	if err := protect(fsys, path); err != nil {
-		return s, err
 	}
 	s.SHA256, err = hashFile(r.f, s.Size)
 	return s, err
@@ -177,7 +174,7 @@ func (r *Reader) cutAndSeal(fsys vfs.FS, x found) (size int64, err error) {
 		return 0, err
 	}
 	at := x.cut + int64(len(index))
-	return at + batchHeader, finish(f, r.sum.footer(r.tag, at, x.next, len(index)), at)
+	return at + batchHeader, finish(fsys, f, r.path, r.sum.footer(r.tag, at, x.next, len(index)), at)
 }
 
 // openWritable opens a file that somebody may have made read-only, as copies of runs often are.

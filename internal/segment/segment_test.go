@@ -149,10 +149,12 @@ func TestRoundTrip(t *testing.T) {
 	if s != want {
 		t.Errorf("sealed %+v, want %+v", s, want)
 	}
-	info, err := m.Stat(path)
-	check(t, err)
-	if info.Mode() != 0o444 {
-		t.Errorf("mode %v", info.Mode())
+	for what, fsys := range map[string]vfs.FS{"now": m, "after a loss of power": m.Crash(nil, vfs.DropAll)} {
+		info, err := fsys.Stat(path)
+		check(t, err)
+		if info.Mode() != 0o444 {
+			t.Errorf("%s: mode %v", what, info.Mode())
+		}
 	}
 	if again, err := segment.Repair(m, path); err != nil || again != want {
 		t.Errorf("repair of a sealed file: %+v, %v", again, err)

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestReadOnlyFiles: what is sealed or published cannot be written by the user who recorded it, who is not root, and everything that goes on
+// with a run works all the same.
+func TestReadOnlyFiles(t *testing.T) {
+	w := newWorld(t)
+	w.writeSeries("in.csv", 900, 1)
+	var as *syscall.Credential
+	if os.Getuid() == 0 {
+		as = &syscall.Credential{Uid: 65534, Gid: 65534}
+		w.readableBy(65534, w.dir, w.ring, filepath.Join(w.dir, "in.csv"))
+	}
+	w.env = append(w.env, "USP_RECORDER_SEGMENT_SIZE=64KiB", "USP_RECORDER_COMMIT_BYTES=4KiB", "USP_SNAPSHOT_KEEP_LAST=3", "USP_ANCHOR_DIR="+filepath.Join(w.dir, "anchor"))
+	do := func(cmd *exec.Cmd, ok bool) string {
+		t.Helper()
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as}
+		if err := cmd.Run(); (err == nil) != ok {
+			t.Fatalf("%v: %v\n%s", cmd.Args, err, out.String())
+		}
+		return out.String()
+	}
+	usp := func(args ...string) string { t.Helper(); return do(w.command(args...), true) }
+	usp("run", "-q", "in.csv", "--snapshot-interval", "100")
+	w.writeSeries("in.csv", 1500, 1) // the same rows, and more
+	usp("run", "-q", "--resume", "latest")
+	usp("verify", "latest", "--deep")
+	usp("snapshot", "prune", "latest", "--keep-last", "1")
+	usp("verify", "latest")
+	kinds := map[string]int{}
+	run, err := filepath.EvalSymlinks(filepath.Join(w.dir, "runs", "latest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = filepath.WalkDir(run, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || d.Name() == "checkpoint" {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		kinds[filepath.Base(filepath.Dir(path))+filepath.Ext(path)]++
+		want := fs.FileMode(0o444)
+		if strings.HasSuffix(path, ".snap") {
+			want = 0o400
+		}
+		if info.Mode() != want {
+			t.Errorf("%s: mode %v, want %v", path, info.Mode(), want)
+		}
+		do(exec.Command("sh", "-c", `echo x >> "$0"`, path), false)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(kinds) != 4 || kinds["telemetry.seg"] < 3 || kinds["digests.seg"] < 3 {
+		t.Errorf("files looked at: %v", kinds)
+	}
+	usp("verify", "latest")
+}
