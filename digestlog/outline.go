@@ -265,20 +265,21 @@ func (s *Steps) append(dst []byte) []byte {
 // stepOf reads what an outline keeps of a STEP entry, without decoding the digests. ok is false for every entry that ParseEntry would
 // not return as a STEP.
 func stepOf(raw []byte) (s Steps, ok bool) {
-	d := decoder{rest: raw}
-	if d.u8() != EntryVersion || Kind(d.u8()) != KindStep || len(raw) > MaxEntrySize {
+	le := binary.LittleEndian
+	if len(raw) < stepDigests+2 || len(raw) > MaxEntrySize || raw[0] != EntryVersion || Kind(raw[1]) != KindStep {
 		return s, false
 	}
-	d.u16()
-	s = Steps{Generation: d.u32(), Count: 1, FirstStep: d.u64(), FirstSeq: d.u64()}
+	nonfinite, digests := le.Uint32(raw[entryHeader:]), le.Uint32(raw[entryHeader+4:])
+	ext := stepDigests + 32*int(min(digests, MaxDigests))
+	if digests > MaxDigests || len(raw) < ext+2 || uint64(nonfinite)>>digests != 0 {
+		return s, false
+	}
+	if n := int(le.Uint16(raw[ext:])); n > MaxExt || len(raw) != ext+2+n {
+		return s, false
+	}
+	s = Steps{Generation: le.Uint32(raw[4:]), Count: 1, FirstStep: le.Uint64(raw[8:]), FirstSeq: le.Uint64(raw[16:])}
 	s.LastStep, s.LastSeq = s.FirstStep, s.FirstSeq
-	nonfinite, digests := d.u32(), d.u32()
-	if digests > MaxDigests {
-		return s, false
-	}
-	d.take(32 * int(digests))
-	ext := d.bytes()
-	return s, !d.short && len(d.rest) == 0 && len(ext) <= MaxExt && uint64(nonfinite)>>digests == 0
+	return s, true
 }
 
 // Errors of an outline that does not answer for its file.

@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"os"
@@ -35,8 +36,8 @@ func (unsynced) SyncDir(string) error { return nil }
 func (unsyncedFile) Sync() error      { return nil }
 func (unsyncedFile) Datasync() error  { return nil }
 
-// generate writes a closed run of so many records, each with a digest, in files of about size bytes, as a recorder does.
-func generate(dir string, records uint64, size int64) {
+// generate writes a closed run of so many records, each with a digest and so many bytes of extension, in files of about size bytes, as a recorder does.
+func generate(dir string, records uint64, size int64, ext int) {
 	f := openFixture(unsynced{vfs.OS()})
 	f.dir, f.size, f.every = rundir.At(dir), size, 1
 	var err error
@@ -54,7 +55,7 @@ func generate(dir string, records uint64, size int64) {
 		p := v.Payload(step, int64(step))
 		must(f.seg.Append(record.AppendRecord(nil, 0, step, p[:f.schema.StoredWords()])))
 		sums, _ := digester.Append(nil, p)
-		f.entries = append(f.entries, digestlog.Entry{Kind: digestlog.KindStep, Step: step, Seq: step, Digests: sums})
+		f.entries = append(f.entries, digestlog.Entry{Kind: digestlog.KindStep, Step: step, Seq: step, Digests: sums, Ext: make([]byte, ext)})
 		if len(f.entries) == 50_000 || f.seg.Size() >= size {
 			f.commit()
 		}
@@ -93,7 +94,7 @@ func BenchmarkIndex(b *testing.B) {
 		}
 		dir := filepath.Join(parent, runID)
 		if _, err := os.Stat(dir); err != nil {
-			generate(dir, n, segment.DefaultSize)
+			generate(dir, n, segment.DefaultSize, 0)
 		}
 		benchIndex(b, dir, n)
 		b.Run("read-log", func(b *testing.B) {
@@ -117,7 +118,7 @@ func BenchmarkIndex(b *testing.B) {
 		}{{"same-number", int64(records) * benchEntry / 16}, {"same-size", 1 << 20}} {
 			b.Run(fmt.Sprintf("records=%d/%s", records, by.name), func(b *testing.B) {
 				dir := filepath.Join(b.TempDir(), runID)
-				generate(dir, records, by.size)
+				generate(dir, records, by.size, 0)
 				benchIndex(b, dir, records)
 			})
 		}
@@ -151,4 +152,55 @@ func benchIndex(b *testing.B, dir string, records uint64) {
 		}
 		per(b)
 	})
+}
+
+// BenchmarkVerify is the whole verification of a run, and beside it what it takes to read all of its files and to hash them. Entries have 98 bytes or 300.
+// USP_BENCH_RECORDS is the number of records.
+func BenchmarkVerify(b *testing.B) {
+	records := uint64(100_000)
+	if n, err := strconv.ParseUint(os.Getenv("USP_BENCH_RECORDS"), 10, 64); err == nil {
+		records = n
+	}
+	for _, entry := range []int{98, 300} {
+		dir := filepath.Join(b.TempDir(), runID)
+		generate(dir, records, segment.DefaultSize, entry-benchEntry+4)
+		b.Run(fmt.Sprintf("entry=%d/hash", entry), func(b *testing.B) {
+			for range b.N {
+				b.SetBytes(hashFiles(dir))
+			}
+		})
+		b.Run(fmt.Sprintf("entry=%d/verify", entry), func(b *testing.B) {
+			for range b.N {
+				r, err := audit.Verify(context.Background(), vfs.OS(), dir, audit.Options{})
+				must(err)
+				if r.Verdict != audit.OK || r.Completeness.Stored != records || r.Completeness.Digests != records {
+					b.Fatalf("%v: %v %v", r.Verdict, r.Integrity.Problems, r.Completeness)
+				}
+			}
+		})
+	}
+}
+
+// hashFiles reads and hashes all files of a run, and returns how many bytes they have.
+func hashFiles(dir string) (n int64) {
+	buf := make([]byte, 256<<10)
+	must(filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		h := sha256.New()
+		for {
+			m, err := f.Read(buf)
+			h.Write(buf[:m])
+			n += int64(m)
+			if err != nil {
+				return f.Close()
+			}
+		}
+	}))
+	return n
 }
