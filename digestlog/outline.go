@@ -173,23 +173,32 @@ func (o *outliner) expect(leaf *tlog.Hash) { o.leaf, o.expected = *leaf, true }
 
 // Add takes in an entry.
 func (o *outliner) Add(_ uint64, raw []byte) {
+	var leaf *tlog.Hash
+	if o.expected {
+		leaf, o.expected = &o.leaf, false
+	}
+	s, ok := stepOf(raw)
+	o.add(raw, &s, ok, leaf)
+}
+
+// add is Add for one who knows already what stepOf says, and may know the leaf hash.
+func (o *outliner) add(raw []byte, s *Steps, isStep bool, leaf *tlog.Hash) {
 	o.entries++
-	expected := o.expected
-	o.expected = false
-	if s, ok := stepOf(raw); ok {
+	if isStep {
 		if !o.plain && !o.cut {
-			if !expected {
+			if leaf == nil {
 				o.leaf = o.hash.hash(raw)
+				leaf = &o.leaf
 			}
-			o.stretch.add(&s, &o.leaf)
+			o.stretch.add(s, leaf)
 		}
-		if o.run.joins(&s) {
+		if o.run.joins(s) {
 			o.run.Count++
 			o.run.LastStep, o.run.LastSeq = s.LastStep, s.LastSeq
 			return
 		}
 		o.endRun()
-		o.run = s
+		o.run = *s
 		return
 	}
 	if _, err := ParseEntry(raw); errors.Is(err, ErrEntry) {

@@ -265,8 +265,8 @@ func TestWrongOutline(t *testing.T) {
 		"none":              {func([]byte) []byte { return nil }, false, false, true},
 		"newer":             {poke(0, 9), false, false, true},
 		"another last step": {poke(n+1+4+24, 3), true, true, false},
-		"another sum": {func(b []byte) []byte { b[len(b)-1] ^= 1; return b }, true, false, true},
-		"malformed":   {poke(n, 7), true, true, false},
+		"another sum":       {func(b []byte) []byte { b[len(b)-1] ^= 1; return b }, true, false, true},
+		"malformed":         {poke(n, 7), true, true, false},
 		"cut off for no reason": {func(b []byte) []byte {
 			b[1] = outlineCut
 			binary.LittleEndian.PutUint32(b[4:], 0)

@@ -13,7 +13,9 @@ type StepEntry struct {
 	Index      uint64 // in the tree
 	Generation uint32
 	Step, Seq  uint64
-	Raw        []byte // the leaf's bytes; valid until the next call of the reader
+	Raw        []byte // the leaf's bytes; valid until the next entry
+	File       string // base name
+	Offset     int64  // of its frame, in bytes from the file's start
 }
 
 // stepDigests is where the digests are in a STEP entry, behind nonfinite and count.
@@ -234,7 +236,7 @@ func (r *StepReader) read() {
 		}
 		return
 	}
-	r.step, r.have = StepEntry{Index: index, Generation: s.Generation, Step: s.FirstStep, Seq: s.FirstSeq, Raw: raw}, true
+	r.step, r.have = StepEntry{Index: index, Generation: s.Generation, Step: s.FirstStep, Seq: s.FirstSeq, Raw: raw, File: r.f.file, Offset: r.f.r.Position()}, true
 	r.place(index)
 }
 
