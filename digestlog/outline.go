@@ -73,10 +73,14 @@ func spanOf(it Item) Span {
 	return Span{Item: it}
 }
 
-// ends reads the ends of a file. False: they do not answer for it, and it is to be read, which finds out why.
-func (w *walker) ends(s *extent) (segment.Ends, bool) {
+// ends reads the ends of a file. False: they do not answer for it, and it is to be read, which finds out why. The error is the file system's.
+func (w *walker) ends(s *extent) (segment.Ends, bool, error) {
 	ends, err := segment.ReadEnds(w.fsys, s.path)
-	return ends, err == nil && ends.Sealed && ends.Header.Base == s.base && (s.final || ends.Next == s.limit)
+	var f *Fault
+	if err = readFault(s.path, err); errors.As(err, &f) {
+		return ends, false, nil
+	}
+	return ends, err == nil && ends.Sealed && ends.Header.Base == s.base && (s.final || ends.Next == s.limit), err
 }
 
 // outlined answers for a file from the index at its end. False: it cannot, and the file is to be read.
@@ -84,9 +88,9 @@ func (w *walker) outlined(s *extent) bool {
 	if w.whole != nil && w.whole(&s.link) {
 		return false
 	}
-	ends, ok := w.ends(s)
-	if !ok {
-		return false
+	ends, ok, err := w.ends(s)
+	if err != nil || !ok {
+		return false // an error comes again with the file
 	}
 	count := ends.Next - s.base
 	if _, err := readOutline(ends.Index, count, nil, nil); err != nil {
@@ -120,15 +124,11 @@ func (w *walker) compare(s *extent) (c comparison, _ error) {
 	if !w.check || s.void {
 		return c, nil
 	}
-	ends, err := segment.ReadEnds(w.fsys, s.path)
-	var f *Fault
-	if err != nil && !errors.As(readFault(s.path, err), &f) {
-		return c, readFault(s.path, err)
-	}
-	if err == nil && ends.Sealed && len(ends.Index) > 0 && ends.Index[0] <= outlineVersion {
+	ends, ok, err := w.ends(s)
+	if ok && len(ends.Index) > 0 && ends.Index[0] <= outlineVersion {
 		c = comparison{ends: ends, seen: &outliner{plain: ends.Index[0] < outlineVersion}}
 	}
-	return c, nil
+	return c, err
 }
 
 // end reports an outline that is not that of the entries, all of which were seen.

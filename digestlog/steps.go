@@ -150,7 +150,9 @@ func (r *StepReader) file() bool {
 			continue
 		}
 		r.cur = s
-		r.list, r.behind, r.lined = r.w.stretches(s)
+		if r.list, r.behind, r.lined, r.err = r.w.stretches(s); r.err != nil {
+			return false
+		}
 		r.w.gap(s, s.base, 0)
 	}
 	return len(r.faults) == 0
@@ -250,15 +252,15 @@ func (r *StepReader) place(index uint64) {
 	}
 }
 
-// stretches returns what the outline of a file says of its stretches, and where the file ends. False: it says nothing.
-func (w *walker) stretches(s *extent) (list []Stretch, behind uint64, ok bool) {
-	ends, ok := w.ends(s)
-	if !ok {
-		return nil, 0, false
+// stretches returns what the outline of a file says of its stretches, and where the file ends. False: it says nothing. The error is the file system's.
+func (w *walker) stretches(s *extent) (list []Stretch, behind uint64, ok bool, _ error) {
+	ends, ok, err := w.ends(s)
+	if err != nil || !ok {
+		return nil, 0, false, err
 	}
 	bare, err := readOutline(ends.Index, ends.Next-s.base, nil, func(x Stretch) {
 		x.Index += s.base
 		list = append(list, x)
 	})
-	return list, ends.Next, err == nil && !bare
+	return list, ends.Next, err == nil && !bare, nil
 }
