@@ -59,13 +59,16 @@ type walker struct {
 	item  func(it Item, f *Fault) bool // an entry, with the fault if it cannot be decoded
 	fault func(f *Fault) bool          // anything else that is wrong
 	steps func(s Span) bool            // STEP entries in a row, in the place of item; nil: every file is read, and item called for each
+	step  func(*StepEntry) bool        // a STEP entry, in the place of item; may be nil
 	leaf  func(*tlog.Hash) bool        // leaf hash of every entry that is read, before item or steps; may be nil
 	whole func(k *link) bool           // with steps: the file is to be read all the same; may be nil
 	check bool                         // compare the outlines of files that are read with their entries
 	first uint64                       // begin with the last file whose base is not above this index
 
 	encoder Encoder
-	next    uint64 // index of the next entry
+	hash    tlog.Hash // of the entry that is being called back for
+	current StepEntry // that entry, for step
+	next    uint64    // index of the next entry
 	files   int
 	sealed  bool   // the last file has its end
 	last    string // base name of the file read last
@@ -199,36 +202,44 @@ func (w *walker) readFile(s *extent) (err error) {
 		case raw == nil:
 			continue
 		}
-		if !w.hash(raw, outline.seen) {
+		if !w.take(f, raw, outline.seen) {
 			w.stopped = true
-			return nil
-		}
-		if !w.joinStep(s, raw) {
-			w.deliver(s, f.r.Position(), raw)
 		}
 	}
 	return nil
 }
 
-// hash gives the leaf hash of an entry to whoever wants it.
-func (w *walker) hash(raw []byte, outline *outliner) bool {
-	if w.leaf == nil {
-		if outline != nil {
-			outline.Add(w.next, raw)
-		}
-		return true
+// take calls back for an entry that was read. False: somebody wants no more.
+func (w *walker) take(f *openFile, raw []byte, outline *outliner) bool {
+	s, isStep := stepOf(raw)
+	var leaf *tlog.Hash
+	if w.leaf != nil {
+		w.hash = w.encoder.hash(raw)
+		leaf = &w.hash
 	}
-	leaf := w.encoder.hash(raw)
 	if outline != nil {
-		outline.expect(&leaf)
-		outline.Add(w.next, raw)
+		outline.add(raw, &s, isStep, leaf)
 	}
-	return w.leaf(&leaf)
+	if leaf != nil && !w.leaf(leaf) {
+		return false
+	}
+	switch {
+	case isStep && w.steps != nil:
+		w.joinStep(f.extent, &s)
+		return !w.stopped
+	case isStep && w.step != nil:
+		w.current = StepEntry{Index: w.next, Generation: s.Generation, Step: s.FirstStep, Seq: s.FirstSeq, Raw: raw, File: f.file, Offset: f.r.Position()}
+		w.next++
+		return w.step(&w.current)
+	}
+	w.deliver(f.extent, f.r.Position(), raw)
+	return !w.stopped
 }
 
 // An openFile is a file that a walker reads.
 type openFile struct {
 	*extent
+	file    string // its name
 	r       *segment.Reader
 	overlap bool // entries that do not count were reported
 	intact  bool // no damage was met
@@ -242,7 +253,7 @@ func (w *walker) open(s *extent) (*openFile, error) {
 	}
 	w.last, w.base = s.name(), s.base
 	w.gap(s, s.base, 0)
-	return &openFile{extent: s, r: r, intact: true}, nil
+	return &openFile{extent: s, file: s.name(), r: r, intact: true}, nil
 }
 
 // entry returns the next entry that counts, whose index is w.next; the caller moves that on. Without one there is either an end of the file, or
@@ -272,23 +283,15 @@ func (w *walker) entry(f *openFile) (raw []byte, end bool, _ error) {
 	return raw, false, nil
 }
 
-// joinStep puts a STEP entry into the run that goes on, if nobody wants it for itself.
-func (w *walker) joinStep(s *extent, raw []byte) bool {
-	if w.steps == nil {
-		return false
-	}
-	step, ok := stepOf(raw)
-	if !ok {
-		return false
-	}
-	if run := &w.pending.Run; run.joins(&step) {
+// joinStep puts a STEP entry into the run that goes on.
+func (w *walker) joinStep(s *extent, step *Steps) {
+	if run := &w.pending.Run; run.joins(step) {
 		run.Count++
 		run.LastStep, run.LastSeq = step.LastStep, step.LastSeq
 	} else if w.endRun() {
-		w.pending = Span{Item: Item{Index: w.next, File: s.name()}, Run: step}
+		w.pending = Span{Item: Item{Index: w.next, File: s.name()}, Run: *step}
 	}
 	w.next++
-	return true
 }
 
 // endRun calls back for the run that went on. What comes after it has to come after it.

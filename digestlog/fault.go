@@ -73,6 +73,9 @@ var (
 
 // readFault puts an error of a segment reader into its class. An error of the file system (not of the bytes) stays what it is.
 func readFault(path string, err error) error {
+	if err == nil {
+		return nil
+	}
 	f := &Fault{File: filepath.Base(path), Err: err}
 	var corrupt *segment.CorruptError
 	var torn *segment.TornError

@@ -73,10 +73,14 @@ func spanOf(it Item) Span {
 	return Span{Item: it}
 }
 
-// ends reads the ends of a file. False: they do not answer for it, and it is to be read, which finds out why.
-func (w *walker) ends(s *extent) (segment.Ends, bool) {
+// ends reads the ends of a file. False: they do not answer for it, and it is to be read, which finds out why. The error is the file system's.
+func (w *walker) ends(s *extent) (segment.Ends, bool, error) {
 	ends, err := segment.ReadEnds(w.fsys, s.path)
-	return ends, err == nil && ends.Sealed && ends.Header.Base == s.base && (s.final || ends.Next == s.limit)
+	var f *Fault
+	if err = readFault(s.path, err); errors.As(err, &f) {
+		return ends, false, nil
+	}
+	return ends, err == nil && ends.Sealed && ends.Header.Base == s.base && (s.final || ends.Next == s.limit), err
 }
 
 // outlined answers for a file from the index at its end. False: it cannot, and the file is to be read.
@@ -84,9 +88,9 @@ func (w *walker) outlined(s *extent) bool {
 	if w.whole != nil && w.whole(&s.link) {
 		return false
 	}
-	ends, ok := w.ends(s)
-	if !ok {
-		return false
+	ends, ok, err := w.ends(s)
+	if err != nil || !ok {
+		return false // an error comes again with the file
 	}
 	count := ends.Next - s.base
 	if _, err := readOutline(ends.Index, count, nil, nil); err != nil {
@@ -120,15 +124,11 @@ func (w *walker) compare(s *extent) (c comparison, _ error) {
 	if !w.check || s.void {
 		return c, nil
 	}
-	ends, err := segment.ReadEnds(w.fsys, s.path)
-	var f *Fault
-	if err != nil && !errors.As(readFault(s.path, err), &f) {
-		return c, readFault(s.path, err)
-	}
-	if err == nil && ends.Sealed && len(ends.Index) > 0 && ends.Index[0] <= outlineVersion {
+	ends, ok, err := w.ends(s)
+	if ok && len(ends.Index) > 0 && ends.Index[0] <= outlineVersion {
 		c = comparison{ends: ends, seen: &outliner{plain: ends.Index[0] < outlineVersion}}
 	}
-	return c, nil
+	return c, err
 }
 
 // end reports an outline that is not that of the entries, all of which were seen.
@@ -173,23 +173,32 @@ func (o *outliner) expect(leaf *tlog.Hash) { o.leaf, o.expected = *leaf, true }
 
 // Add takes in an entry.
 func (o *outliner) Add(_ uint64, raw []byte) {
+	var leaf *tlog.Hash
+	if o.expected {
+		leaf, o.expected = &o.leaf, false
+	}
+	s, ok := stepOf(raw)
+	o.add(raw, &s, ok, leaf)
+}
+
+// add is Add for one who knows already what stepOf says, and may know the leaf hash.
+func (o *outliner) add(raw []byte, s *Steps, isStep bool, leaf *tlog.Hash) {
 	o.entries++
-	expected := o.expected
-	o.expected = false
-	if s, ok := stepOf(raw); ok {
+	if isStep {
 		if !o.plain && !o.cut {
-			if !expected {
+			if leaf == nil {
 				o.leaf = o.hash.hash(raw)
+				leaf = &o.leaf
 			}
-			o.stretch.add(&s, &o.leaf)
+			o.stretch.add(s, leaf)
 		}
-		if o.run.joins(&s) {
+		if o.run.joins(s) {
 			o.run.Count++
 			o.run.LastStep, o.run.LastSeq = s.LastStep, s.LastSeq
 			return
 		}
 		o.endRun()
-		o.run = s
+		o.run = *s
 		return
 	}
 	if _, err := ParseEntry(raw); errors.Is(err, ErrEntry) {
@@ -265,20 +274,21 @@ func (s *Steps) append(dst []byte) []byte {
 // stepOf reads what an outline keeps of a STEP entry, without decoding the digests. ok is false for every entry that ParseEntry would
 // not return as a STEP.
 func stepOf(raw []byte) (s Steps, ok bool) {
-	d := decoder{rest: raw}
-	if d.u8() != EntryVersion || Kind(d.u8()) != KindStep || len(raw) > MaxEntrySize {
+	le := binary.LittleEndian
+	if len(raw) < stepDigests+2 || len(raw) > MaxEntrySize || raw[0] != EntryVersion || Kind(raw[1]) != KindStep {
 		return s, false
 	}
-	d.u16()
-	s = Steps{Generation: d.u32(), Count: 1, FirstStep: d.u64(), FirstSeq: d.u64()}
+	nonfinite, digests := le.Uint32(raw[entryHeader:]), le.Uint32(raw[entryHeader+4:])
+	ext := stepDigests + 32*int(min(digests, MaxDigests))
+	if digests > MaxDigests || len(raw) < ext+2 || uint64(nonfinite)>>digests != 0 {
+		return s, false
+	}
+	if n := int(le.Uint16(raw[ext:])); n > MaxExt || len(raw) != ext+2+n {
+		return s, false
+	}
+	s = Steps{Generation: le.Uint32(raw[4:]), Count: 1, FirstStep: le.Uint64(raw[8:]), FirstSeq: le.Uint64(raw[16:])}
 	s.LastStep, s.LastSeq = s.FirstStep, s.FirstSeq
-	nonfinite, digests := d.u32(), d.u32()
-	if digests > MaxDigests {
-		return s, false
-	}
-	d.take(32 * int(digests))
-	ext := d.bytes()
-	return s, !d.short && len(d.rest) == 0 && len(ext) <= MaxExt && uint64(nonfinite)>>digests == 0
+	return s, true
 }
 
 // Errors of an outline that does not answer for its file.

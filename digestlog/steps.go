@@ -13,7 +13,9 @@ type StepEntry struct {
 	Index      uint64 // in the tree
 	Generation uint32
 	Step, Seq  uint64
-	Raw        []byte // the leaf's bytes; valid until the next call of the reader
+	Raw        []byte // the leaf's bytes; valid until the next entry
+	File       string // base name
+	Offset     int64  // of its frame, in bytes from the file's start
 }
 
 // stepDigests is where the digests are in a STEP entry, behind nonfinite and count.
@@ -154,7 +156,9 @@ func (r *StepReader) file() bool {
 			continue
 		}
 		r.cur = s
-		r.list, r.behind, r.lined = r.w.stretches(s)
+		if r.list, r.behind, r.lined, r.err = r.w.stretches(s); r.err != nil {
+			return false
+		}
 		r.w.gap(s, s.base, 0)
 	}
 	return len(r.faults) == 0
@@ -240,7 +244,7 @@ func (r *StepReader) read() {
 		}
 		return
 	}
-	r.step, r.have = StepEntry{Index: index, Generation: s.Generation, Step: s.FirstStep, Seq: s.FirstSeq, Raw: raw}, true
+	r.step, r.have = StepEntry{Index: index, Generation: s.Generation, Step: s.FirstStep, Seq: s.FirstSeq, Raw: raw, File: r.f.file, Offset: r.f.r.Position()}, true
 	r.place(index)
 }
 
@@ -254,15 +258,15 @@ func (r *StepReader) place(index uint64) {
 	}
 }
 
-// stretches returns what the outline of a file says of its stretches, and where the file ends. False: it says nothing.
-func (w *walker) stretches(s *extent) (list []Stretch, behind uint64, ok bool) {
-	ends, ok := w.ends(s)
-	if !ok {
-		return nil, 0, false
+// stretches returns what the outline of a file says of its stretches, and where the file ends. False: it says nothing. The error is the file system's.
+func (w *walker) stretches(s *extent) (list []Stretch, behind uint64, ok bool, _ error) {
+	ends, ok, err := w.ends(s)
+	if err != nil || !ok {
+		return nil, 0, false, err
 	}
 	bare, err := readOutline(ends.Index, ends.Next-s.base, nil, func(x Stretch) {
 		x.Index += s.base
 		list = append(list, x)
 	})
-	return list, ends.Next, err == nil && !bare
+	return list, ends.Next, err == nil && !bare, nil
 }

@@ -123,16 +123,16 @@ type mergeSide struct {
 func (s *mergeSide) fill(t rapid.TB) {
 	for !s.have && !s.done {
 		e, err := s.r.Next()
-		var f *Fault
 		switch {
+		case err == nil:
+			s.e, s.have = e, true
 		case err == io.EOF:
 			s.done = true
-		case errors.As(err, &f):
-			s.faults++
-		case err != nil:
-			t.Fatalf("%v", err)
 		default:
-			s.e, s.have = e, true
+			if f := new(Fault); !errors.As(err, &f) {
+				t.Fatalf("%v", err)
+			}
+			s.faults++
 		}
 	}
 }

@@ -42,8 +42,9 @@ func VerifyTiles(o TilesOptions) (Report, error) {
 	if v.RunID = t.Head.RunID(); v.RunID == "" {
 		v.add(&Fault{Class: ClassNotOurs, File: HeadName, Err: fmt.Errorf("the checkpoint is of %q, which is not the log of a run", t.Head.Origin)})
 	}
-	v.noteRoots()
-	if err := v.entries(o); err != nil {
+	v.tree.note()
+	err = v.entries(o)
+	if err = errors.Join(v.settle(), err); err != nil {
 		return Report{}, err
 	}
 	v.finish(&walker{files: v.files, sealed: true, next: t.Size()})

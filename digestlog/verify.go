@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"slices"
 
-	"github.com/transparency-dev/merkle/compact"
-	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -26,6 +24,9 @@ type VerifyOptions struct {
 	Verifiers note.Verifiers   // keys that may have signed it
 	RootsAt   []uint64         // sizes at which to note the root, in any order
 	Each      func(Item) error // called for every readable entry, in order; an error ends the verification with it
+
+	// Steps, if not nil, is called for STEP entries in the place of Each. They are not decoded, which takes less time.
+	Steps func(*StepEntry) error
 }
 
 // A Report is what [Verify] found. It separates whether the bytes are intact ([Report.Err]) from whether the log is complete ([Report.Closed]).
@@ -98,10 +99,13 @@ func VerifyWith(o VerifyOptions) (Report, error) {
 	if err := v.begin(); err != nil {
 		return Report{}, err
 	}
-	v.noteRoots()
+	v.tree.note()
 	w := walker{fsys: o.FS, dir: o.Dir, enter: v.enter, leaf: v.leaf, item: v.item, fault: v.fault, check: true}
+	if o.Each == nil || o.Steps != nil {
+		w.step = v.step
+	}
 	err := w.run()
-	if err = errors.Join(v.err, err); err != nil {
+	if err = errors.Join(v.settle(), err); err != nil {
 		return Report{}, err
 	}
 	v.finish(&w)
@@ -111,33 +115,37 @@ func VerifyWith(o VerifyOptions) (Report, error) {
 type verification struct {
 	Report
 	opt    VerifyOptions
-	tree   *compact.Range
+	tree   *treeReplay
 	whole  bool     // no entry was missing so far
 	replay bool     // entries are put into the tree
-	wanted []uint64 // sizes at which roots are still to be noted, ascending
+	steps  uint64   // readable STEP entries that are not in Kinds
 	head   [32]byte // the root at the head's size, if headOK
 	headOK bool
 	err    error
 }
 
-// begin makes the tree, reads the head and notes at which sizes roots are wanted.
+// begin reads the head, and makes the tree, which notes the roots that are wanted.
 func (v *verification) begin() error {
 	v.Roots, v.Kinds = map[uint64][32]byte{}, map[Kind]uint64{}
-	v.tree = ranges().NewEmptyRange(0)
 	if err := v.readHead(); err != nil {
 		return err
 	}
-	v.wanted = slices.Clone(v.opt.RootsAt)
+	wanted := slices.Clone(v.opt.RootsAt)
 	if v.Head != nil {
-		v.wanted = append(v.wanted, v.Head.Size)
+		wanted = append(wanted, v.Head.Size)
 	}
-	slices.Sort(v.wanted)
-	v.wanted = slices.Compact(v.wanted)
+	v.tree = newTreeReplay(wanted, v.noteRoot)
 	return nil
 }
 
-func ranges() *compact.RangeFactory {
-	return &compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
+// noteRoot takes down the root at a wanted size.
+func (v *verification) noteRoot(size uint64, root [32]byte) {
+	if slices.Contains(v.opt.RootsAt, size) {
+		v.Roots[size] = root
+	}
+	if v.Head != nil && v.Head.Size == size {
+		v.head, v.headOK = root, true
+	}
 }
 
 func (v *verification) readHead() error {
@@ -161,34 +169,6 @@ func (v *verification) readHead() error {
 	return nil
 }
 
-// root returns the root of the tree as it is.
-func (v *verification) root() (root [32]byte) {
-	hash, err := v.tree.GetRootHash(nil)
-	if err != nil {
-		panic("digestlog: no root of a range from 0: " + err.Error())
-	}
-	if hash == nil {
-		hash = rfc6962.DefaultHasher.EmptyRoot()
-	}
-	copy(root[:], hash)
-	return root
-}
-
-// noteRoots takes down the root if the tree has a wanted size.
-func (v *verification) noteRoots() {
-	if len(v.wanted) == 0 || v.wanted[0] != v.tree.End() {
-		return
-	}
-	size, root := v.wanted[0], v.root()
-	v.wanted = v.wanted[1:]
-	if slices.Contains(v.opt.RootsAt, size) {
-		v.Roots[size] = root
-	}
-	if v.Head != nil && v.Head.Size == size {
-		v.head, v.headOK = root, true
-	}
-}
-
 // enter checks a file's header against the entries before it.
 func (v *verification) enter(k *link) bool {
 	if v.RunID == "" {
@@ -197,10 +177,13 @@ func (v *verification) enter(k *link) bool {
 	if k.runID != v.RunID {
 		v.add(&Fault{Class: ClassNotOurs, File: k.name(), Err: fmt.Errorf("a file of run %q in the log of run %q", k.runID, v.RunID)})
 	}
-	if !v.whole || k.base != v.tree.End() {
+	if v.settle() != nil {
+		return false
+	}
+	if !v.whole || k.base != v.tree.tree.End() {
 		return true // the walker says what is missing
 	}
-	hashes := v.tree.Hashes()
+	hashes := v.tree.tree.Hashes()
 	same := len(hashes) == len(k.tree.nodes)
 	for i := 0; same && i < len(hashes); i++ {
 		same = bytes.Equal(hashes[i], k.tree.nodes[i][:])
@@ -238,23 +221,40 @@ func (v *verification) item(it Item, f *Fault) bool {
 	return v.err == nil
 }
 
+// step takes in a STEP entry that nobody wants decoded.
+func (v *verification) step(s *StepEntry) bool {
+	v.Entries++
+	v.steps++
+	v.End = nil
+	if v.opt.Steps != nil {
+		v.err = v.opt.Steps(s)
+	}
+	return v.err == nil
+}
+
+// settle waits until the tree is that of the entries so far, and returns the first error there was.
+func (v *verification) settle() error {
+	if err := v.tree.settle(); v.err == nil {
+		v.err = err
+	}
+	return v.err
+}
+
 // leaf puts an entry into the tree.
 func (v *verification) leaf(leaf *tlog.Hash) bool {
-	if !v.whole || !v.replay {
-		return true
+	if v.whole && v.replay {
+		v.tree.add(leaf)
 	}
-	if err := v.tree.Append(bytes.Clone(leaf[:]), nil); err != nil {
-		v.err = fmt.Errorf("digestlog: verify entry %d: %w", v.tree.End(), err)
-		return false
-	}
-	v.noteRoots()
 	return true
 }
 
 // finish compares what was read with the head.
 func (v *verification) finish(w *walker) {
 	v.Files, v.Sealed = w.files, w.sealed
-	v.Size, v.Root = v.tree.End(), v.root()
+	if v.steps > 0 {
+		v.Kinds[KindStep] += v.steps
+	}
+	v.Size, v.Root = v.tree.tree.End(), v.tree.root()
 	h := v.Head
 	if h == nil {
 		return

@@ -38,19 +38,19 @@ func VerifyIndex(o IndexOptions) (Report, error) {
 	if err := v.findStart(); err != nil {
 		return Report{}, err
 	}
-	v.noteRoots()
+	v.tree.note()
 	v.chain.fault = v.fault
 	w := walker{
-		fsys: v.opt.FS, dir: o.Dir, enter: v.enterIndex, leaf: v.leaf, item: v.item, fault: v.fault, steps: v.steps, check: true,
+		fsys: v.opt.FS, dir: o.Dir, enter: v.enterIndex, leaf: v.leaf, item: v.item, fault: v.fault, steps: v.span, check: true,
 		whole: func(*link) bool { return v.replay },
 	}
 	err := w.run()
-	if err = errors.Join(v.err, err); err != nil {
+	if err = errors.Join(v.settle(), err); err != nil {
 		return Report{}, err
 	}
 	v.finish(&w)
 	if v.Size = w.next; !v.whole {
-		v.Size = v.tree.End()
+		v.Size = v.tree.tree.End()
 	}
 	return v.Report, nil
 }
@@ -88,22 +88,16 @@ func (v *indexCheck) enterIndex(k *link) bool {
 		return false
 	}
 	if v.Head != nil && k.base == v.start && v.whole {
-		nodes := make([][]byte, len(k.tree.nodes))
-		for i := range nodes {
-			nodes[i] = k.tree.nodes[i][:]
-		}
-		tree, err := ranges().NewRange(0, k.base, nodes)
-		if err != nil {
+		if err := v.tree.restart(&k.tree); err != nil {
 			v.err = fmt.Errorf("digestlog: tree of %s: %w", k.name(), err)
 			return false
 		}
-		v.tree, v.replay = tree, true
-		v.noteRoots()
+		v.replay = true
 	}
 	return v.enter(k)
 }
 
-func (v *indexCheck) steps(s Span) bool {
+func (v *indexCheck) span(s Span) bool {
 	v.Entries += s.Run.Count
 	v.Kinds[KindStep] += s.Run.Count
 	v.End = nil

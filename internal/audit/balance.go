@@ -23,7 +23,7 @@ func (j *judge) balance(generation uint32) {
 	}
 	if a.next > g.next && !g.unchecked && !j.InProgress {
 		bad(Missing, "the log (entry %d, %v) vouches for the records of generation %d below %d, telemetry ends at %d",
-			a.vouch.index, a.vouch.Kind, generation, a.next, g.next)
+			a.vouch.index, a.vouch.kind, generation, a.next, g.next)
 		g.unchecked = true
 	}
 	lost := total(g.lost)
@@ -42,7 +42,7 @@ func (j *judge) balance(generation uint32) {
 	}
 	if e := a.end; e != nil {
 		out.End, out.EmittedKnown = e.Status.String(), e.EmittedKnown
-		a.vouch = *e
+		a.vouch = e.place()
 		switch {
 		case g.unchecked: // reported already
 		case e.Stored != g.stored || e.Lost != lost:

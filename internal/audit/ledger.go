@@ -29,7 +29,9 @@ type ledger struct {
 	snapshots map[string]logged
 	pruned    map[string]logged
 	poisoned  []string // texts of EVENT entries about files given up
-	ended     bool     // nothing but removals of snapshots and events follows the last END
+	cur       *account // of the last STEP entry, whose generation is curOf
+	curOf     uint32
+	ended     bool // nothing but removals of snapshots and events follows the last END
 }
 
 // account is one generation in the log.
@@ -39,9 +41,19 @@ type account struct {
 	lost   []span
 	steps  uint64
 	next   uint64 // one past the largest sequence number that an entry vouches for
-	vouch  logged // the entry that does
+	vouch  place  // the entry that does
 	rewind *logged
 }
+
+// place is where an entry stands in the log.
+type place struct {
+	kind  digestlog.Kind
+	index uint64
+	file  string
+	at    int64
+}
+
+func (e *logged) place() place { return place{e.Kind, e.index, e.file, e.at} }
 
 // span is a lost range.
 type span struct {
@@ -104,17 +116,17 @@ func (l *ledger) add(it digestlog.Item, report func(Problem)) {
 		}
 	case digestlog.KindStep:
 		a.steps++
-		a.vouchFor(e.Seq+1, e)
+		a.vouchFor(e.Seq+1, e.place())
 	case digestlog.KindLost:
 		if n := len(a.lost); n > 0 && e.From < a.lost[n-1].to {
 			bad("lost range [%d, %d) goes back before %d", e.From, e.To, a.lost[n-1].to)
 		}
 		a.lost = appendSpan(a.lost, span{e.From, e.To, e.Reason})
-		a.vouchFor(e.To, e)
+		a.vouchFor(e.To, e.place())
 	case digestlog.KindSnapshot:
 		l.snapshots[e.Name] = e
 		delete(l.pruned, e.Name)
-		a.vouchFor(e.Seq, e)
+		a.vouchFor(e.Seq, e.place())
 	case digestlog.KindRewind:
 		a.rewind = &e
 		if !cold(&e.Entry) && !l.knows(e.SHA256) {
@@ -135,6 +147,22 @@ func (l *ledger) add(it digestlog.Item, report func(Problem)) {
 	}
 }
 
+// addStep is add for a STEP entry that is not decoded.
+func (l *ledger) addStep(s *digestlog.StepEntry, report func(Problem)) {
+	if l.cur == nil || l.curOf != s.Generation {
+		l.cur, l.curOf = l.gens[s.Generation], s.Generation
+	}
+	a := l.cur
+	if a == nil || a.open == nil || a.end != nil {
+		e := digestlog.Entry{Kind: digestlog.KindStep, Generation: s.Generation, Step: s.Step, Seq: s.Seq}
+		l.add(digestlog.Item{Index: s.Index, Entry: e, File: s.File, Offset: s.Offset}, report)
+		return
+	}
+	l.ended = false
+	a.steps++
+	a.vouchFor(s.Seq+1, place{digestlog.KindStep, s.Index, s.File, s.Offset})
+}
+
 // knows says whether a snapshot with that digest was logged.
 func (l *ledger) knows(sum [32]byte) bool {
 	for _, e := range l.snapshots {
@@ -149,7 +177,7 @@ func (l *ledger) knows(sum [32]byte) bool {
 // snapshot and overrides everything before it.
 func cold(e *digestlog.Entry) bool { return e.SHA256 == [32]byte{} }
 
-func (a *account) vouchFor(next uint64, e logged) {
+func (a *account) vouchFor(next uint64, e place) {
 	if next > a.next {
 		a.next, a.vouch = next, e
 	}

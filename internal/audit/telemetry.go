@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
+	"io/fs"
 	"math"
 	"os"
 	"slices"
@@ -41,19 +41,21 @@ type telemetry struct {
 	any    bool
 	broken bool // damage was passed, so numbers may be missing before the next frame
 
-	sum      *record.Summarizer // of the file being read
-	nextStep func() (digestlog.Item, error, bool)
-	step     digestlog.Entry
-	have     bool
-	err      error // of reading the log
+	sum     *record.Summarizer    // of the file being read
+	digests *digestlog.StepReader // nil: there is no log
+	step    digestlog.StepEntry
+	have    bool
+	err     error // of reading the log
 }
 
 // readTelemetry checks every segment against its SEAL entry, every frame against
 // its place, and every STEP entry against its record.
 func (j *judge) readTelemetry() error {
-	next, stop := iter.Pull2(entries(j.fsys, j.dir))
-	defer stop()
-	t := &telemetry{judge: j, nextStep: next}
+	t := &telemetry{judge: j}
+	if _, err := j.fsys.Stat(j.dir.Digests()); !errors.Is(err, fs.ErrNotExist) {
+		t.digests = digestlog.NewStepReader(j.fsys, j.dir.Digests())
+		defer t.digests.Close()
+	}
 	t.advance()
 	for i, info := range j.inv.telemetry {
 		limit := uint64(math.MaxUint64)
@@ -364,9 +366,9 @@ func (t *telemetry) match(g *found, step uint64) {
 	}
 	g.digests++
 	if t.step.Step != step {
-		gen, seq := f.Generation, f.Seq
-		t.problem(Problem{Class: Inconsistent, File: rundir.DigestDir, Generation: &gen, Seq: &seq, Step: &step,
-			Detail: fmt.Sprintf("the log has the digest of step %d for record %d, which is step %d", t.step.Step, seq, step)})
+		gen, seq, at := f.Generation, f.Seq, step
+		t.problem(Problem{Class: Inconsistent, File: rundir.DigestDir, Generation: &gen, Seq: &seq, Step: &at,
+			Detail: fmt.Sprintf("the log has the digest of step %d for record %d, which is step %d", t.step.Step, seq, at)})
 	}
 	t.advance()
 }
@@ -392,19 +394,18 @@ func (t *telemetry) unmatched() {
 
 // advance moves to the next STEP entry. Damage of the log was reported by the first pass.
 func (t *telemetry) advance() {
-	for {
-		it, err, ok := t.nextStep()
-		var fault *digestlog.Fault
+	for t.have = false; t.digests != nil && !t.have && t.err == nil; {
+		var err error
+		t.step, err = t.digests.Next()
 		switch {
-		case !ok:
-			t.have = false
+		case err == nil:
+			t.have = true
+		case err == io.EOF:
 			return
-		case err != nil && !errors.As(err, &fault):
-			t.have, t.err = false, err
-			return
-		case err == nil && it.Entry.Kind == digestlog.KindStep:
-			t.step, t.have = it.Entry, true
-			return
+		default:
+			if f := new(digestlog.Fault); !errors.As(err, &f) {
+				t.err = err
+			}
 		}
 	}
 }

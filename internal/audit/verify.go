@@ -212,13 +212,16 @@ func (j *judge) readLog() error {
 		o.RootsAt = append(o.RootsAt, m.TreeSize)
 	}
 	var d doubts
+	report := d.add(j)
 	o.Each = func(it digestlog.Item) error {
-		if it.Index%4096 == 0 {
-			if err := j.ctx.Err(); err != nil {
-				return err
-			}
+		j.book.add(it, report)
+		return j.ctx.Err()
+	}
+	o.Steps = func(s *digestlog.StepEntry) error {
+		j.book.addStep(s, report)
+		if s.Index%4096 == 0 {
+			return j.ctx.Err()
 		}
-		j.book.add(it, d.add(j))
 		return nil
 	}
 	var err error

@@ -1,0 +1,126 @@
+package digestlog
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/transparency-dev/merkle/compact"
+	"github.com/transparency-dev/merkle/rfc6962"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/usp-project/usp/internal/fixedsum"
+)
+
+const (
+	leavesAtOnce = 1024
+	keptAtOnce   = 128 // hashes
+)
+
+// A treeReplay is the tree of a verification, which another library keeps. Leaf hashes are put into it behind the back of the one who reads the log, a
+// list at a time; settle waits for that, and is to be called before anything of the tree is looked at, and in the end.
+type treeReplay struct {
+	tree   *compact.Range
+	wanted []uint64 // sizes at which roots are still to be noted, ascending
+	noted  func(size uint64, root [32]byte)
+	err    error
+
+	next, now []tlog.Hash // leaf hashes that were handed in, and those of them that are being put into the tree
+	busy      sync.WaitGroup
+	node      *fixedsum.Hasher
+	kept      []byte // memory for hashes, which the library keeps
+}
+
+// newTreeReplay returns an empty tree. noted is called with the root at each wanted size that the tree comes to.
+func newTreeReplay(wanted []uint64, noted func(size uint64, root [32]byte)) *treeReplay {
+	p := &treeReplay{wanted: slices.Clone(wanted), noted: noted, node: fixedsum.New(1 + 2*tlog.HashSize)}
+	slices.Sort(p.wanted)
+	p.wanted = slices.Compact(p.wanted)
+	p.tree = (&compact.RangeFactory{Hash: p.hashNode}).NewEmptyRange(0)
+	return p
+}
+
+// restart puts the tree in the place of the one that there was.
+func (p *treeReplay) restart(f *frontier) error {
+	nodes := make([][]byte, len(f.nodes))
+	for i := range nodes {
+		nodes[i] = p.keep(f.nodes[i])
+	}
+	tree, err := (&compact.RangeFactory{Hash: p.hashNode}).NewRange(0, f.size, nodes)
+	if err == nil {
+		p.tree = tree
+		p.note()
+	}
+	return err
+}
+
+// add hands in the next leaf hash.
+func (p *treeReplay) add(leaf *tlog.Hash) {
+	p.next = append(p.next, *leaf)
+	if len(p.next) < leavesAtOnce {
+		return
+	}
+	p.busy.Wait()
+	p.next, p.now = p.now[:0], p.next
+	p.busy.Go(p.work)
+}
+
+// settle waits until all leaf hashes are in the tree.
+func (p *treeReplay) settle() error {
+	p.busy.Wait()
+	p.next, p.now = p.now[:0], p.next
+	p.work()
+	return p.err
+}
+
+// work puts the leaf hashes in now into the tree.
+func (p *treeReplay) work() {
+	for i := range p.now {
+		if err := p.tree.Append(p.keep(p.now[i]), nil); err != nil {
+			p.err = fmt.Errorf("digestlog: verify entry %d: %w", p.tree.End(), err)
+			break
+		}
+		p.note()
+	}
+	p.now = p.now[:0]
+}
+
+// note takes down the root if the tree has a wanted size.
+func (p *treeReplay) note() {
+	if len(p.wanted) > 0 && p.wanted[0] == p.tree.End() {
+		p.noted(p.wanted[0], p.root())
+		p.wanted = p.wanted[1:]
+	}
+}
+
+// root returns the root of the tree as it is.
+func (p *treeReplay) root() (root [32]byte) {
+	hash, err := p.tree.GetRootHash(nil)
+	if err != nil {
+		panic("digestlog: no root of a range from 0: " + err.Error())
+	}
+	if hash == nil {
+		hash = rfc6962.DefaultHasher.EmptyRoot()
+	}
+	copy(root[:], hash)
+	return root
+}
+
+// hashNode is rfc6962.DefaultHasher.HashChildren, in less time.
+func (p *treeReplay) hashNode(left, right []byte) []byte {
+	m := p.node.Message()
+	m[0] = nodePrefix
+	copy(m[1:], left)
+	copy(m[1+tlog.HashSize:], right)
+	return p.keep(p.node.Sum())
+}
+
+func (p *treeReplay) keep(hash [tlog.HashSize]byte) []byte {
+	if len(p.kept) == 0 {
+		p.kept = make([]byte, keptAtOnce*tlog.HashSize)
+	}
+	b := p.kept[:tlog.HashSize:tlog.HashSize]
+	p.kept = p.kept[tlog.HashSize:]
+	copy(b, hash[:])
+	return b
+}
