@@ -63,7 +63,9 @@ func TestVerdicts(t *testing.T) {
 		{"only in a flag", func(p *program) { p.flags = func(s uint64) uint64 { return s / 700 } }, compare.Options{MinBits: 1}, "parted 22 at 700 in flag flags", steps, "flag flags differs"},
 		{"weights that are none", perturbed(500, 12), compare.Options{MinBits: 6}, "parted 22 at 500 in rho", steps, "sum of rho is 1 differs"},
 		{"not finite", func(p *program) {
-			p.cost = func(s uint64) float64 { return map[bool]float64{true: math.Inf(1), false: 3 + math.Cos(float64(s))}[s == 3] }
+			p.cost = func(s uint64) float64 {
+				return map[bool]float64{true: math.Inf(1), false: 3 + math.Cos(float64(s))}[s == 3]
+			}
 		}, compare.Options{}, "parted 22 at 3 in cost", steps, "cost is finite differs"},
 		{"interval 7", func(p *program) { p.plan.Every = 7 }, compare.Options{}, "identical 0", 143, "digest interval 1 in A and 7 in B"},
 		{"interval 100 and apart", func(p *program) { perturbed(530, 30)(p); p.plan.Every = 100 }, compare.Options{}, "agree 22 at 600 in rho", 10, "digest interval 1 in A and 100 in B"},

@@ -110,14 +110,14 @@ func (c *cursor) counts(g *generation, step uint64) bool {
 func (c *cursor) fill() error {
 	for !c.have && !c.done {
 		s, err := c.r.Next()
-		var f *digestlog.Fault
 		switch {
+		case err == nil:
 		case err == io.EOF:
 			c.done = true
 			return nil
-		case errors.As(err, &f) && f.Benign():
+		case benign(err):
 			continue
-		case err != nil:
+		default:
 			return err
 		}
 		if c.gen == nil || c.gen.number != s.Generation {
@@ -126,6 +126,12 @@ func (c *cursor) fill() error {
 		c.cur, c.have = s, c.counts(c.gen, s.Step)
 	}
 	return nil
+}
+
+// benign is true of what a reader of an unfinished log goes past.
+func benign(err error) bool {
+	var f *digestlog.Fault
+	return errors.As(err, &f) && f.Benign()
 }
 
 // use takes the step that fill has read.

@@ -172,8 +172,8 @@ func (c *comparison) notes() {
 // mapping says what of an entry of one generation of A belongs to what of an entry of one of B.
 type mapping struct {
 	fields []fieldPair
+	others []otherPair
 	same   bool // entries with the same bytes behind the header are equal, and all that is to be compared is in them
-	flags  bool // the flag words are of the same fields
 }
 
 // fieldPair is a digest field in both.
@@ -181,6 +181,22 @@ type fieldPair struct {
 	at   int // in Comparison.Fields
 	i, j int // in the entries of A and B
 }
+
+// otherPair is something else in both.
+type otherPair struct {
+	kind otherKind
+	at   int // in Comparison.Others
+	i, j int // the digest field or flag word in the entries of A and B
+}
+
+type otherKind uint8
+
+const (
+	flagWord otherKind = iota
+	sumIsOne
+	notNegative
+	finite
+)
 
 func (c *comparison) mapping() *mapping {
 	key := [2]uint32{c.a.gen.number, c.b.gen.number}
@@ -193,7 +209,7 @@ func (c *comparison) mapping() *mapping {
 }
 
 func (c *comparison) newMapping(p, q *record.Plan) *mapping {
-	m := &mapping{flags: len(p.Flags) > 0 && slices.Equal(p.Flags, q.Flags)}
+	m := &mapping{}
 	index := func(list []record.Planned, name string) int {
 		return slices.IndexFunc(list, func(f record.Planned) bool { return f.Name == name })
 	}
@@ -202,7 +218,45 @@ func (c *comparison) newMapping(p, q *record.Plan) *mapping {
 			m.fields = append(m.fields, fieldPair{at, i, j})
 		}
 	}
+	if slices.Equal(p.Flags, q.Flags) && len(p.Flags) > 0 {
+		c.mapFlags(m, p)
+	}
+	for _, f := range m.fields {
+		name := c.Fields[f.at].Name
+		if p.Digests[f.i].Simplex && q.Digests[f.j].Simplex {
+			m.others = append(m.others, otherPair{sumIsOne, c.other("sum of " + name + " is 1"), f.i, f.j}, otherPair{notNegative, c.other(name + " is not negative"), f.i, f.j})
+		}
+		m.others = append(m.others, otherPair{finite, c.other(name + " is finite"), f.i, f.j})
+	}
 	sameFields := func(a, b record.Planned) bool { return a.Name == b.Name && a.Simplex == b.Simplex }
 	m.same = slices.EqualFunc(p.Digests, q.Digests, sameFields) && slices.Equal(p.Flags, q.Flags)
 	return m
+}
+
+// mapFlags adds the flag words, which are the same in both.
+func (c *comparison) mapFlags(m *mapping, p *record.Plan) {
+	word := 0
+	for _, f := range p.Flags {
+		for e := range f.Len {
+			if word == record.MaxFlagWords {
+				return
+			}
+			name := "flag " + f.Name
+			if f.Len > 1 {
+				name = fmt.Sprintf("flag %s[%d]", f.Name, e)
+			}
+			m.others = append(m.others, otherPair{flagWord, c.other(name), word, word})
+			word++
+		}
+	}
+}
+
+// other returns the place of something in Comparison.Others.
+func (c *comparison) other(name string) int {
+	i := slices.IndexFunc(c.Others, func(o Other) bool { return o.Name == name })
+	if i < 0 {
+		i = len(c.Others)
+		c.Others = append(c.Others, Other{Name: name})
+	}
+	return i
 }

@@ -92,8 +92,8 @@ func (c *comparison) equal(m *mapping, first, last, count uint64) {
 			c.growths[p.at].equal(first, last, count)
 		}
 	}
-	for i := range c.Others {
-		c.Others[i].Compared += count
+	for _, p := range m.others {
+		c.Others[p.at].Compared += count
 	}
 }
 
@@ -109,11 +109,11 @@ func (c *comparison) pair() error {
 		c.equal(m, a.Step, a.Step, 1)
 		return nil
 	}
-	extA, err := ladders(a)
+	extA, err := extensions(a)
 	if err != nil {
 		return fmt.Errorf("%s: entry %d: %w", c.a.Path, a.Index, err)
 	}
-	extB, err := ladders(b)
+	extB, err := extensions(b)
 	if err != nil {
 		return fmt.Errorf("%s: entry %d: %w", c.b.Path, b.Index, err)
 	}
@@ -133,10 +133,109 @@ func (c *comparison) pair() error {
 	return nil
 }
 
+// field compares one field.
+func (c *comparison) field(p fieldPair, ladderA, ladderB []byte) {
+	a, b, f := &c.a.cur, &c.b.cur, &c.Fields[p.at]
+	f.Compared++
+	if bytes.Equal(a.Digest(p.i), b.Digest(p.j)) {
+		c.growths[p.at].add(a.Step, Exact)
+		return
+	}
+	if f.Differ++; f.Differ == 1 {
+		f.FirstStep = copied(a.Step)
+	}
+	bits, known := c.a.gen.plan.Agreement(ladderA, p.i, c.b.gen.plan, ladderB, p.j)
+	d := FieldStep{Field: f.Name}
+	if known {
+		d.Bits = &bitNumbers[bits]
+		c.growths[p.at].add(a.Step, bits)
+		if f.Bits == nil || bits < *f.Bits {
+			f.Bits, f.BitsAt = d.Bits, copied(a.Step)
+		}
+		if c.Bits == nil || bits < *c.Bits {
+			c.Bits, c.BitsAt = d.Bits, copied(a.Step)
+		}
+	} else {
+		f.Unknown++
+		c.growths[p.at].add(a.Step, -1)
+	}
+	if c.opt.MinBits > 0 && c.Below == nil && (!known || bits < c.opt.MinBits) {
+		c.Below = copied(a.Step)
+	}
+	c.sum = append(c.sum, d)
+	if c.First != nil {
+		return
+	}
+	c.diverge(Divergence{
+		Field: f.Name, Bits: d.Bits, A: hex.EncodeToString(a.Digest(p.i)), B: hex.EncodeToString(b.Digest(p.j)),
+		NonfiniteA: a.Nonfinite()>>min(p.i, 31)&1 == 1, NonfiniteB: b.Nonfinite()>>min(p.j, 31)&1 == 1,
+	})
+}
+
+func copied(step uint64) *uint64 { return &step }
+
+// bitNumbers are the numbers of bits that there can be, so that none is allocated for a step.
+var bitNumbers = func() (n [Exact + 1]int) {
+	for i := range n {
+		n[i] = i
+	}
+	return n
+}()
+
+// diverge notes the first divergence.
+func (c *comparison) diverge(d Divergence) {
+	d.Step, d.GenerationA, d.GenerationB = c.a.cur.Step, c.a.gen.number, c.b.gen.number
+	c.First = &d
+}
+
+// compareOthers compares what must be equal whatever the machine.
+func (c *comparison) compareOthers(m *mapping, rawA, rawB []byte) {
+	if len(m.others) == 0 || !c.a.gen.plan.Invariants(rawA, &c.invA) || !c.b.gen.plan.Invariants(rawB, &c.invB) {
+		return
+	}
+	for _, p := range m.others {
+		o := &c.Others[p.at]
+		o.Compared++
+		a, b := p.value(p.i, &c.a.cur, &c.invA), p.value(p.j, &c.b.cur, &c.invB)
+		if a == b {
+			continue
+		}
+		step := c.a.cur.Step
+		if o.Differ++; o.Differ == 1 {
+			o.FirstStep, o.A, o.B = &step, p.text(a), p.text(b)
+		}
+		c.others = append(c.others, o.Name)
+		if c.First == nil {
+			c.diverge(Divergence{Field: o.Name, A: p.text(a), B: p.text(b)})
+		}
+	}
+}
+
+// value is what an entry says.
+func (p *otherPair) value(i int, s *digestlog.StepEntry, inv *record.Invariants) uint64 {
+	switch p.kind {
+	case sumIsOne:
+		return uint64(^inv.Sum >> i & 1)
+	case notNegative:
+		return uint64(^inv.NonNegative >> i & 1)
+	case finite:
+		return uint64(^s.Nonfinite() >> min(i, 31) & 1)
+	}
+	return inv.Flags[i]
+}
+
+// text is a value for people.
+func (p *otherPair) text(v uint64) string {
+	if p.kind == flagWord {
+		return fmt.Sprintf("%#x", v)
+	}
+	return [...]string{"no", "yes"}[v]
+}
+
 // blocks are the extensions of a STEP entry.
 type blocks struct{ ladder, invariants []byte }
 
-func ladders(s *digestlog.StepEntry) (x blocks, err error) {
+func extensions(s *digestlog.StepEntry) (x blocks, err error) {
 	for b, err := range digestlog.Blocks(s.Ext()) {
 		if err != nil {
 			return x, err
@@ -149,111 +248,4 @@ func ladders(s *digestlog.StepEntry) (x blocks, err error) {
 		}
 	}
 	return x, nil
-}
-
-// field compares one field.
-func (c *comparison) field(p fieldPair, ladderA, ladderB []byte) {
-	a, b, f := &c.a.cur, &c.b.cur, &c.Fields[p.at]
-	f.Compared++
-	if bytes.Equal(a.Digest(p.i), b.Digest(p.j)) {
-		c.growths[p.at].add(a.Step, Exact)
-		return
-	}
-	step := a.Step
-	if f.Differ++; f.Differ == 1 {
-		f.FirstStep = &step
-	}
-	bits, known := c.a.gen.plan.Agreement(ladderA, p.i, c.b.gen.plan, ladderB, p.j)
-	d := FieldStep{Field: f.Name}
-	if known {
-		d.Bits = &bits
-		c.growths[p.at].add(step, bits)
-		if f.Bits == nil || bits < *f.Bits {
-			f.Bits, f.BitsAt = &bits, &step
-		}
-		if c.Bits == nil || bits < *c.Bits {
-			c.Bits, c.BitsAt = &bits, &step
-		}
-	} else {
-		f.Unknown++
-		c.growths[p.at].add(step, -1)
-	}
-	if c.opt.MinBits > 0 && c.Below == nil && (!known || bits < c.opt.MinBits) {
-		c.Below = &step
-	}
-	c.sum = append(c.sum, d)
-	c.diverge(Divergence{
-		Field: f.Name, Bits: d.Bits, A: hex.EncodeToString(a.Digest(p.i)), B: hex.EncodeToString(b.Digest(p.j)),
-		NonfiniteA: a.Nonfinite()>>min(p.i, 31)&1 == 1, NonfiniteB: b.Nonfinite()>>min(p.j, 31)&1 == 1,
-	})
-}
-
-// diverge keeps the first divergence.
-func (c *comparison) diverge(d Divergence) {
-	if c.First == nil {
-		d.Step, d.GenerationA, d.GenerationB = c.a.cur.Step, c.a.gen.number, c.b.gen.number
-		c.First = &d
-	}
-}
-
-// compareOthers compares what must be equal whatever the machine.
-func (c *comparison) compareOthers(m *mapping, rawA, rawB []byte) {
-	p, q := c.a.gen.plan, c.b.gen.plan
-	if !p.Invariants(rawA, &c.invA) || !q.Invariants(rawB, &c.invB) {
-		return
-	}
-	if m.flags {
-		at := 0
-		for _, f := range p.Flags {
-			for e := range f.Len {
-				if at == record.MaxFlagWords {
-					break
-				}
-				name := "flag " + f.Name
-				if f.Len > 1 {
-					name = fmt.Sprintf("flag %s[%d]", f.Name, e)
-				}
-				c.other(name, fmt.Sprintf("%#x", c.invA.Flags[at]), fmt.Sprintf("%#x", c.invB.Flags[at]))
-				at++
-			}
-		}
-	}
-	holds := map[bool]string{true: "no", false: "yes"}
-	for _, f := range m.fields {
-		if !p.Digests[f.i].Simplex || !q.Digests[f.j].Simplex {
-			continue
-		}
-		name := c.Fields[f.at].Name
-		c.other("sum of "+name+" is 1", holds[c.invA.Sum>>f.i&1 == 1], holds[c.invB.Sum>>f.j&1 == 1])
-		c.other(name+" is not negative", holds[c.invA.NonNegative>>f.i&1 == 1], holds[c.invB.NonNegative>>f.j&1 == 1])
-	}
-	for _, f := range m.fields {
-		a, b := c.a.cur.Nonfinite()>>min(f.i, 31)&1 == 0, c.b.cur.Nonfinite()>>min(f.j, 31)&1 == 0
-		c.other(c.Fields[f.at].Name+" is finite", holds[!a], holds[!b])
-	}
-}
-
-// other compares one of them.
-func (c *comparison) other(name, a, b string) {
-	var o *Other
-	for i := range c.Others {
-		if c.Others[i].Name == name {
-			o = &c.Others[i]
-		}
-	}
-	if o == nil {
-		// Steps that were equal before it was first looked at were compared too.
-		c.Others = append(c.Others, Other{Name: name, Compared: c.Common - 1})
-		o = &c.Others[len(c.Others)-1]
-	}
-	o.Compared++
-	if a == b {
-		return
-	}
-	step := c.a.cur.Step
-	if o.Differ++; o.Differ == 1 {
-		o.FirstStep, o.A, o.B = &step, a, b
-	}
-	c.others = append(c.others, name)
-	c.diverge(Divergence{Field: name, A: a, B: b})
 }
