@@ -79,11 +79,11 @@ func (a *app) printVerdict(c *compare.Comparison, f compareFlags) {
 }
 
 func (a *app) printSide(name string, s *compare.Side) {
-	id := s.RunID
-	if id == "" {
-		id = s.Path
+	kind := ""
+	if s.Tiles {
+		kind = " (exported)"
 	}
-	fmt.Fprintf(a.out, "  %s %s: %d steps with digests, %d to %d", name, id, s.Steps, s.FirstStep, s.LastStep)
+	fmt.Fprintf(a.out, "  %s %s%s: %d steps with digests, %d to %d", name, s.RunID, kind, s.Steps, s.FirstStep, s.LastStep)
 	if s.Only > 0 {
 		fmt.Fprintf(a.out, "; %d of them not in the other, first %d", s.Only, s.FirstOnly)
 	}
@@ -208,7 +208,7 @@ func quoteArg(s string) string {
 // drawAgreement writes the agreement over the steps into a file.
 func (a *app) drawAgreement(path string, c *compare.Comparison) error {
 	fig := plot.Figure{
-		Title: fmt.Sprintf("%s: agreement of %s and %s", c.Verdict, label(&c.A), label(&c.B)), XLabel: "step", YLabel: fmt.Sprintf("bits of agreement (%d: identical)", compare.Exact),
+		Title: fmt.Sprintf("%s: agreement of %s and %s", c.Verdict, c.A.RunID, c.B.RunID), XLabel: "step", YLabel: fmt.Sprintf("bits of agreement (%d: identical)", compare.Exact),
 		YMin: 0, YMax: compare.Exact,
 	}
 	for i := range c.Fields {
@@ -243,9 +243,3 @@ func (a *app) drawAgreement(path string, c *compare.Comparison) error {
 	return nil
 }
 
-func label(s *compare.Side) string {
-	if s.RunID != "" {
-		return s.RunID
-	}
-	return filepath.Base(s.Path)
-}

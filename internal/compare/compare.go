@@ -84,7 +84,7 @@ type Comparison struct {
 // Side is one of the two logs.
 type Side struct {
 	Path      string    `json:"path"`
-	RunID     string    `json:"run_id,omitempty"` // empty: an export, whose checkpoint was not read
+	RunID     string    `json:"run_id"`
 	Tiles     bool      `json:"tiles,omitempty"`
 	Steps     uint64    `json:"steps"` // with digests, on the effective timeline, in the range compared
 	FirstStep uint64    `json:"first_step"`

@@ -56,6 +56,13 @@ func Open(fsys vfs.FS, path string) (*Log, error) {
 			return nil, fmt.Errorf("%s: %w: neither a run directory nor an export", path, ErrNoLog)
 		}
 	}
+	if l.Tiles {
+		t, err := digestlog.OpenTiles(fsys, path)
+		if err != nil {
+			return nil, err
+		}
+		l.RunID = t.Head.RunID()
+	}
 	for span, err := range l.spans() {
 		var f *digestlog.Fault
 		if errors.As(err, &f) && f.Benign() {
