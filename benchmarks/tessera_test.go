@@ -91,5 +91,5 @@ func (t *tesseraLog) close() error {
 
 // BenchmarkDigestLogRivals is BenchmarkDigestLog in turn with Tessera.
 func BenchmarkDigestLogRivals(b *testing.B) {
-	compareLogs(b, ourLog, logWay{"tessera", openTessera})
+	compareLogs(b, append(ourLogs[:2:2], logWay{"tessera", openTessera})...)
 }
