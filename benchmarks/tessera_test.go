@@ -42,7 +42,6 @@ type tesseraLog struct {
 	cancel   context.CancelFunc
 	appender *tessera.Appender
 	shutdown func(context.Context) error
-	buf      []byte
 	futures  chan tessera.IndexFuture
 	done     chan error
 }
