@@ -24,7 +24,7 @@ bench:
 	$(GO) -C benchmarks test -bench . -benchtime 5x .
 vectors: ## rewrite the test vectors; the change must be explained in the commit
 	$(GO) test -run Vectors $(VECTORS) -update
-parity: ## the same bits over 10^5 steps: amd64 v1 and v3, no FMA, any GOMAXPROCS, arm64 in qemu-user; a minute
-	TORTURE=1 $(GO) test -count 1 -v -run '^Test(SameBits|Trace)' ./predictor
+parity: ## the same bits over 10^5 steps: amd64 v1 and v3, no FMA, any GOMAXPROCS, arm64 in qemu-user; and no fused operation
+	TORTURE=1 $(GO) test -p 1 -count 1 -v -run '^Test(SameBits|Trace|Difference|Machine|Program)' ./predictor ./detmath
 torture: ## every system call, every crash, every byte, every fault, KILLS random kills; CONTRIBUTING.md says how long it takes
-	TORTURE=1 TORTURE_KILLS=$(KILLS) $(GO) test -p 1 -run 'Crash|Kill|Torn|Torture|Fault|Every|Disk|Directory|Permission|SameBits' -count 1 -timeout 0 -v ./...
+	TORTURE=1 TORTURE_KILLS=$(KILLS) $(GO) test -p 1 -run 'Crash|Kill|Torn|Torture|Fault|Every|Disk|Directory|Permission|SameBits|NotFused' -count 1 -timeout 0 -v ./...
