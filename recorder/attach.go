@@ -143,6 +143,9 @@ func (r *Recorder) openLog() (*history, error) {
 	}
 	r.tidyAnchor()
 	kept, err := r.openAnchor(note.VerifierList(verifier))
+	if err == nil {
+		err = r.openWitness(note.VerifierList(verifier))
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ type Config struct {
 	Recorder  Recorder         `toml:"recorder" comment:"The process that writes the run directory."`
 	Digest    Digest           `toml:"digest" comment:"The tamper-evident log of digests."`
 	Anchor    Anchor           `toml:"anchor" comment:"A second place for the newest signed tree head of each run: what is put back to an older state is found by it."`
+	Witness   Witness          `toml:"witness" comment:"Somebody else who cosigns the newest signed tree head of each run (C2SP tlog-witness)."`
 	Snapshot  Snapshot         `toml:"snapshot" comment:"Saved states, from which a run resumes."`
 	Log       Log              `toml:"log" comment:"What is written to standard error."`
 }
@@ -69,6 +70,14 @@ type Anchor struct {
 	Dir string `toml:"dir" comment:"Directory that holds a file RUN.checkpoint for each run, best on another disk or machine than the runs; empty: none."`
 }
 
+// Witness is the section [witness].
+type Witness struct {
+	URL      string   `toml:"url" comment:"Address before /add-checkpoint, http or https, without secrets; empty: none."`
+	Key      []string `toml:"key" comment:"Verifier keys of the witness (NAME+HASH+KEY, type 4), of which one must have cosigned."`
+	Interval Duration `toml:"interval" comment:"Shortest time between two heads that are brought to it; the last one of a run always is." min:"1ms" max:"24h"`
+	Timeout  Duration `toml:"timeout" comment:"Longest time that it may take over one head." min:"1ms" max:"1h"`
+}
+
 // Snapshot is the section [snapshot].
 type Snapshot struct {
 	Interval     uint64   `toml:"interval" comment:"Save the state every n steps; 0: only at the end."`
@@ -105,6 +114,7 @@ func Default() Config {
 			DrainTimeout:   Duration(10 * time.Second),
 		},
 		Digest:   Digest{Interval: 1, HeadInterval: Duration(time.Second)},
+		Witness:  Witness{Key: []string{}, Interval: Duration(time.Minute), Timeout: Duration(2 * time.Second)},
 		Snapshot: Snapshot{Interval: 100, OnEvents: true, EventSpacing: 20, Compression: "none", Recipients: []string{}, KeepLast: 5},
 		Log:      Log{Level: "warn", Format: "text"},
 	}
