@@ -24,6 +24,7 @@ type Options struct {
 	HoldBytes      int             `json:"hold_bytes"`     // drained bytes held in memory while storage takes none; default 16 MiB
 	Patience       time.Duration   `json:"patience"`       // how long a run that has ended waits for such storage before it writes off what is held; default 1 min
 	AnchorDir      string          `json:"anchor_dir"`     // second place for the signed heads: one file for each run; empty: none
+	AppendOnly     bool            `json:"append_only"`    // give files of the log the append-only attribute where that can be done
 	Witness        WitnessOptions  `json:"witness"`        // who is to cosign the signed heads
 	CommitTimeout  time.Duration   `json:"commit_timeout"` // how long the end of a run waits for the anchor and the witness to take the last head; default 4 s, or twice the witness's timeout
 	ConfigSum      string          `json:"config_sha256"`  // for the manifest; hexadecimal, may be empty

@@ -202,7 +202,7 @@ func (a *app) recorderOptions() (recorder.Options, error) {
 		HeadInterval: time.Duration(c.Digest.HeadInterval), SegmentSize: int64(c.Recorder.SegmentSize),
 		HoldBytes: int(c.Recorder.HoldBytes), Patience: time.Duration(c.Recorder.Patience), DigestInterval: c.Digest.Interval,
 		Snapshot:  recorder.SnapshotOptions{Codec: codec, Level: c.Snapshot.Level, Reuse: c.Snapshot.Reuse, Retention: keep, Recipients: c.Snapshot.Recipients},
-		AnchorDir: c.Anchor.Dir,
+		AnchorDir: c.Anchor.Dir, AppendOnly: c.Digest.AppendOnly == "auto",
 		Witness: recorder.WitnessOptions{
 			URL: c.Witness.URL, Keys: c.Witness.Key, Interval: time.Duration(c.Witness.Interval), Timeout: time.Duration(c.Witness.Timeout),
 		},

@@ -63,6 +63,7 @@ type Recorder struct {
 type Digest struct {
 	Interval     uint64   `toml:"interval" comment:"Log the digests of every n-th step." min:"1"`
 	HeadInterval Duration `toml:"head_interval" comment:"Shortest time between two signed tree heads." min:"1ms" max:"24h"`
+	AppendOnly   string   `toml:"append_only" enum:"off,auto" comment:"auto: files of the log get the append-only attribute where rights and file system allow (chattr -a takes it away, and must before they can be removed)."`
 }
 
 // Anchor is the section [anchor].
@@ -113,7 +114,7 @@ func Default() Config {
 			Patience:       Duration(time.Minute),
 			DrainTimeout:   Duration(10 * time.Second),
 		},
-		Digest:   Digest{Interval: 1, HeadInterval: Duration(time.Second)},
+		Digest:   Digest{Interval: 1, HeadInterval: Duration(time.Second), AppendOnly: "off"},
 		Witness:  Witness{Key: []string{}, Interval: Duration(time.Minute), Timeout: Duration(2 * time.Second)},
 		Snapshot: Snapshot{Interval: 100, OnEvents: true, EventSpacing: 20, Compression: "none", Recipients: []string{}, KeepLast: 5},
 		Log:      Log{Level: "warn", Format: "text"},
