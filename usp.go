@@ -118,6 +118,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.DrainTimeout <= 0 {
 		o.DrainTimeout = 5 * time.Second
 	}
+	o.DrainTimeout += o.Recorder.CommitWait()
 	if o.Stderr == nil {
 		o.Stderr = os.Stderr
 	}

@@ -55,6 +55,7 @@ type Options struct {
 	MinSegment  int64            // bytes that will do for a file where there is no space for SegmentSize; default SegmentSize
 	MaxPending  int              // bytes of entries that may wait for Sync; default 16 MiB
 	Reserve     int64            // bytes of each file that only UseReserve opens up; default 0
+	AppendOnly  bool             // give files the append-only attribute where that can be done, see vfs.SetAppendOnly
 	Now         func() time.Time // clock for file headers only; default time.Now
 }
 
@@ -139,6 +140,7 @@ type Stats struct {
 	Syncs     uint64 // successful
 	Heads     uint64 // signed and written
 	Poisoned  uint64 // files given up after a write or fsync error
+	Attribute error  // Options.AppendOnly: why the last file does not have the attribute; nil: it has
 	LastFault error  // the last of these errors
 }
 
@@ -286,6 +288,7 @@ func (l *Log) place(next *segment.Draft) error {
 	}
 	path := filepath.Join(l.dir, segment.FileName(l.tree.size))
 	if l.unclaimed {
+		l.setAppendOnly(path, false)
 		// A file at this base holds no entry that was ever acknowledged: the tree ends where it begins.
 		if err := l.opt.FS.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -301,6 +304,7 @@ func (l *Log) place(next *segment.Draft) error {
 	l.unclaimed = false
 	l.w, l.name, l.base = w, path, l.tree.size
 	l.stats.Segments++
+	l.setAppendOnly(path, l.opt.AppendOnly)
 	return nil
 }
 
@@ -360,13 +364,29 @@ func endsLog(k Kind, before bool) bool {
 
 // seal ends the active file. If that fails, the entries in it are durable all the same, and the next file says that this one has no end.
 func (l *Log) seal() error {
-	if _, err := l.w.Seal(); err != nil {
+	if l.opt.AppendOnly {
+		l.setAppendOnly(l.name, false) // its end is cut to size, and its mode changes
+	}
+	s, err := l.w.Seal()
+	if err != nil {
 		l.giveUp(err)
 		return err
+	}
+	if l.opt.AppendOnly && s.Count > 0 {
+		l.setAppendOnly(l.name, true)
 	}
 	l.memory = l.w.Memory()
 	l.w, l.cause = nil, causeRoll
 	return nil
+}
+
+// setAppendOnly sets or takes away a file's attribute. That it cannot be set changes nothing but the statistics; that it cannot be taken away is
+// found by whatever needs that.
+func (l *Log) setAppendOnly(path string, on bool) {
+	err := vfs.SetAppendOnly(l.opt.FS, path, on)
+	if on {
+		l.stats.Attribute = err
+	}
 }
 
 // giveUp never touches the active file again after the error err: a second fsync may succeed without having written anything.

@@ -104,6 +104,7 @@ func (l *Log) resume() error {
 	if !sealed {
 		l.recovery.File = last.name()
 	}
+	l.setAppendOnly(last.path, false) // whoever wrote it may have been told to set it
 	// A file that has its end is synced again: the one who sealed it may not have lived to do it.
 	repaired, err := segment.RepairIndexed(l.opt.FS, last.path, newOutliner)
 	if err != nil {
@@ -111,6 +112,9 @@ func (l *Log) resume() error {
 	}
 	if end := repaired.Base + repaired.Count; end != l.tree.size {
 		return fmt.Errorf("%s changed while it was opened: it ended at entry %d and now at %d; open it again", last.name(), l.tree.size, end)
+	}
+	if l.opt.AppendOnly && repaired.Count > 0 {
+		l.setAppendOnly(last.path, true)
 	}
 	l.cause = causeReopen
 	if l.tree.size == last.base {

@@ -26,14 +26,18 @@ const (
 	anchorFile = anchorDir + "/" + runID + ".checkpoint"
 )
 
-// anchoredOptions are options with an anchor.
+// anchoredOptions are options with an anchor, and with append-only files.
 func anchoredOptions(fsys vfs.FS) recorder.Options {
 	o := options(fsys)
-	o.AnchorDir = anchorDir
+	o.AnchorDir, o.AppendOnly = anchorDir, true
 	return o
 }
 
+// notAnchor says that an operation is not about the anchor.
 func notAnchor(op vfs.Op) bool { return !strings.HasPrefix(op.Name, "/anchor") }
+
+// aboutRun says that an operation is about the run: the root is synced when the directory of the anchor is made.
+func aboutRun(op vfs.Op) bool { return op.Name != "/" && notAnchor(op) }
 
 // heldAgainstAnchor wants the log to contain the head in the anchor, if there is one: at no moment may a crash make an honest run look as if it
 // had been put back.

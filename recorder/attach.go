@@ -111,7 +111,11 @@ func (r *Recorder) removeAll(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if err := r.fs().Remove(filepath.Join(dir, e.Name())); err != nil {
+		name := filepath.Join(dir, e.Name())
+		if r.opts.AppendOnly {
+			_ = vfs.SetAppendOnly(r.fs(), name, false) // if that fails, so does what follows
+		}
+		if err := r.fs().Remove(name); err != nil {
 			return err
 		}
 	}
@@ -148,12 +152,15 @@ func (r *Recorder) openLog() (*history, error) {
 	}
 	r.tidyAnchor()
 	kept, err := r.openAnchor(note.VerifierList(verifier))
+	if err == nil {
+		err = r.openWitness(note.VerifierList(verifier))
+	}
 	if err != nil {
 		return nil, err
 	}
 	if r.log, err = digestlog.Open(r.dir.Digests(), digestlog.Options{
 		FS: r.fs(), RunID: r.header.RunID, Signer: signer, Verifiers: note.VerifierList(verifier), Kept: kept,
-		HeadPath: r.dir.Head(), SegmentSize: r.opts.SegmentSize, MinSegment: r.opts.minSegment(), Reserve: r.opts.logReserve(), Now: r.opts.Now,
+		HeadPath: r.dir.Head(), AppendOnly: r.opts.AppendOnly, SegmentSize: r.opts.SegmentSize, MinSegment: r.opts.minSegment(), Reserve: r.opts.logReserve(), Now: r.opts.Now,
 	}); err != nil {
 		return nil, explainKept(fmt.Errorf("open the digest log: %w", err))
 	}

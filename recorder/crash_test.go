@@ -254,7 +254,7 @@ func (l *life) ringThere(t *testing.T, m *moment, disk *vfs.Mem, i int, dir stri
 func dieAgain(t *testing.T, path string, disk *vfs.Mem, rng *rand.Rand) *vfs.Mem {
 	t.Helper()
 	in := vfs.Inject(disk, vfs.Rule{Op: vfs.OpMutates, Nth: 1 + rng.IntN(40), Sticky: true})
-	if _, err := runToEnd(t, path, anchoredOptions(in)); err == nil && slices.ContainsFunc(in.Fired(), notAnchor) {
+	if _, err := runToEnd(t, path, anchoredOptions(in)); err == nil && slices.ContainsFunc(in.Fired(), aboutRun) {
 		t.Fatalf("the recorder did not notice: %v", in.Fired())
 	}
 	return disk.Crash(rng, policies[rng.IntN(len(policies))])

@@ -29,7 +29,9 @@ type Options struct {
 	HoldBytes      int             `json:"hold_bytes"`     // drained bytes held in memory while storage takes none; default 16 MiB
 	Patience       time.Duration   `json:"patience"`       // how long a run that has ended waits for such storage before it writes off what is held; default 1 min
 	AnchorDir      string          `json:"anchor_dir"`     // second place for the signed heads: one file for each run; empty: none
-	CommitTimeout  time.Duration   `json:"commit_timeout"` // how long the end of a run waits for the anchor and the witness to take the last head; default 10 s
+	AppendOnly     bool            `json:"append_only"`    // give files of the log the append-only attribute where that can be done
+	Witness        WitnessOptions  `json:"witness"`        // who is to cosign the signed heads
+	CommitTimeout  time.Duration   `json:"commit_timeout"` // how long the end of a run waits for the anchor and the witness to take the last head; default 4 s, or twice the witness's timeout
 	ConfigSum      string          `json:"config_sha256"`  // for the manifest; hexadecimal, may be empty
 	Version        string          `json:"version"`        // for the manifest; version of the program
 
@@ -52,6 +54,14 @@ type SnapshotOptions struct {
 	Reuse int `json:"reuse"` // snapshots in a row that may refer to older ones for large sections that did not change; default 0
 }
 
+// CommitWait is how much longer the end of a run can take because of the places that the last signed head is brought to.
+func (o Options) CommitWait() time.Duration {
+	if o.AnchorDir == "" && o.Witness.URL == "" {
+		return 0
+	}
+	return o.withDefaults().CommitTimeout
+}
+
 func (o Options) withDefaults() Options {
 	def := func(d *time.Duration, v time.Duration) {
 		if *d <= 0 {
@@ -61,7 +71,9 @@ func (o Options) withDefaults() Options {
 	def(&o.CommitInterval, 50*time.Millisecond)
 	def(&o.HeadInterval, time.Second)
 	def(&o.Patience, time.Minute)
-	def(&o.CommitTimeout, 10*time.Second)
+	def(&o.Witness.Interval, time.Minute)
+	def(&o.Witness.Timeout, 2*time.Second)
+	def(&o.CommitTimeout, max(4*time.Second, 2*o.Witness.Timeout)) // one head may be on its way when the last is signed
 	if o.Runs == "" {
 		o.Runs = "runs"
 	}

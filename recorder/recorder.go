@@ -309,7 +309,9 @@ func (r *Recorder) summary(status digestlog.Status) Summary {
 }
 
 // addCommitted says how far the signed heads got.
-func (r *Recorder) addCommitted(sum *Summary) { sum.Anchor = r.committedTo(anchorName) }
+func (r *Recorder) addCommitted(sum *Summary) {
+	sum.Anchor, sum.Witness = r.committedTo(anchorName), r.committedTo(witnessName)
+}
 
 // publish shows the live counts to the producer, which reads them for display only.
 func (r *Recorder) publish(phase ring.ConsumerPhase) {

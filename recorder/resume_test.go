@@ -40,6 +40,7 @@ func damage(t testing.TB, m *vfs.Mem, path string) (undo func()) {
 	t.Helper()
 	flip := func() {
 		t.Helper()
+		check(t, m.Chmod(path, 0o600))
 		f, err := m.OpenFile(path, os.O_RDWR, 0)
 		check(t, err)
 		defer f.Close()

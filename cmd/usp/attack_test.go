@@ -1,15 +1,21 @@
 package main
 
 import (
+	"crypto/ed25519"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/internal/witness"
+	"github.com/usp-project/usp/internal/witness/witnesstest"
 )
 
 // attack cut RUN N keeps the first N entries of a run's log, attack rewrite RUN changes a digest in it. Either signs the result with the
@@ -58,4 +64,26 @@ func rewrite(ts *testscript.TestScript, dir rundir.Dir, e *digestlog.Entry) {
 		ts.Check(os.Remove(dir.Snapshot(e.Name)))
 		*e = digestlog.Entry{Kind: digestlog.KindEvent, Generation: e.Generation, Code: digestlog.EventStorage, Text: "nothing"}
 	}
+}
+
+// startWitness starts a witness on the loopback, which knows the key of this user's runs. Its address is in the variable WITNESS, its verifier
+// key in WITNESSKEY.
+func startWitness(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: witness")
+	}
+	signer, err := witness.NewSigner("witness.example/w1", ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), func() time.Time {
+		return time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	})
+	ts.Check(err)
+	_, vkey, err := digestlog.LoadOrCreateKey(nil, filepath.Join(ts.Getenv("HOME"), ".config", "usp", "signing.key"), nil)
+	ts.Check(err)
+	key, err := note.NewVerifier(vkey)
+	ts.Check(err)
+	w := witnesstest.New(signer)
+	w.Trust("usp/", key)
+	server := httptest.NewServer(w)
+	ts.Defer(server.Close)
+	ts.Setenv("WITNESS", server.URL)
+	ts.Setenv("WITNESSKEY", signer.VerifierKey())
 }

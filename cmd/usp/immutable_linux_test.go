@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/usp-project/usp/internal/vfs"
 )
 
 // TestReadOnlyFiles: what is sealed or published cannot be written by the user who recorded it, who is not root, and everything that goes on
@@ -70,4 +73,49 @@ func TestReadOnlyFiles(t *testing.T) {
 		t.Errorf("files looked at: %v", kinds)
 	}
 	usp("verify", "latest")
+}
+
+// TestAppendOnlyLog: with the attribute on the files of the log, not even root cuts or removes one in passing, and a run can be interrupted, resumed
+// and verified as without it.
+func TestAppendOnlyLog(t *testing.T) {
+	w := newWorld(t)
+	probe := filepath.Join(w.dir, "probe")
+	if err := os.WriteFile(probe, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := vfs.SetAppendOnly(vfs.OS(), probe, true); err != nil {
+		t.Skipf("here it cannot be set: %v", err)
+	}
+	release := func() {
+		files, err := filepath.Glob(filepath.Join(w.dir, "runs", "*", "digests", "*.seg"))
+		for _, name := range append(files, probe) {
+			if e := vfs.SetAppendOnly(vfs.OS(), name, false); err == nil {
+				err = e
+			}
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	defer release()
+	w.env = append(w.env, "USP_DIGEST_APPEND_ONLY=auto", "USP_RECORDER_SEGMENT_SIZE=64KiB", "USP_RECORDER_COMMIT_BYTES=4KiB", "USP_SNAPSHOT_KEEP_LAST=2")
+	w.writeSeries("in.csv", 900, 1)
+	w.want([]int{0}, "run", "-q", "in.csv", "--snapshot-interval", "100")
+	w.writeSeries("in.csv", 1500, 1)
+	w.want([]int{0}, "run", "-q", "--resume", "latest")
+	w.want([]int{0}, "verify", "latest")
+	w.want([]int{0}, "snapshot", "prune", "latest", "--keep-last", "1")
+	w.want([]int{0}, "verify", "latest")
+	files, err := filepath.Glob(filepath.Join(w.dir, "runs", "latest", "digests", "*.seg"))
+	if err != nil || len(files) < 4 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, name := range files {
+		for what, err := range map[string]error{"remove": os.Remove(name), "cut": os.Truncate(name, 10), "rename": os.Rename(name, name+".x")} {
+			if !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("%s %s: %v", what, name, err)
+			}
+		}
+	}
+	w.want([]int{0}, "verify", "latest")
 }

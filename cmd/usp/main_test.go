@@ -31,12 +31,13 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits":  exits,
-			"jsonis": jsonIs,
-			"flip":   flip,
-			"agekey": ageKey,
-			"sums":   sums,
-			"attack": attack,
+			"exits":   exits,
+			"jsonis":  jsonIs,
+			"flip":    flip,
+			"agekey":  ageKey,
+			"attack":  attack,
+			"witness": startWitness,
+			"sums":    sums,
 		},
 	})
 }

@@ -72,6 +72,8 @@ type Options struct {
 	Verifiers note.Verifiers
 	// Heads are signed heads of the run that were kept outside of it. The log must contain the tree of each.
 	Heads []KeptHead
+	// Witnesses are those whose cosignature of a head of the run is looked for.
+	Witnesses []Witness
 	// Index reads the index of the run only: manifests, the outline of the digest
 	// log up to its signed head, the ends of telemetry segments and of snapshots.
 	// What lies between the ends is not read, and not vouched for.
@@ -103,13 +105,14 @@ type Report struct {
 
 // Integrity is about bytes: is what is there what was recorded?
 type Integrity struct {
-	OK         bool      `json:"ok"`
-	Problems   []Problem `json:"problems,omitempty"`
-	Dropped    int       `json:"problems_dropped,omitempty"` // found beyond Options.MaxProblems
-	LogEntries uint64    `json:"log_entries"`
-	LogRoot    string    `json:"log_root,omitempty"`   // hexadecimal, over LogEntries
-	Head       *Head     `json:"head,omitempty"`       // nil: nothing was signed
-	Kept       []Kept    `json:"kept_heads,omitempty"` // heads kept outside of the run, and whether the log contains them
+	OK         bool        `json:"ok"`
+	Problems   []Problem   `json:"problems,omitempty"`
+	Dropped    int         `json:"problems_dropped,omitempty"` // found beyond Options.MaxProblems
+	LogEntries uint64      `json:"log_entries"`
+	LogRoot    string      `json:"log_root,omitempty"` // hexadecimal, over LogEntries
+	Head       *Head       `json:"head,omitempty"`     // nil: nothing was signed
+	Witnessed  []Witnessed `json:"witnessed,omitempty"`
+	Kept       []Kept      `json:"kept_heads,omitempty"` // heads kept outside of the run, and whether the log contains them
 }
 
 // Head is the signed tree head.
@@ -132,6 +135,7 @@ const (
 	NotOurs      = "not-ours"     // a file of another kind or another run
 	Inconsistent = "inconsistent" // two things that are intact contradict each other
 	RolledBack   = "rolled-back"  // the log is shorter than a head that was kept elsewhere
+	Unwitnessed  = "unwitnessed"  // no cosignature of a witness that must have cosigned
 	Rewritten    = "rewritten"    // the log is another than that of a head that was kept elsewhere, though signed
 )
 

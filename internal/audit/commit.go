@@ -2,8 +2,15 @@ package audit
 
 import (
 	"errors"
+	"io/fs"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/internal/witness"
 )
 
 // Where a head was kept.
@@ -45,7 +52,72 @@ func (j *judge) readKept() error {
 	for _, k := range j.opt.Heads {
 		j.addKept(k)
 	}
+	b, err := vfs.ReadFile(j.fsys, j.dir.Cosigned(), maxCosigned)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		j.unwitnessed(j.opt.Witnesses, "there is no "+rundir.CosignedFile)
+		return nil
+	case errors.Is(err, vfs.ErrTooLarge): // what cannot be one is found out below
+	case err != nil:
+		return err
+	}
+	j.addKept(KeptHead{Source: KeptWitness, Name: rundir.CosignedFile, Note: b})
+	j.findCosignatures(b)
 	return nil
+}
+
+// maxCosigned bounds what is read of checkpoint.cosigned.
+const maxCosigned = 64 << 10
+
+// A Witness is one whose cosignature is looked for in checkpoint.cosigned.
+type Witness struct {
+	Key      note.Verifier // see witness.ParseKey
+	Required bool          // without its cosignature the run fails; else that is a note
+}
+
+// Witnessed says which head a witness has cosigned, and when, by its clock.
+type Witnessed struct {
+	Name string    `json:"name"`
+	Size uint64    `json:"size"`
+	Time time.Time `json:"time"`
+}
+
+// unwitnessed says that witnesses have not cosigned.
+func (j *judge) unwitnessed(list []Witness, why string) {
+	for _, w := range list {
+		if !w.Required {
+			j.note("not cosigned by %s: %s", w.Key.Name(), why)
+			continue
+		}
+		j.problemf(Unwitnessed, rundir.CosignedFile, 0, "not cosigned by %s: %s", w.Key.Name(), why)
+	}
+}
+
+// findCosignatures looks for the cosignature of each witness. One in its name that is wrong is a forgery, whether it is required or not.
+func (j *judge) findCosignatures(b []byte) {
+	size := j.Integrity.Kept[len(j.Integrity.Kept)-1].Size
+	for _, w := range j.opt.Witnesses {
+		sigs, err := witness.Cosignatures(b, w.Key)
+		var wrong *note.InvalidSignatureError
+		switch {
+		case errors.As(err, &wrong):
+			j.problemf(Forged, rundir.CosignedFile, 0, "the cosignature in the name of %s is wrong", w.Key.Name())
+		case err != nil:
+			j.unwitnessed([]Witness{w}, err.Error())
+		case len(sigs) == 0:
+			j.unwitnessed([]Witness{w}, rundir.CosignedFile+" has no cosignature with that key")
+		default:
+			at, err := witness.Time(sigs[0])
+			if err != nil {
+				j.problemf(Forged, rundir.CosignedFile, 0, "%v", err)
+				continue
+			}
+			j.Integrity.Witnessed = append(j.Integrity.Witnessed, Witnessed{Name: w.Key.Name(), Size: size, Time: at})
+		}
+	}
+	if len(j.opt.Witnesses) == 0 {
+		j.note("%s: its cosignatures were not checked; give the key of the witness for that", rundir.CosignedFile)
+	}
 }
 
 // addKept takes one head in. What is wrong with it is a problem of the run: it cannot be told any more whether the run is what was signed.

@@ -3,16 +3,20 @@ package audit_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/internal/witness"
 )
 
 const keptFile = "/elsewhere/head"
@@ -168,5 +172,88 @@ func TestKeptHeadUnsigned(t *testing.T) {
 	}
 	if r = verifyKept(t, mem, audit.Options{}, heads...); r.Integrity.Kept[2].Result != audit.Contained {
 		t.Errorf("%+v", r.Integrity.Kept)
+	}
+}
+
+// TestWitnesses: who must have cosigned and has not, or wrongly, is named; who should have is noted.
+func TestWitnesses(t *testing.T) {
+	signer := func(name string, b byte) *witness.Signer {
+		s, err := witness.NewSigner(name, ed25519.NewKeyFromSeed(bytes.Repeat([]byte{b}, ed25519.SeedSize)), func() time.Time { return created })
+		must(err)
+		return s
+	}
+	w1, w2, liar := signer("witness.example/w1", 1), signer("witness.example/w2", 2), signer("witness.example/w1", 3)
+	mem := vfs.NewMem()
+	heads := committed(mem, 200)
+	cosign := func(head []byte, by ...note.Signer) []byte {
+		n, err := note.Open(head, nil)
+		var unverified *note.UnverifiedNoteError
+		if errors.As(err, &unverified) {
+			n = unverified.Note
+		}
+		b, err := note.Sign(n, by...)
+		must(err)
+		return b
+	}
+	last := heads[len(heads)-1]
+	good := cosign(last, w1)
+	forged := bytes.Clone(good)
+	at := bytes.LastIndexByte(forged, ' ') + 40
+	forged[at] = 'A' + (forged[at]+1)%2
+	size := uint64(0)
+	for _, tc := range []struct {
+		name     string
+		file     []byte // nil: none
+		keys     []note.Verifier
+		required bool
+		want     audit.Verdict
+		class    string // of the problem
+		note     string
+		n        int // witnesses found
+	}{
+		{"cosigned", good, []note.Verifier{w1}, true, audit.OK, "", "", 1},
+		{"by two", cosign(last, w1, w2), []note.Verifier{w1, w2}, true, audit.OK, "", "", 2},
+		{"an earlier head", cosign(heads[1], w1), []note.Verifier{w1}, true, audit.OK, "", "", 1},
+		{"nobody asks", good, nil, false, audit.OK, "", "give the key of the witness", 0},
+		{"by another", good, []note.Verifier{w1, w2}, true, audit.Failed, audit.Unwitnessed, "", 1},
+		{"should be by another", good, []note.Verifier{w2}, false, audit.OK, "", "not cosigned by witness.example/w2", 0},
+		{"another key of that name", good, []note.Verifier{liar}, true, audit.Failed, audit.Unwitnessed, "", 0},
+		{"forged", forged, []note.Verifier{w1}, false, audit.Failed, audit.Forged, "", 0},
+		{"not there", nil, []note.Verifier{w1}, true, audit.Failed, audit.Unwitnessed, "", 0},
+		{"should be there", nil, []note.Verifier{w1}, false, audit.OK, "", "there is no checkpoint.cosigned", 0},
+		{"no head", []byte("nonsense"), []note.Verifier{w1}, false, audit.Failed, audit.Corrupt, "", 0},
+		{"too long", bytes.Repeat([]byte("x"), 1<<17), nil, false, audit.Failed, audit.Corrupt, "", 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			fsys := mem.Crash(nil, vfs.KeepAll)
+			if tc.file != nil {
+				must(vfs.Replace(fsys, runDir+"/checkpoint.cosigned", tc.file, 0o644))
+			}
+			var o audit.Options
+			for _, k := range tc.keys {
+				o.Witnesses = append(o.Witnesses, audit.Witness{Key: k, Required: tc.required})
+			}
+			for _, o.Index = range []bool{false, true} {
+				r := verifyKept(t, fsys, o)
+				if r.Verdict != tc.want || len(r.Integrity.Witnessed) != tc.n || len(r.Files.Unknown) > 0 {
+					t.Errorf("%v, witnessed %+v, problems %v, unknown %v", r.Verdict, r.Integrity.Witnessed, r.Integrity.Problems, r.Files.Unknown)
+				}
+				if tc.class != "" && !slices.ContainsFunc(r.Integrity.Problems, func(p audit.Problem) bool { return p.Class == tc.class && p.File == "checkpoint.cosigned" }) {
+					t.Errorf("no problem of class %s: %v", tc.class, r.Integrity.Problems)
+				}
+				if !strings.Contains(strings.Join(r.Notes, "\n"), tc.note) {
+					t.Errorf("notes %q do not say %q", r.Notes, tc.note)
+				}
+				for _, w := range r.Integrity.Witnessed {
+					if !w.Time.Equal(created) || w.Size == 0 || w.Size > r.Integrity.LogEntries {
+						t.Errorf("%+v", w)
+					}
+					size = w.Size
+				}
+			}
+		})
+	}
+	if size == 0 {
+		t.Error("nothing was witnessed at all")
 	}
 }

@@ -35,7 +35,7 @@ func takeInventory(fsys vfs.FS, dir rundir.Dir, f *Files) (inventory, error) {
 		case manifest:
 			inv.manifests = append(inv.manifests, generation)
 			f.Manifests++
-		case name == rundir.HeadFile, name == rundir.ReserveFile:
+		case name == rundir.HeadFile, name == rundir.CosignedFile, name == rundir.ReserveFile:
 		default:
 			return false
 		}

@@ -121,6 +121,7 @@ Exit codes:
   2 usage, config or input   20 verification failed: damage or tampering
   3 partial                  21 unsealed end after a crash (recoverable)
   10 not found               22 runs diverge
+  75 a remote place does not answer
   129, 130, 143 ended by SIGHUP, SIGINT, SIGTERM; 141 nobody reads the output`
 
 func (a *app) root() *cobra.Command {
@@ -203,7 +204,10 @@ func (a *app) recorderOptions() (recorder.Options, error) {
 		HoldBytes: int(c.Recorder.HoldBytes), Patience: time.Duration(c.Recorder.Patience), DigestInterval: c.Digest.Interval,
 		DigestLevels: c.Digest.Levels, DigestFloor: c.Digest.FloorBits, DigestWeights: c.Digest.Weights, AuditKeyFile: c.Digest.AuditKeyFile,
 		Snapshot:  recorder.SnapshotOptions{Codec: codec, Level: c.Snapshot.Level, Reuse: c.Snapshot.Reuse, Retention: keep, Recipients: c.Snapshot.Recipients},
-		AnchorDir: c.Anchor.Dir,
+		AnchorDir: c.Anchor.Dir, AppendOnly: c.Digest.AppendOnly == "auto",
+		Witness: recorder.WitnessOptions{
+			URL: c.Witness.URL, Keys: c.Witness.Key, Interval: time.Duration(c.Witness.Interval), Timeout: time.Duration(c.Witness.Timeout),
+		},
 		ConfigSum: hex.EncodeToString(sum[:]), Version: version(),
 		FS: a.fs, Logger: a.logger(), Now: a.now,
 	}, nil

@@ -1,11 +1,15 @@
 package cli
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/mod/sumdb/note"
 
@@ -13,6 +17,7 @@ import (
 	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/internal/witness"
 	"github.com/usp-project/usp/recorder"
 )
 
@@ -104,7 +109,7 @@ func printCommitted(w io.Writer, name string, c *recorder.Committed) {
 	}
 }
 
-// anchored says how the configured anchor of a run and its own head stand to each other.
+// anchored says how a copy of a head of a run, in the anchor or cosigned, and the run's own head stand to each other.
 type anchored struct {
 	File  string `json:"file"`
 	Size  uint64 `json:"size"`      // entries under the head in the anchor
@@ -117,7 +122,21 @@ func (a *app) anchored(dir rundir.Dir, m *rundir.Manifest) *anchored {
 	if a.cfg.Anchor.Dir == "" {
 		return nil
 	}
-	s := &anchored{File: rundir.AnchorPath(a.cfg.Anchor.Dir, m.RunID)}
+	return a.otherHead(dir, m, rundir.AnchorPath(a.cfg.Anchor.Dir, m.RunID))
+}
+
+// cosigned reads the head that a witness has cosigned; nil if there is none and no witness is configured. Whose cosignatures it has is for
+// usp verify to find out.
+func (a *app) cosigned(dir rundir.Dir, m *rundir.Manifest) *anchored {
+	if _, err := a.fs.Stat(dir.Cosigned()); err != nil && a.cfg.Witness.URL == "" {
+		return nil
+	}
+	return a.otherHead(dir, m, dir.Cosigned())
+}
+
+// otherHead holds another copy of a run's head against its own.
+func (a *app) otherHead(dir rundir.Dir, m *rundir.Manifest, file string) *anchored {
+	s := &anchored{File: file}
 	v, err := note.NewVerifier(m.Signer)
 	if err != nil {
 		s.Fault = "the manifest names no key to check it with"
@@ -138,16 +157,92 @@ func (a *app) anchored(dir rundir.Dir, m *rundir.Manifest) *anchored {
 	return s
 }
 
-func (s *anchored) print(w io.Writer) {
+func (s *anchored) print(w io.Writer, name string) {
 	switch {
 	case s == nil:
 	case s.Fault != "":
-		fmt.Fprintf(w, "  anchor     %s: %s\n", display(s.File), s.Fault)
+		fmt.Fprintf(w, "  %-9s  %s: %s\n", name, display(s.File), s.Fault)
 	case s.Size > s.Head:
-		fmt.Fprintf(w, "  anchor     %s: a head of %s, the run's own is only of %d: it was put back to an older state; usp verify says more\n", display(s.File), entries(s.Size), s.Head)
+		fmt.Fprintf(w, "  %-9s  %s: a head of %s, the run's own is only of %d: it was put back to an older state; usp verify says more\n", name, display(s.File), entries(s.Size), s.Head)
 	case s.Size < s.Head:
-		fmt.Fprintf(w, "  anchor     %s: a head of %s, the run's own is of %d\n", display(s.File), entries(s.Size), s.Head)
+		fmt.Fprintf(w, "  %-9s  %s: a head of %s, the run's own is of %d\n", name, display(s.File), entries(s.Size), s.Head)
 	default:
-		fmt.Fprintf(w, "  anchor     %s: the run's own head, of %s\n", display(s.File), entries(s.Size))
+		fmt.Fprintf(w, "  %-9s  %s: the run's own head, of %s\n", name, display(s.File), entries(s.Size))
+	}
+}
+
+// witnesses are those whose cosignatures usp verify looks for: named ones must be there, configured ones should.
+func (a *app) witnesses(named []string) (list []audit.Witness, err error) {
+	seen := map[uint32]bool{}
+	for i, text := range append(slices.Clone(named), a.cfg.Witness.Key...) {
+		if b, err := os.ReadFile(text); err == nil && i < len(named) {
+			text = string(bytes.TrimSpace(b))
+		}
+		key, err := witness.ParseKey(text)
+		if err != nil {
+			return nil, fmt.Errorf("--witness: neither a file with the verifier key of a witness nor such a key: %w", err)
+		}
+		if !seen[key.KeyHash()] {
+			list = append(list, audit.Witness{Key: key, Required: i < len(named)})
+		}
+		seen[key.KeyHash()] = true
+	}
+	return list, nil
+}
+
+// askWitness holds the run against what the configured witness has seen of it. A witness that has seen the same answers with a cosignature, and has
+// nothing new to remember then.
+func (a *app) askWitness(ctx context.Context, dir rundir.Dir, r *audit.Report) error {
+	c := &a.cfg.Witness
+	if c.URL == "" {
+		return usageError(errors.New("--ask-witness: there is no witness.url to ask"))
+	}
+	client, err := witness.NewClient(c.URL, c.Key, nil)
+	if err != nil {
+		return usageError(err)
+	}
+	b, err := vfs.ReadFile(a.fs, dir.Head(), maxHead)
+	if errors.Is(err, fs.ErrNotExist) || r.Integrity.Head == nil {
+		return fmt.Errorf("the run has no signed head that the witness could be asked about")
+	} else if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(c.Timeout))
+	defer cancel()
+	_, err = client.AddCheckpoint(ctx, r.Integrity.Head.Size, nil, b)
+	var seen *witness.ConflictError
+	size := r.Integrity.Head.Size
+	switch {
+	case err == nil:
+		r.Notes = append(r.Notes, fmt.Sprintf("the witness %s has seen the same log, of %s", client.URL(), entries(size)))
+		return nil
+	case errors.Is(err, witness.ErrUnknownLog), errors.Is(err, witness.ErrNotTrusted), errors.Is(err, witness.ErrNoAnswer):
+		return err
+	case !errors.As(err, &seen) || !seen.Known:
+		return withCode(exitUnreachable, err)
+	case seen.Size < size:
+		r.Notes = append(r.Notes, fmt.Sprintf("the witness %s has seen %s of the %d under the head", client.URL(), entries(seen.Size), size))
+		return nil
+	}
+	p := audit.Problem{Class: audit.RolledBack, File: client.URL(), Detail: fmt.Sprintf("the signed head covers %s, the witness has cosigned %d: the run was put back to an older copy", entries(size), seen.Size)}
+	if seen.Size == size {
+		p.Class, p.Detail = audit.Rewritten, fmt.Sprintf("the witness has cosigned another log with %s: it is another history, though signed with the run's key", entries(size))
+	}
+	r.Integrity.Problems = append(r.Integrity.Problems, p)
+	r.Integrity.Kept = append(r.Integrity.Kept, audit.Kept{Source: audit.KeptWitness, File: p.File, Size: seen.Size, Result: p.Class})
+	r.Integrity.OK, r.Verdict, r.Exit = false, audit.Failed, exitFailed
+	r.Completeness.Closed = false
+	return nil
+}
+
+// printWitnessed says who has cosigned, up to where, and when.
+func (a *app) printWitnessed(r *audit.Report) {
+	other := slices.ContainsFunc(r.Integrity.Kept, func(k audit.Kept) bool { return k.Source == audit.KeptWitness && k.Result != audit.Contained })
+	for _, w := range r.Integrity.Witnessed {
+		if other {
+			fmt.Fprintf(a.out, "  witnessed     NOT this log, but one of %s at %s by %s\n", entries(w.Size), w.Time.Format(time.RFC3339), w.Name)
+			continue
+		}
+		fmt.Fprintf(a.out, "  witnessed     up to entry %d of %d at %s by %s\n", w.Size, r.Integrity.LogEntries, w.Time.Format(time.RFC3339), w.Name)
 	}
 }

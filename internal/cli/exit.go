@@ -30,7 +30,9 @@ const (
 	exitFailed    = 20
 	exitCrashTail = 21
 	exitDiverge   = 22
-	exitPipe      = 141 // as a shell says of a command that SIGPIPE ended
+
+	exitUnreachable = 75  // a remote place did not answer
+	exitPipe        = 141 // as a shell says of a command that SIGPIPE ended
 )
 
 // codeError is an error with an exit code. With a nil cause the command has said everything already.

@@ -54,8 +54,9 @@ type showReport struct {
 	Lost        uint64      `json:"lost"`           // over all generations
 	Live        *live       `json:"live,omitempty"` // while it is recorded
 	Snapshots   int         `json:"snapshots"`
-	Anchor      *anchored   `json:"anchor,omitempty"` // nil: none is configured
-	Alarms      []uint64    `json:"alarms,omitempty"` // steps with an alarm flag; of usp run only
+	Anchor      *anchored   `json:"anchor,omitempty"`  // nil: none is configured
+	Witness     *anchored   `json:"witness,omitempty"` // the cosigned head; nil: none is there and no witness is configured
+	Alarms      []uint64    `json:"alarms,omitempty"`  // steps with an alarm flag; of usp run only
 	Fields      []showField `json:"fields"`
 }
 
@@ -263,6 +264,7 @@ func (a *app) showState(s *showing, dir rundir.Dir) error {
 	}
 	s.Snapshots, s.Lost = len(logged), last.Lost
 	s.Anchor = a.anchored(dir, s.line.Manifests[0])
+	s.Witness = a.cosigned(dir, s.line.Manifests[0])
 	end := audit.Glance(a.fs, dir.Path()).End
 	switch {
 	case end != nil && stoppedShort(s.line.Manifests[len(s.line.Manifests)-1], end):
@@ -286,7 +288,8 @@ func (a *app) printShow(s *showing) {
 		fmt.Fprintf(w, "  resumed    %d times\n", s.Generations-1)
 	}
 	fmt.Fprintf(w, "  recorded   %d steps (%d to %d), %d lost, %d snapshots\n", s.Steps, s.FirstStep, s.LastStep, s.Lost, s.Snapshots)
-	s.Anchor.print(w)
+	s.Anchor.print(w, "anchor")
+	s.Witness.print(w, "witness")
 	s.Live.print(w)
 	if s.Steps > 0 && s.LastTime.After(s.FirstTime) {
 		fmt.Fprintf(w, "  input      %s to %s\n", s.FirstTime.Format(time.DateOnly), s.LastTime.Format(time.DateOnly))

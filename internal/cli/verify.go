@@ -40,6 +40,12 @@ elsewhere before; the log must still contain it. A log that is shorter is
 run directory alone. It may be given several times. The head in the anchor
 (anchor.dir in usp.toml) is compared without being named.
 
+--witness KEY demands that a witness with this key has cosigned a head of the run, and
+says up to which entry and when. The keys under [witness] in usp.toml are looked for
+too, and missing ones noted. --ask-witness asks the witness at witness.url whether it
+knows more of the run than is here: that finds a run of which all was put back,
+cosigned head included. Nothing but this asks anybody.
+
 --index reads only manifests, the outline of the log up to its signed head, and the
 ends of telemetry segments and snapshots. It takes a moment however many records
 there are, and says nothing of the bytes in the middle of files.
@@ -72,6 +78,8 @@ func (a *app) verifyCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&f.deep, "deep", false, "also load every snapshot and compute the run again from the oldest one to its end")
 	a.identityFlag(cmd)
 	cmd.Flags().StringArrayVar(&f.heads, "head", nil, "`file` with a signed head of the run, kept elsewhere, that the log must contain; may be repeated")
+	cmd.Flags().StringArrayVar(&f.keys, "witness", nil, "verifier `key` of a witness, or a file with one, that must have cosigned the run; may be repeated")
+	cmd.Flags().BoolVar(&f.ask, "ask-witness", false, "also ask the witness at witness.url whether it has seen more of the run, or another one")
 	cmd.Flags().BoolVar(&f.index, "index", false, "check the index of the run only: fast, and most bytes are not read")
 	cmd.Flags().StringVar(&f.input, "input", "", "with --deep: `file` with the run's input, if it is not where it was")
 	return cmd
@@ -84,6 +92,8 @@ type verifyFlags struct {
 	index bool
 	input string
 	heads []string // files
+	keys  []string // of witnesses, or files with one
+	ask   bool     // the configured witness
 
 	proof    string
 	fromHead string
@@ -122,6 +132,9 @@ func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 		return err
 	}
 	o.Heads = heads
+	if o.Witnesses, err = a.witnesses(f.keys); err != nil {
+		return usageError(err)
+	}
 	if f.deep {
 		if f.identities, err = a.identities(); err != nil {
 			return err
@@ -132,6 +145,10 @@ func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 		return err
 	}
 	report.Notes = append(report.Notes, notes...)
+	var unasked error
+	if f.ask {
+		unasked = a.askWitness(ctx, dir, report.Report)
+	}
 	if a.json {
 		if err := a.printJSON(report, true); err != nil {
 			return err
@@ -141,6 +158,9 @@ func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 	}
 	if report.Exit != exitOK {
 		return withCode(report.Exit, nil)
+	}
+	if unasked != nil {
+		return unasked
 	}
 	if n := report.Completeness.Undecrypted; n > 0 && len(f.identities) > 0 {
 		return withCode(exitWrongKey, fmt.Errorf("what is stored is intact, but none of the given age identities can decrypt %s; %s", count(n, "snapshot"), a.keyAdvice()))
@@ -248,6 +268,7 @@ func (a *app) printReport(r *deepReport) {
 		}
 	}
 	a.printKept(r.Integrity.Kept)
+	a.printWitnessed(r.Report)
 	missing := ""
 	if c.DigestsMissing > 0 {
 		missing = fmt.Sprintf(" (%d more were due and are missing)", c.DigestsMissing)

@@ -28,6 +28,7 @@ type Config struct {
 	Recorder  Recorder         `toml:"recorder" comment:"The process that writes the run directory."`
 	Digest    Digest           `toml:"digest" comment:"The tamper-evident log of digests."`
 	Anchor    Anchor           `toml:"anchor" comment:"A second place for the newest signed tree head of each run: what is put back to an older state is found by it."`
+	Witness   Witness          `toml:"witness" comment:"Somebody else who cosigns the newest signed tree head of each run (C2SP tlog-witness)."`
 	Snapshot  Snapshot         `toml:"snapshot" comment:"Saved states, from which a run resumes."`
 	Log       Log              `toml:"log" comment:"What is written to standard error."`
 }
@@ -67,11 +68,20 @@ type Digest struct {
 	FloorBits    int      `toml:"floor_bits" comment:"Exponent of 2 below which a number counts as zero in them." min:"-1022" max:"-1"`
 	Weights      []string `toml:"weights" comment:"Digest fields whose elements are to be non-negative and to sum to 1; every log entry says whether they do."`
 	AuditKeyFile string   `toml:"audit_key_file" comment:"File of at least 16 secret bytes, mode 0600, that the rounded digests are keyed with; empty: not secret. Runs to be compared need the same one."`
+	AppendOnly   string   `toml:"append_only" enum:"off,auto" comment:"auto: files of the log get the append-only attribute where rights and file system allow (chattr -a takes it away, and must before they can be removed)."`
 }
 
 // Anchor is the section [anchor].
 type Anchor struct {
 	Dir string `toml:"dir" comment:"Directory that holds a file RUN.checkpoint for each run, best on another disk or machine than the runs; empty: none."`
+}
+
+// Witness is the section [witness].
+type Witness struct {
+	URL      string   `toml:"url" comment:"Address before /add-checkpoint, http or https, without secrets; empty: none."`
+	Key      []string `toml:"key" comment:"Verifier keys of the witness (NAME+HASH+KEY, type 4), of which one must have cosigned."`
+	Interval Duration `toml:"interval" comment:"Shortest time between two heads that are brought to it; the last one of a run always is." min:"1ms" max:"24h"`
+	Timeout  Duration `toml:"timeout" comment:"Longest time that it may take over one head." min:"1ms" max:"1h"`
 }
 
 // Snapshot is the section [snapshot].
@@ -111,8 +121,9 @@ func Default() Config {
 		},
 		Digest: Digest{
 			Interval: 1, HeadInterval: Duration(time.Second),
-			Levels: record.DefaultLevels(), FloorBits: record.DefaultFloor, Weights: []string{"rho", "weights"},
+			Levels: record.DefaultLevels(), FloorBits: record.DefaultFloor, Weights: []string{"rho", "weights"}, AppendOnly: "off",
 		},
+		Witness:  Witness{Key: []string{}, Interval: Duration(time.Minute), Timeout: Duration(2 * time.Second)},
 		Snapshot: Snapshot{Interval: 100, OnEvents: true, EventSpacing: 20, Compression: "none", Recipients: []string{}, KeepLast: 5},
 		Log:      Log{Level: "warn", Format: "text"},
 	}

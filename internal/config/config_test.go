@@ -443,3 +443,23 @@ environment variable USP_LOG_LEVEL: "loud" is not one of debug, info, warn, erro
 		t.Errorf("a secret is shown:\n%v", err)
 	}
 }
+
+// TestWitness: an address that is none or holds a secret, and a key that is none, are faults; the address is not repeated.
+func TestWitness(t *testing.T) {
+	const key = "witness.example/w1+0ad7d35e+BIqI4910CfGV/VLbLTy6XXLKZwm/HZQSG/N0iAG0D29c"
+	if _, err := Check("usp.toml", []byte("[witness]\nurl = \"http://localhost:1/x\"\nkey = [\""+key+"\"]\n")); err != nil {
+		t.Error(err)
+	}
+	for text, want := range map[string]string{
+		`url = "witness.example"` + "\nkey = [\"" + key + "\"]":     "usp.toml:2:1: witness.url: is not an http or https address",
+		`url = "https://me:s3cret@x"` + "\nkey = [\"" + key + "\"]": "witness.url: holds a user name",
+		`url = "https://x"`: "witness.url: needs witness.key, which is empty",
+		`key = ["x"]`:       "usp.toml:2:1: witness.key: witness: not the verifier key of a witness",
+		`key = ["PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"]`: "it is one of a log (type 1)",
+	} {
+		_, err := Check("usp.toml", []byte("[witness]\n"+text+"\n"))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}

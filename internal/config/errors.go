@@ -68,9 +68,10 @@ func (e Errors) Unwrap() []error {
 const widest = 100
 
 // excerpt shows the line of a known key, without its value where that is about
-// keys: somebody may have put a secret one there.
+// keys or an address: somebody may have put a secret there.
 func excerpt(key string, text []byte, at place, length int) string {
-	if key == "snapshot.recipients" || key == "snapshot.identity_file" {
+	switch key {
+	case "snapshot.recipients", "snapshot.identity_file", "witness.url", "witness.key":
 		return excerptKey(text, at, length)
 	}
 	return excerptValue(text, at, length)

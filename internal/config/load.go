@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/usp-project/usp/internal/witness"
 	"github.com/usp-project/usp/predictor"
 	"github.com/usp-project/usp/snapshot"
 )
@@ -256,6 +257,18 @@ func (l *Loaded) check(text []byte, before Errors) (errs Errors) {
 	}
 	if _, err := snapshot.ParseRecipients(c.Snapshot.Recipients...); err != nil {
 		fail(err.Error(), "snapshot.recipients")
+	}
+	if c.Witness.URL != "" {
+		if err := witness.CheckURL(c.Witness.URL); err != nil {
+			fail(err.Error(), "witness.url")
+		} else if len(c.Witness.Key) == 0 {
+			fail("needs witness.key, which is empty: name the verifier key of this witness, without which its cosignatures mean nothing", "witness.url")
+		}
+	}
+	for _, key := range c.Witness.Key {
+		if _, err := witness.ParseKey(key); err != nil {
+			fail(err.Error(), "witness.key")
+		}
 	}
 	if strings.HasPrefix(strings.ToUpper(c.Snapshot.IdentityFile), "AGE-") {
 		fail("is a secret key; put it into a file of mode 0600 and name that", "snapshot.identity_file")

@@ -24,9 +24,10 @@ const (
 	TelemetryDir = "telemetry"
 	DigestDir    = "digests"
 	SnapshotDir  = "snapshots"
-	HeadFile     = "checkpoint" // the signed head of the digest log
-	ReserveFile  = ".reserve"   // space kept for the end of a run; there only while it is recorded, or after a crash
-	Latest       = "latest"     // symbolic link to the newest run
+	HeadFile     = "checkpoint"          // the signed head of the digest log
+	CosignedFile = "checkpoint.cosigned" // the newest signed head that a witness has cosigned
+	ReserveFile  = ".reserve"            // space kept for the end of a run; there only while it is recorded, or after a crash
+	Latest       = "latest"              // symbolic link to the newest run
 
 	SegmentSuffix  = ".seg"
 	TornSuffix     = ".torn"   // bytes cut off a torn tail, kept for inspection
@@ -57,6 +58,9 @@ func (d Dir) Snapshot(name string) string { return filepath.Join(d.Snapshots(), 
 
 // Head is the file of the signed tree head.
 func (d Dir) Head() string { return filepath.Join(string(d), HeadFile) }
+
+// Cosigned is the file of the newest head that a witness has cosigned.
+func (d Dir) Cosigned() string { return filepath.Join(string(d), CosignedFile) }
 
 // Reserve is the file that keeps space for the end of the run.
 func (d Dir) Reserve() string { return filepath.Join(string(d), ReserveFile) }

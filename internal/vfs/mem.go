@@ -39,9 +39,13 @@ type memNode struct {
 	dir      bool
 	mode     fs.FileMode // permission bits
 	diskMode fs.FileMode
-	mtime    time.Time
-	links    int
-	opens    int
+
+	appendOnly     bool // see SetAppendOnly
+	diskAppendOnly bool
+
+	mtime time.Time
+	links int
+	opens int
 
 	data     blob       // what reads see
 	disk     blob       // what was last synced
@@ -218,6 +222,8 @@ func (m *Mem) Remove(name string) error {
 		switch {
 		case n == nil:
 			err = syscall.ENOENT
+		case n.appendOnly:
+			err = syscall.EPERM
 		case n.dir && len(n.entries) > 0:
 			err = syscall.ENOTEMPTY
 		}
@@ -252,6 +258,8 @@ func (m *Mem) rename(oldname, newname string) error {
 	switch {
 	case n == nil:
 		return syscall.ENOENT
+	case n.appendOnly || old != nil && old.appendOnly:
+		return syscall.EPERM
 	case old != nil && old.dir: // os.Rename replaces no directory
 		return syscall.EEXIST
 	case n == old:
@@ -270,7 +278,7 @@ func (m *Mem) Link(oldname, newname string) error {
 	m.begin(OpLink, newname)
 	defer m.mu.Unlock()
 	n, err := m.find(oldname)
-	if err == nil && n.dir {
+	if err == nil && (n.dir || n.appendOnly) {
 		err = syscall.EPERM
 	}
 	var dir *memNode
@@ -326,6 +334,9 @@ func (m *Mem) Chmod(name string, mode fs.FileMode) error {
 	m.begin(OpChmod, name)
 	defer m.mu.Unlock()
 	n, err := m.find(name)
+	if err == nil && n.appendOnly {
+		err = syscall.EPERM
+	}
 	if err != nil {
 		return &fs.PathError{Op: "chmod", Path: name, Err: err}
 	}

@@ -75,7 +75,7 @@ func (c *crasher) node(n *memNode) *memNode {
 	}
 	next := &memNode{dir: n.dir, mtime: n.mtime}
 	c.done[n] = next
-	next.mode = n.diskMode
+	next.mode, next.appendOnly, next.diskAppendOnly = n.diskMode, n.diskAppendOnly, n.diskAppendOnly
 	if c.policy == KeepAll || c.policy >= Mixed && c.coin(2) {
 		next.mode = n.mode
 	}

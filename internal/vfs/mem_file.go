@@ -50,6 +50,8 @@ func (m *Mem) openNode(name string, flag int, perm fs.FileMode) (*memNode, error
 		return nil, syscall.EEXIST
 	case n.dir && (writes || flag&os.O_CREATE != 0):
 		return nil, syscall.EISDIR
+	case n.appendOnly && (writes && flag&os.O_APPEND == 0 || flag&os.O_TRUNC != 0):
+		return nil, syscall.EPERM
 	case writes && n.mode&0o200 == 0, flag&os.O_WRONLY == 0 && n.mode&0o400 == 0:
 		return nil, syscall.EACCES
 	}
@@ -186,6 +188,9 @@ func (f *memFile) Truncate(size int64) error {
 	if err == syscall.EBADF || err == nil && size < 0 {
 		err = syscall.EINVAL // ftruncate(2) has it so
 	}
+	if err == nil && f.n.appendOnly {
+		err = syscall.EPERM
+	}
 	if err != nil {
 		return f.fail("truncate", err)
 	}
@@ -248,7 +253,7 @@ func (f *memFile) sync(kind OpKind) error {
 	}
 	f.n.sync()
 	if kind == OpSync {
-		f.n.diskMode = f.n.mode
+		f.n.diskMode, f.n.diskAppendOnly = f.n.mode, f.n.appendOnly
 	}
 	return nil
 }
