@@ -124,3 +124,59 @@ func (p *treeReplay) keep(hash [tlog.HashSize]byte) []byte {
 	copy(b, hash[:])
 	return b
 }
+
+// bytesAtOnce is about how many bytes of entries are hashed at once.
+const bytesAtOnce = 128 << 10
+
+// A leafHasher computes the leaf hashes of entries behind the back of the one who reads them, some at a time, in their order. settle waits for that; it is to
+// be called before anything is touched that each or the outline use.
+type leafHasher struct {
+	each    func(*tlog.Hash)
+	outline *outliner // is given the entries with their hashes; may be nil
+
+	next, now entryList // entries that were handed in, and those of them that are being hashed
+	busy      sync.WaitGroup
+	encoder   Encoder
+	leaf      tlog.Hash
+}
+
+// entryList is entries back to back, each ending where ends says.
+type entryList struct {
+	raw  []byte
+	ends []int
+}
+
+// add hands in an entry, of which it makes a copy.
+func (h *leafHasher) add(raw []byte) {
+	h.next.raw = append(h.next.raw, raw...)
+	h.next.ends = append(h.next.ends, len(h.next.raw))
+	if len(h.next.raw) < bytesAtOnce {
+		return
+	}
+	h.busy.Wait()
+	h.next, h.now = h.now, h.next
+	h.busy.Go(h.work)
+}
+
+// settle waits until all entries are hashed.
+func (h *leafHasher) settle() {
+	h.busy.Wait()
+	h.next, h.now = h.now, h.next
+	h.work()
+}
+
+// work hashes the entries in now.
+func (h *leafHasher) work() {
+	start := 0
+	for _, end := range h.now.ends {
+		raw := h.now.raw[start:end]
+		start = end
+		h.leaf = h.encoder.hash(raw)
+		if h.outline != nil {
+			s, isStep := stepOf(raw)
+			h.outline.add(raw, &s, isStep, &h.leaf)
+		}
+		h.each(&h.leaf)
+	}
+	h.now.raw, h.now.ends = h.now.raw[:0], h.now.ends[:0]
+}

@@ -100,7 +100,7 @@ func VerifyWith(o VerifyOptions) (Report, error) {
 		return Report{}, err
 	}
 	v.tree.note()
-	w := walker{fsys: o.FS, dir: o.Dir, enter: v.enter, leaf: v.leaf, item: v.item, fault: v.fault, check: true}
+	w := walker{fsys: o.FS, dir: o.Dir, enter: v.enter, leaves: &leafHasher{each: v.leaf}, item: v.item, fault: v.fault, check: true}
 	if o.Each == nil || o.Steps != nil {
 		w.step = v.step
 	}
@@ -240,12 +240,11 @@ func (v *verification) settle() error {
 	return v.err
 }
 
-// leaf puts an entry into the tree.
-func (v *verification) leaf(leaf *tlog.Hash) bool {
+// leaf puts an entry into the tree. It is called in the hasher's goroutine.
+func (v *verification) leaf(leaf *tlog.Hash) {
 	if v.whole && v.replay {
 		v.tree.add(leaf)
 	}
-	return true
 }
 
 // finish compares what was read with the head.
