@@ -16,8 +16,8 @@
 //     that has another root at the signed size ([ErrHeadMismatch]), or that has damage in the part it replays.
 //   - The first write or fsync error ends the use of a file. Entries that were not known durable go again into a new file, whose header
 //     says so; the failed file keeps what it had promised and is neither appended to nor rewritten.
-//   - [Verify] shares the encoding with the writer and nothing else: it hashes with another library
-//     (github.com/transparency-dev/merkle) and tells damaged bytes, missing entries, a wrong root and an unacknowledged tail apart.
+//   - [Verify] shares the encoding and the leaf hash with the writer and nothing else: its tree is another library's
+//     (github.com/transparency-dev/merkle), and it tells damaged bytes, missing entries, a wrong root and an unacknowledged tail apart.
 //
 // Any prefix of a log is itself a valid log. That nothing was cut off the end is known only from the signed head, and that the head was not
 // exchanged for an older one only from a copy of it kept elsewhere.

@@ -85,7 +85,7 @@ func (r *Report) add(f *Fault) {
 	r.Faults = append(r.Faults, f)
 }
 
-// Verify reads the whole log in dir, recomputes its root with a library that the writer does not use, and compares it with the signed head in
+// Verify reads the whole log in dir, recomputes its root in a tree that the writer does not use, and compares it with the signed head in
 // headPath. It changes nothing and needs no lock. What is wrong with the log is in the report; the error is only for what kept it
 // from being read.
 func Verify(fsys vfs.FS, dir, headPath string, verifiers note.Verifiers) (Report, error) {
