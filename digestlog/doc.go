@@ -16,8 +16,8 @@
 //     that has another root at the signed size ([ErrHeadMismatch]), or that has damage in the part it replays.
 //   - The first write or fsync error ends the use of a file. Entries that were not known durable go again into a new file, whose header
 //     says so; the failed file keeps what it had promised and is neither appended to nor rewritten.
-//   - [Verify] shares the encoding with the writer and nothing else: it hashes with another library
-//     (github.com/transparency-dev/merkle) and tells damaged bytes, missing entries, a wrong root and an unacknowledged tail apart.
+//   - [Verify] shares the encoding and the leaf hash with the writer and nothing else: its tree is another library's
+//     (github.com/transparency-dev/merkle), and it tells damaged bytes, missing entries, a wrong root and an unacknowledged tail apart.
 //
 // What a head covers can be handed on without the run: [ExportTiles] writes it as C2SP tlog-tiles, [Prove] shows one entry and [ProveGrowth] that a log
 // only grew, in forms that other people's tools read; [VerifyTiles], [Proof.Verify] and [GrowthProof.Verify] check them.

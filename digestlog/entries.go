@@ -6,8 +6,6 @@ import (
 	"io"
 	"iter"
 
-	"golang.org/x/mod/sumdb/tlog"
-
 	"github.com/usp-project/usp/internal/segment"
 	"github.com/usp-project/usp/internal/vfs"
 )
@@ -60,15 +58,13 @@ type walker struct {
 	fault func(f *Fault) bool          // anything else that is wrong
 	steps func(s Span) bool            // STEP entries in a row, in the place of item; nil: every file is read, and item called for each
 	step  func(*StepEntry) bool        // a STEP entry, in the place of item; may be nil
-	leaf  func(*tlog.Hash) bool        // leaf hash of every entry that is read, before item or steps; may be nil
 	whole func(k *link) bool           // with steps: the file is to be read all the same; may be nil
 	check bool                         // compare the outlines of files that are read with their entries
 	first uint64                       // begin with the last file whose base is not above this index
 
-	encoder Encoder
-	hash    tlog.Hash // of the entry that is being called back for
-	current StepEntry // that entry, for step
-	next    uint64    // index of the next entry
+	leaves  *leafHasher // of every entry that is read; may be nil
+	current StepEntry   // what step is called for
+	next    uint64      // index of the next entry
 	files   int
 	sealed  bool   // the last file has its end
 	last    string // base name of the file read last
@@ -165,6 +161,9 @@ func (w *walker) report(f *Fault) bool {
 	if !w.endRun() {
 		return false
 	}
+	if w.leaves != nil {
+		w.leaves.settle() // they are those of entries before the fault
+	}
 	w.stopped = w.stopped || !w.fault(f)
 	return !w.stopped
 }
@@ -189,12 +188,19 @@ func (w *walker) readFile(s *extent) (err error) {
 	if err != nil {
 		return err
 	}
+	if w.leaves != nil {
+		w.leaves.outline = outline.seen
+		defer w.leaves.settle()
+	}
 	for !w.stopped {
 		raw, end, err := w.entry(f)
 		switch {
 		case err != nil:
 			return err
 		case end:
+			if w.leaves != nil {
+				w.leaves.settle()
+			}
 			if w.sealed && f.intact {
 				outline.end(w, s)
 			}
@@ -212,16 +218,10 @@ func (w *walker) readFile(s *extent) (err error) {
 // take calls back for an entry that was read. False: somebody wants no more.
 func (w *walker) take(f *openFile, raw []byte, outline *outliner) bool {
 	s, isStep := stepOf(raw)
-	var leaf *tlog.Hash
-	if w.leaf != nil {
-		w.hash = w.encoder.hash(raw)
-		leaf = &w.hash
-	}
-	if outline != nil {
-		outline.add(raw, &s, isStep, leaf)
-	}
-	if leaf != nil && !w.leaf(leaf) {
-		return false
+	if w.leaves != nil {
+		w.leaves.add(raw)
+	} else if outline != nil {
+		outline.add(raw, &s, isStep, nil)
 	}
 	switch {
 	case isStep && w.steps != nil:

@@ -1,6 +1,7 @@
 package digestlog
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"sync"
@@ -12,10 +13,8 @@ import (
 	"github.com/usp-project/usp/internal/fixedsum"
 )
 
-const (
-	leavesAtOnce = 1024
-	keptAtOnce   = 128 // hashes
-)
+// leavesAtOnce is how many leaf hashes are put into the tree at once.
+const leavesAtOnce = 1024
 
 // A treeReplay is the tree of a verification, which another library keeps. Leaf hashes are put into it behind the back of the one who reads the log, a
 // list at a time; settle waits for that, and is to be called before anything of the tree is looked at, and in the end.
@@ -28,7 +27,8 @@ type treeReplay struct {
 	next, now []tlog.Hash // leaf hashes that were handed in, and those of them that are being put into the tree
 	busy      sync.WaitGroup
 	node      *fixedsum.Hasher
-	kept      []byte // memory for hashes, which the library keeps
+	free      [][]byte // memory of hashes that the library does not need any more
+	folding   bool     // it folds a root
 }
 
 // newTreeReplay returns an empty tree. noted is called with the root at each wanted size that the tree comes to.
@@ -44,7 +44,7 @@ func newTreeReplay(wanted []uint64, noted func(size uint64, root [32]byte)) *tre
 func (p *treeReplay) restart(f *frontier) error {
 	nodes := make([][]byte, len(f.nodes))
 	for i := range nodes {
-		nodes[i] = p.keep(f.nodes[i])
+		nodes[i] = bytes.Clone(f.nodes[i][:])
 	}
 	tree, err := (&compact.RangeFactory{Hash: p.hashNode}).NewRange(0, f.size, nodes)
 	if err == nil {
@@ -76,7 +76,7 @@ func (p *treeReplay) settle() error {
 // work puts the leaf hashes in now into the tree.
 func (p *treeReplay) work() {
 	for i := range p.now {
-		if err := p.tree.Append(p.keep(p.now[i]), nil); err != nil {
+		if err := p.tree.Append(p.keep(&p.now[i]), nil); err != nil {
 			p.err = fmt.Errorf("digestlog: verify entry %d: %w", p.tree.End(), err)
 			break
 		}
@@ -95,7 +95,9 @@ func (p *treeReplay) note() {
 
 // root returns the root of the tree as it is.
 func (p *treeReplay) root() (root [32]byte) {
+	p.folding = true
 	hash, err := p.tree.GetRootHash(nil)
+	p.folding = false
 	if err != nil {
 		panic("digestlog: no root of a range from 0: " + err.Error())
 	}
@@ -106,21 +108,86 @@ func (p *treeReplay) root() (root [32]byte) {
 	return root
 }
 
-// hashNode is rfc6962.DefaultHasher.HashChildren, in less time.
+// hashNode is rfc6962.DefaultHasher.HashChildren, in less time and without memory of its own: when the tree grows, the library is done with both hashes
+// once they are joined. When it folds a root it is not.
 func (p *treeReplay) hashNode(left, right []byte) []byte {
 	m := p.node.Message()
 	m[0] = nodePrefix
 	copy(m[1:], left)
 	copy(m[1+tlog.HashSize:], right)
-	return p.keep(p.node.Sum())
+	sum := p.node.Sum()
+	if p.folding {
+		return bytes.Clone(sum[:])
+	}
+	p.free = append(p.free, right)
+	copy(left, sum[:])
+	return left
 }
 
-func (p *treeReplay) keep(hash [tlog.HashSize]byte) []byte {
-	if len(p.kept) == 0 {
-		p.kept = make([]byte, keptAtOnce*tlog.HashSize)
+// keep puts a hash where the library may keep it.
+func (p *treeReplay) keep(hash *tlog.Hash) []byte {
+	n := len(p.free) - 1
+	if n < 0 {
+		return bytes.Clone(hash[:])
 	}
-	b := p.kept[:tlog.HashSize:tlog.HashSize]
-	p.kept = p.kept[tlog.HashSize:]
+	b := p.free[n]
+	p.free = p.free[:n]
 	copy(b, hash[:])
 	return b
+}
+
+// bytesAtOnce is about how many bytes of entries are hashed at once.
+const bytesAtOnce = 128 << 10
+
+// A leafHasher computes the leaf hashes of entries behind the back of the one who reads them, some at a time, in their order. settle waits for that; it is to
+// be called before anything is touched that each or the outline use.
+type leafHasher struct {
+	each    func(*tlog.Hash)
+	outline *outliner // is given the entries with their hashes; may be nil
+
+	next, now entryList // entries that were handed in, and those of them that are being hashed
+	busy      sync.WaitGroup
+	encoder   Encoder
+	leaf      tlog.Hash
+}
+
+// entryList is entries back to back, each ending where ends says.
+type entryList struct {
+	raw  []byte
+	ends []int
+}
+
+// add hands in an entry, of which it makes a copy.
+func (h *leafHasher) add(raw []byte) {
+	h.next.raw = append(h.next.raw, raw...)
+	h.next.ends = append(h.next.ends, len(h.next.raw))
+	if len(h.next.raw) < bytesAtOnce {
+		return
+	}
+	h.busy.Wait()
+	h.next, h.now = h.now, h.next
+	h.busy.Go(h.work)
+}
+
+// settle waits until all entries are hashed.
+func (h *leafHasher) settle() {
+	h.busy.Wait()
+	h.next, h.now = h.now, h.next
+	h.work()
+}
+
+// work hashes the entries in now.
+func (h *leafHasher) work() {
+	start := 0
+	for _, end := range h.now.ends {
+		raw := h.now.raw[start:end]
+		start = end
+		h.leaf = h.encoder.hash(raw)
+		if h.outline != nil {
+			s, isStep := stepOf(raw)
+			h.outline.add(raw, &s, isStep, &h.leaf)
+		}
+		h.each(&h.leaf)
+	}
+	h.now.raw, h.now.ends = h.now.raw[:0], h.now.ends[:0]
 }

@@ -85,7 +85,7 @@ func (r *Report) add(f *Fault) {
 	r.Faults = append(r.Faults, f)
 }
 
-// Verify reads the whole log in dir, recomputes its root with a library that the writer does not use, and compares it with the signed head in
+// Verify reads the whole log in dir, recomputes its root in a tree that the writer does not use, and compares it with the signed head in
 // headPath. It changes nothing and needs no lock. What is wrong with the log is in the report; the error is only for what kept it
 // from being read.
 func Verify(fsys vfs.FS, dir, headPath string, verifiers note.Verifiers) (Report, error) {
@@ -100,7 +100,7 @@ func VerifyWith(o VerifyOptions) (Report, error) {
 		return Report{}, err
 	}
 	v.tree.note()
-	w := walker{fsys: o.FS, dir: o.Dir, enter: v.enter, leaf: v.leaf, item: v.item, fault: v.fault, check: true}
+	w := walker{fsys: o.FS, dir: o.Dir, enter: v.enter, leaves: &leafHasher{each: v.leaf}, item: v.item, fault: v.fault, check: true}
 	if o.Each == nil || o.Steps != nil {
 		w.step = v.step
 	}
@@ -240,12 +240,11 @@ func (v *verification) settle() error {
 	return v.err
 }
 
-// leaf puts an entry into the tree.
-func (v *verification) leaf(leaf *tlog.Hash) bool {
+// leaf puts an entry into the tree. It is called in the hasher's goroutine.
+func (v *verification) leaf(leaf *tlog.Hash) {
 	if v.whole && v.replay {
 		v.tree.add(leaf)
 	}
-	return true
 }
 
 // finish compares what was read with the head.

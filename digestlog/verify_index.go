@@ -41,7 +41,7 @@ func VerifyIndex(o IndexOptions) (Report, error) {
 	v.tree.note()
 	v.chain.fault = v.fault
 	w := walker{
-		fsys: v.opt.FS, dir: o.Dir, enter: v.enterIndex, leaf: v.leaf, item: v.item, fault: v.fault, steps: v.span, check: true,
+		fsys: v.opt.FS, dir: o.Dir, enter: v.enterIndex, leaves: &leafHasher{each: v.leaf}, item: v.item, fault: v.fault, steps: v.span, check: true,
 		whole: func(*link) bool { return v.replay },
 	}
 	err := w.run()

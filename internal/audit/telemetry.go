@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/rundir"
@@ -41,21 +41,17 @@ type telemetry struct {
 	any    bool
 	broken bool // damage was passed, so numbers may be missing before the next frame
 
-	sum     *record.Summarizer    // of the file being read
-	digests *digestlog.StepReader // nil: there is no log
-	step    digestlog.StepEntry
-	have    bool
-	err     error // of reading the log
+	sum  *record.Summarizer // of the file being read
+	step digestlog.StepEntry
+	have bool
+	err  error // of reading the log
 }
 
 // readTelemetry checks every segment against its SEAL entry, every frame against
 // its place, and every STEP entry against its record.
 func (j *judge) readTelemetry() error {
 	t := &telemetry{judge: j}
-	if _, err := j.fsys.Stat(j.dir.Digests()); !errors.Is(err, fs.ErrNotExist) {
-		t.digests = digestlog.NewStepReader(j.fsys, j.dir.Digests())
-		defer t.digests.Close()
-	}
+	defer j.steps.close()
 	t.advance()
 	for i, info := range j.inv.telemetry {
 		limit := uint64(math.MaxUint64)
@@ -118,7 +114,15 @@ func (t *telemetry) segment(info segment.Info, limit uint64) error {
 	seal, sealed := t.book.seals[info.Name]
 	before := len(t.Integrity.Problems) + t.Integrity.Dropped
 	t.sum = new(record.Summarizer)
+	var beside sync.WaitGroup
+	var sum [32]byte
+	var size int64
+	var hashErr error
+	if sealed {
+		beside.Go(func() { sum, size, hashErr = t.hash(info.Path) })
+	}
 	ends, err := t.read(info, file, limit, sealed)
+	beside.Wait()
 	if err != nil {
 		return err
 	}
@@ -131,9 +135,8 @@ func (t *telemetry) segment(info segment.Info, limit uint64) error {
 		t.unsealed(file, info.Name)
 		return nil
 	}
-	sum, size, err := t.hash(info.Path)
-	if err != nil {
-		return err
+	if hashErr != nil {
+		return hashErr
 	}
 	intact := len(t.Integrity.Problems)+t.Integrity.Dropped == before
 	switch {
@@ -394,18 +397,8 @@ func (t *telemetry) unmatched() {
 
 // advance moves to the next STEP entry. Damage of the log was reported by the first pass.
 func (t *telemetry) advance() {
-	for t.have = false; t.digests != nil && !t.have && t.err == nil; {
-		var err error
-		t.step, err = t.digests.Next()
-		switch {
-		case err == nil:
-			t.have = true
-		case err == io.EOF:
-			return
-		default:
-			if f := new(digestlog.Fault); !errors.As(err, &f) {
-				t.err = err
-			}
-		}
+	t.have = false
+	if t.err == nil {
+		t.have, t.err = t.nextStep(&t.step)
 	}
 }

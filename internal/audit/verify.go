@@ -31,6 +31,7 @@ type judge struct {
 	metas map[string]snapshot.Meta    // of snapshot files, as far as readable
 	parts map[string][]snapshot.SectionInfo
 	gens  map[uint32]*found
+	steps stepList
 	wrong bool // signed, but with another key than those given
 }
 
@@ -219,6 +220,7 @@ func (j *judge) readLog() error {
 	}
 	o.Steps = func(s *digestlog.StepEntry) error {
 		j.book.addStep(s, report)
+		j.steps.add(s)
 		if s.Index%4096 == 0 {
 			return j.ctx.Err()
 		}
