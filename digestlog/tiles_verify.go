@@ -43,7 +43,7 @@ func VerifyTiles(o TilesOptions) (Report, error) {
 		v.add(&Fault{Class: ClassNotOurs, File: HeadName, Err: fmt.Errorf("the checkpoint is of %q, which is not the log of a run", t.Head.Origin)})
 	}
 	v.noteRoots()
-	if err := v.entries(o); err != nil {
+	if err := v.entries(); err != nil {
 		return Report{}, err
 	}
 	v.finish(&walker{files: v.files, sealed: true, next: t.Size()})
@@ -57,9 +57,8 @@ type tilesCheck struct {
 	files  int
 }
 
-func (v *tilesCheck) entries(o TilesOptions) error {
-	v.files = int((v.tiles.Size() + tileWidth - 1) / tileWidth)
-	for it, err := range TileEntries(o.FS, o.Dir) {
+func (v *tilesCheck) entries() error {
+	for it, err := range v.tiles.Entries(0) {
 		var f *Fault
 		if err != nil && !errors.As(err, &f) {
 			return err
@@ -68,6 +67,9 @@ func (v *tilesCheck) entries(o TilesOptions) error {
 			v.add(f)
 			v.whole = v.whole && f.From == f.To
 			continue
+		}
+		if it.Offset == 0 {
+			v.files++
 		}
 		if !v.leaf(it.Raw) || !v.item(it, f) {
 			return v.err
