@@ -33,8 +33,8 @@ func ReadGrowth(fsys vfs.FS, dir string, from, to uint64) (*Growth, error) {
 	if from > to {
 		return nil, fmt.Errorf("digestlog: growth from size %d to the smaller size %d", from, to)
 	}
-	var g Growth
-	err := readLeaves(fsys, dir, from, to, func(f *frontier) { g.old, g.size = f.clone(), f.size }, func(index uint64, raw []byte) {
+	g := new(Growth)
+	err := readLeaves(fsys, dir, from, to, func(f *frontier) { g = newGrowth(f) }, func(index uint64, raw []byte) {
 		if leaf := tlog.RecordHash(raw); index < from {
 			g.old.add(leaf)
 			g.size++
@@ -45,7 +45,7 @@ func ReadGrowth(fsys vfs.FS, dir string, from, to uint64) (*Growth, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &g, nil
+	return g, nil
 }
 
 // readLeaves calls leaf for the entries up to size to, from the last file on that begins no later than entry first, and begin with the tree
