@@ -33,24 +33,24 @@ func ReadGrowth(fsys vfs.FS, dir string, from, to uint64) (*Growth, error) {
 	if from > to {
 		return nil, fmt.Errorf("digestlog: growth from size %d to the smaller size %d", from, to)
 	}
-	var g Growth
-	err := readLeaves(fsys, dir, from, to, func(f *frontier) { g.old, g.size = f.clone(), f.size }, func(index uint64, leaf *tlog.Hash, _ []byte) {
-		if index < from {
-			g.old.add(*leaf)
+	g := new(Growth)
+	err := readLeaves(fsys, dir, from, to, func(f *frontier) { g = newGrowth(f) }, func(index uint64, raw []byte) {
+		if leaf := tlog.RecordHash(raw); index < from {
+			g.old.add(leaf)
 			g.size++
 		} else {
-			g.Append(*leaf)
+			g.Append(leaf)
 		}
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &g, nil
+	return g, nil
 }
 
 // readLeaves calls leaf for the entries up to size to, from the last file on that begins no later than entry first, and begin with the tree
 // before that file.
-func readLeaves(fsys vfs.FS, dir string, first, to uint64, begin func(f *frontier), leaf func(index uint64, leaf *tlog.Hash, raw []byte)) error {
+func readLeaves(fsys vfs.FS, dir string, first, to uint64, begin func(f *frontier), leaf func(index uint64, raw []byte)) error {
 	next, begun := uint64(0), false
 	var failed error
 	w := walker{fsys: orOS(fsys), dir: dir, first: first}
@@ -61,13 +61,11 @@ func readLeaves(fsys vfs.FS, dir string, first, to uint64, begin func(f *frontie
 		}
 		return true
 	}
-	var hash tlog.Hash
-	w.leaf = func(h *tlog.Hash) bool {
-		hash = *h
-		return next < to
-	}
 	w.item = func(it Item, _ *Fault) bool {
-		leaf(next, &hash, it.Raw)
+		if next >= to {
+			return false
+		}
+		leaf(next, it.Raw)
 		next++
 		return true
 	}

@@ -63,15 +63,15 @@ func Prove(fsys vfs.FS, dir string, head *SignedTreeHead, index uint64) (*Proof,
 	p := &Proof{Index: index, Head: bytes.Clone(head.Note)}
 	var before frontier
 	var behind Growth
-	err := readLeaves(fsys, dir, index, head.Size, func(f *frontier) { before = f.clone() }, func(i uint64, leaf *tlog.Hash, raw []byte) {
-		switch {
+	err := readLeaves(fsys, dir, index, head.Size, func(f *frontier) { before = f.clone() }, func(i uint64, raw []byte) {
+		switch leaf := tlog.RecordHash(raw); {
 		case i < index:
-			before.add(*leaf)
+			before.add(leaf)
 		case i == index:
 			p.Entry = bytes.Clone(raw)
 			behind = Growth{old: frontier{size: index + 1}, size: index + 1}
 		default:
-			behind.Append(*leaf)
+			behind.Append(leaf)
 		}
 	})
 	if err != nil {

@@ -220,21 +220,47 @@ func TileEntries(fsys vfs.FS, dir string) iter.Seq2[Item, error] {
 			yield(Item{}, err)
 			return
 		}
-		for n := uint64(0); n*tileWidth < t.Size(); n++ {
-			if !t.bundle(n, yield) {
+		t.Entries(0)(yield)
+	}
+}
+
+// Entries is [TileEntries] from the entry with index from on, for who knows that those before it need not be read. It reads the whole bundle that has
+// this entry.
+func (t *Tiles) Entries(from uint64) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		skip := func(it Item, err error) bool {
+			return it.Raw != nil && it.Index < from || yield(it, err)
+		}
+		gone := 0 // bundles in a row that are not there
+		for n := from / tileWidth; n*tileWidth < t.Size(); n++ {
+			there, more := t.bundle(n, skip)
+			if !more {
+				return
+			}
+			if gone++; there {
+				gone = 0
+			}
+			// The size may be anybody's word: what is nowhere is not looked for until the end of time.
+			if next := (n + 1) * tileWidth; gone == maxGone && next < t.Size() {
+				yield(Item{}, &Fault{Class: ClassMissing, From: next, To: t.Size(), Err: errManyGone})
 				return
 			}
 		}
 	}
 }
 
-// bundle yields the entries of one bundle. false: it is over, because yield said so or after an error that was the last.
-func (t *Tiles) bundle(n uint64, yield func(Item, error) bool) bool {
+// maxGone is how many bundles in a row may be missing before the rest is taken to be missing too.
+const maxGone = 1000
+
+var errManyGone = errors.New("the bundles before it are not there; the rest was not looked for")
+
+// bundle yields the entries of one bundle. there: it has some; more: neither did yield say that it is over, nor was there an error that is the last.
+func (t *Tiles) bundle(n uint64, yield func(Item, error) bool) (there, more bool) {
 	width := tileAt(entriesTile, n, t.Size())
 	b, file, full, err := t.read(entriesTile, n, width)
 	if err != nil {
 		var f *Fault
-		return yield(Item{}, err) && errors.As(err, &f)
+		return false, yield(Item{}, err) && errors.As(err, &f)
 	}
 	at := 0
 	for i := range width {
@@ -243,26 +269,26 @@ func (t *Tiles) bundle(n uint64, yield func(Item, error) bool) bool {
 		if raw == nil {
 			f := t.fault(ClassCorrupt, entriesTile, n, file, at, fmt.Errorf("the bundle ends in entry %d", index))
 			f.From = index
-			return yield(Item{}, f)
+			return true, yield(Item{}, f)
 		}
 		it := Item{Index: index, Raw: raw, File: file, Offset: int64(at)}
 		at += bundlePrefix + len(raw)
 		var f *Fault
 		if it.Entry, f = parseItem(&it); f != nil {
 			if !yield(it, f) {
-				return false
+				return true, false
 			}
 		} else if !yield(it, nil) {
-			return false
+			return true, false
 		}
 	}
 	// Of a full bundle in the place of a partial one the rest is not ours to read.
 	if at < len(b) && (width == tileWidth || !full) {
 		f := t.fault(ClassCorrupt, entriesTile, n, file, at, fmt.Errorf("the bundle has %d bytes behind its last entry", len(b)-at))
 		f.From = f.To
-		return yield(Item{}, f)
+		return true, yield(Item{}, f)
 	}
-	return true
+	return true, true
 }
 
 // nextInBundle returns the first entry of what is left of a bundle; nil if there is not a whole one.

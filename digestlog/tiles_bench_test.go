@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"testing"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/usp-project/usp/internal/vfs"
 )
 
@@ -64,4 +66,13 @@ func BenchmarkProve(b *testing.B) {
 	_, err = Prove(nil, o.Dir, &h, 0)
 	must(b, err)
 	b.ReportMetric(heapMiB(), "heap-MiB")
+}
+
+// BenchmarkGrowth is what one leaf costs a writer that keeps a growth.
+func BenchmarkGrowth(b *testing.B) {
+	g := new(Growth)
+	b.ReportAllocs()
+	for range b.N {
+		g.Append(tlog.Hash{1})
+	}
 }

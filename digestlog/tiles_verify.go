@@ -43,7 +43,7 @@ func VerifyTiles(o TilesOptions) (Report, error) {
 		v.add(&Fault{Class: ClassNotOurs, File: HeadName, Err: fmt.Errorf("the checkpoint is of %q, which is not the log of a run", t.Head.Origin)})
 	}
 	v.tree.note()
-	err = v.entries(o)
+	err = v.entries()
 	if err = errors.Join(v.settle(), err); err != nil {
 		return Report{}, err
 	}
@@ -58,9 +58,8 @@ type tilesCheck struct {
 	files  int
 }
 
-func (v *tilesCheck) entries(o TilesOptions) error {
-	v.files = int((v.tiles.Size() + tileWidth - 1) / tileWidth)
-	for it, err := range TileEntries(o.FS, o.Dir) {
+func (v *tilesCheck) entries() error {
+	for it, err := range v.tiles.Entries(0) {
 		var f *Fault
 		if err != nil && !errors.As(err, &f) {
 			return err
@@ -70,8 +69,12 @@ func (v *tilesCheck) entries(o TilesOptions) error {
 			v.whole = v.whole && f.From == f.To
 			continue
 		}
+		if it.Offset == 0 {
+			v.files++
+		}
 		leaf := tlog.RecordHash(it.Raw)
-		if !v.leaf(&leaf) || !v.item(it, f) {
+		v.leaf(&leaf)
+		if !v.item(it, f) {
 			return v.err
 		}
 		if v.whole {

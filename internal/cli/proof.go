@@ -10,6 +10,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
 )
 
@@ -58,8 +59,8 @@ func whoseKey(trust string, err error) string {
 }
 
 func (a *app) verifyProof(args []string, f verifyFlags) error {
-	if len(args) > 0 || f.index || f.deep || f.input != "" {
-		return usageError(errors.New("--proof FILE is checked by itself: give no RUN, and of the flags only --key and --from-head"))
+	if len(args) > 1 || f.index || f.deep || f.input != "" {
+		return usageError(errors.New("--proof FILE is checked by itself: give at most the id of the run that it must be of, and of the flags only --key and --from-head"))
 	}
 	b, err := vfs.ReadFile(a.fs, f.proof, digestlog.MaxProofFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -79,6 +80,9 @@ func (a *app) verifyProof(args []string, f verifyFlags) error {
 	var code *codeError
 	if errors.As(err, &code) && code.code == exitUsage {
 		return err
+	}
+	if err == nil && len(args) > 0 {
+		err = a.ofRun(args[0], shown.Head.RunID())
 	}
 	r := proven(&shown)
 	r.File, r.Trust = f.proof, trust
@@ -102,6 +106,22 @@ func (a *app) verifyProof(args []string, f verifyFlags) error {
 	}
 	if r.Exit != exitOK {
 		return withCode(r.Exit, nil)
+	}
+	return nil
+}
+
+// ofRun refuses a proof of another run than the one that is meant, which need not be here.
+func (a *app) ofRun(run, proven string) error {
+	id := filepath.Base(run)
+	if dir, err := a.resolve(run); err == nil {
+		m, _, err := rundir.ReadManifest(a.fs, dir, 0)
+		if err != nil {
+			return err
+		}
+		id = m.RunID
+	}
+	if id != proven {
+		return fmt.Errorf("the proof is of run %s, not of %s", proven, id)
 	}
 	return nil
 }

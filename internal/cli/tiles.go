@@ -46,7 +46,7 @@ type tilesFault struct {
 }
 
 func (a *app) verifyTiles(ctx context.Context, dir string, f verifyFlags) error {
-	if f.index || f.deep || f.input != "" {
+	if f.index || f.deep || f.input != "" || f.fromHead != "" {
 		return usageError(fmt.Errorf("%s is an exported log, not a run: it is checked whole, and of the flags only --key applies", dir))
 	}
 	v, trust, err := a.proofKey(f.key)

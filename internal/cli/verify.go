@@ -51,8 +51,9 @@ ends of telemetry segments and snapshots. It takes a moment however many records
 there are, and says nothing of the bytes in the middle of files.
 
 RUN can also be a directory that usp export --to tiles made: its entries and hash tiles
-are checked against its checkpoint. --proof checks a file that usp prove made. Both need
-nothing of the run but its verifier key: --key, or this user's own.`
+are checked against its checkpoint. --proof checks a file that usp prove made, and
+with RUN (its id will do) that it is of that run. Both need nothing of the run but its
+verifier key: --key, or this user's own.`
 
 func (a *app) verifyCommand() *cobra.Command {
 	var f verifyFlags
