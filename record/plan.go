@@ -190,7 +190,7 @@ func (p *Plan) LadderSize() int {
 	n := 0
 	for _, f := range p.Digests {
 		if f.Ladder {
-			n += ladderSize(len(p.Levels))
+			n += ladderSize(len(p.Levels), f.Len)
 		}
 	}
 	return n
@@ -221,13 +221,13 @@ func (p *Plan) Ladder(ladders []byte, i int) []byte {
 	if len(ladders) != p.LadderSize() || !p.Digests[i].Ladder {
 		return nil
 	}
-	size, at := ladderSize(len(p.Levels)), 0
+	at := 0
 	for _, f := range p.Digests[:i] {
 		if f.Ladder {
-			at += size
+			at += ladderSize(len(p.Levels), f.Len)
 		}
 	}
-	return ladders[at : at+size]
+	return ladders[at : at+ladderSize(len(p.Levels), p.Digests[i].Len)]
 }
 
 // Agreement says to how many bits field i of an entry of this plan and field j of an entry of plan q agree at least: the highest level
@@ -238,7 +238,7 @@ func (p *Plan) Agreement(ladders []byte, i int, q *Plan, others []byte, j int) (
 	if a == nil || b == nil || !p.Comparable(q) || p.Digests[i].Len != q.Digests[j].Len {
 		return 0, false
 	}
-	return agreement(p.Levels, a, q.Levels, b), true
+	return agreement(p.Digests[i].Len, p.Levels, a, q.Levels, b), true
 }
 
 // Comparable says whether ladders of the two plans can be held against each other.

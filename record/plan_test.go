@@ -58,7 +58,7 @@ func TestPlanText(t *testing.T) {
 	if diff := cmp.Diff(p, back); diff != "" {
 		t.Error(diff)
 	}
-	if p.LadderSize() != 2*3*8 || p.InvariantsSize() != 1+16 || p.FlagWords() != 2 {
+	if p.LadderSize() != 3*4*(5+2) || p.InvariantsSize() != 1+16 || p.FlagWords() != 2 {
 		t.Errorf("ladders of %d bytes, invariants of %d, %d flag words", p.LadderSize(), p.InvariantsSize(), p.FlagWords())
 	}
 	keyed := planOptions()

@@ -64,6 +64,10 @@ def place(word, floor):
     return -at if x < 0 else at
 
 
+def grids(elements):
+    return min(max(elements, 1) + 1, 8)
+
+
 CELLS = {"nan": -(2**63), "inf": 2**63 - 1, "-inf": -(2**63 - 1)}
 
 
@@ -71,10 +75,11 @@ def ladder(words, levels, floor, key):
     places = [place(int(w, 16), floor) for w in words]
     out = b""
     for level in levels:
-        for grid in (0, 1):
+        for grid in range(grids(len(places))):
             message = struct.pack("<BBHI", level, grid, 0, len(places))
+            shift = grid * 2**52 // (grids(len(places)) | 1)
             for p in places:
-                q = CELLS[p] if isinstance(p, str) else (p + grid * 0x5555555555555) // 2 ** (52 - level)
+                q = CELLS[p] if isinstance(p, str) else (p + shift) // 2 ** (52 - level)
                 message += struct.pack("<q", q)
             out += struct.pack("<I", siphash24(key, message) & 0xFFFFFFFF)
     return out
@@ -102,8 +107,8 @@ def main(path):
         a, b = (ladder(w, levels, -960, key) for w in (v["A"], v["B"]))
         bits = 0
         for i, level in enumerate(levels):
-            at = 8 * i
-            if a[at : at + 4] == b[at : at + 4] or a[at + 4 : at + 8] == b[at + 4 : at + 8]:
+            n = grids(len(v["A"]))
+            if any(a[at : at + 4] == b[at : at + 4] for at in range(4 * n * i, 4 * n * (i + 1), 4)):
                 bits = level
         if bits != v["Bits"]:
             sys.exit("%s: %d bits, want %d" % (v["Name"], bits, v["Bits"]))
