@@ -290,7 +290,7 @@ const (
 func sumSlack(f Planned) float64 {
 	const slack = 1.0 / (1 << 20)
 	if f.Type == Float32 {
-		return slack * float64(f.Len)
+		return float64(slack * float64(f.Len))
 	}
 	return slack
 }

@@ -140,9 +140,7 @@ func TestOwedDigests(t *testing.T) {
 			m := vfs.NewMem()
 			p := newProducer(t, ringConfig{})
 			p.emit(20)
-			o := frozen(options(dieAfter(m, telemetryOnly)))
-			o.CommitBytes, o.SegmentSize = 16<<10, 64<<10 // all of them in one batch
-			x := start(t, p.Path(), o)
+			x := start(t, p.Path(), frozen(options(dieAfter(m, telemetryOnly))))
 			p.waitDrained()
 			x.cancel()
 			if _, err := x.wait(); !errors.Is(err, syscall.EIO) {
@@ -174,7 +172,7 @@ func TestOwedDigests(t *testing.T) {
 // frozen stops the clock, so that nothing is committed before it must be.
 func frozen(o recorder.Options) recorder.Options {
 	o.Now = func() time.Time { return time.Date(2026, 11, 22, 20, 18, 33, 0, time.UTC) }
-	o.CommitBytes = 1 << 20
+	o.CommitBytes, o.SegmentSize = 16<<10, 64<<10
 	return o
 }
 
@@ -243,7 +241,7 @@ func TestSyncedPromise(t *testing.T) {
 	done := make(chan struct{})
 	defer close(done)
 	o := frozen(options(m))
-	o.CommitBytes = 2 << 10 // less than ten records take in memory
+	o.CommitBytes = 4 << 10 // less than ten records take in memory
 	x := start(t, p.Path(), o)
 	m.SetHook(func(op vfs.Op) {
 		if op.Kind != vfs.OpDatasync {

@@ -103,7 +103,7 @@ func newProducer(t testing.TB, c ringConfig) *producer {
 	if c.slots == 0 {
 		c.slots = 64
 	}
-	meta, err := json.Marshal(recorder.RingMeta{Producer: map[string]any{"name": "test"}, Resumed: c.resumed, Environment: map[string]string{"goarch": "test", "Bad Key": "x"}})
+	meta, err := json.Marshal(recorder.RingMeta{Producer: map[string]any{"name": "test"}, Resumed: c.resumed, Environment: map[string]string{"goarch": "test"}})
 	check(t, err)
 	p, err := ring.Create(ring.Config{
 		Path: filepath.Join(c.dir, rundir.RingName(runID)), RunID: runID, Generation: c.generation,
