@@ -67,7 +67,7 @@ func generate(dir string, records uint64, size int64, digests, ext int) {
 		must(f.seg.Append(record.AppendRecord(nil, 0, step, p[:f.schema.StoredWords()])))
 		sums, _ := digester.Append(nil, p)
 		f.entries = append(f.entries, digestlog.Entry{Kind: digestlog.KindStep, Step: step, Seq: step, Digests: sums, Ext: make([]byte, ext)})
-		if len(f.entries) == 50_000 || f.seg.Size() >= size {
+		if len(f.entries) == 20_000 || f.seg.Size() >= size {
 			f.commit()
 		}
 		if f.seg.Size() >= size {
@@ -177,7 +177,7 @@ func BenchmarkVerify(b *testing.B) {
 		name    string
 		digests int
 		ext     int
-	}{{"digests=1", 1, 0}, {"digests=2,ext=200", 2, 200}} {
+	}{{"digests=1", 1, 0}, {"digests=2,ext=200", 2, 200}, {"digests=2,ext=400", 2, 400}} {
 		b.Run(shape.name, func(b *testing.B) {
 			dir := filepath.Join(b.TempDir(), runID)
 			generate(dir, records, segment.DefaultSize, shape.digests, shape.ext)
