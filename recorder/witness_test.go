@@ -79,6 +79,18 @@ func (w *watched) witnessed(t testing.TB, fsys vfs.FS) uint64 {
 	return got.Size
 }
 
+// emitUntil lets heads be signed until the witness has done something.
+func emitUntil(p *producer, done func() bool) {
+	p.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !done(); {
+		if time.Now().After(deadline) {
+			p.t.Fatal("the witness waits for something that does not come")
+		}
+		p.emit(1)
+		p.waitFor(0)
+	}
+}
+
 func TestWitness(t *testing.T) {
 	t.Parallel()
 	m := vfs.NewMem()
@@ -90,9 +102,9 @@ func TestWitness(t *testing.T) {
 	for i := range 10 {
 		p.emit(3)
 		p.waitFor(0)
-		for size := w.Latest(origin).Size; i > 5 && w.Latest(origin).Size == size; { // more than one head, each proven to contain the one before
-			p.emit(1)
-			p.waitFor(0)
+		if i > 5 { // more than one head, each proven to contain the one before
+			size := w.Latest(origin).Size
+			emitUntil(p, func() bool { return w.Latest(origin).Size > size })
 		}
 	}
 	check(t, p.Close(true))
@@ -127,15 +139,9 @@ func TestWitnessFails(t *testing.T) {
 	o.Logger = slog.New(slog.NewTextHandler(&said, nil))
 	p := newProducer(t, ringConfig{})
 	x := start(t, p.Path(), o)
-	for w.Requests() < 3 {
-		p.emit(1)
-		p.waitFor(0)
-	}
+	emitUntil(p, func() bool { return w.Requests() >= 3 })
 	w.Fail(0)
-	for w.Latest(origin).Size == 0 {
-		p.emit(1)
-		p.waitFor(0)
-	}
+	emitUntil(p, func() bool { return w.Latest(origin).Size > 0 })
 	w.Fail(http.StatusServiceUnavailable)
 	check(t, p.Close(true))
 	sum := x.finish()

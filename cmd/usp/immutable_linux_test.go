@@ -110,7 +110,13 @@ func TestAppendOnlyLog(t *testing.T) {
 	if err != nil || len(files) < 4 {
 		t.Fatalf("%v, %v", files, err)
 	}
+	if _, events := w.want([]int{0}, "log", "latest", "--kind", "EVENT"); events != "" {
+		t.Errorf("files were given up: %s", events)
+	}
 	for _, name := range files {
+		if info, err := os.Stat(name); err != nil || info.Mode() != 0o444 {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
 		for what, err := range map[string]error{"remove": os.Remove(name), "cut": os.Truncate(name, 10), "rename": os.Rename(name, name+".x")} {
 			if !errors.Is(err, fs.ErrPermission) {
 				t.Errorf("%s %s: %v", what, name, err)

@@ -179,7 +179,7 @@ func (a *app) printWayBack(c *compare.Comparison) {
 		if side.Tiles {
 			continue
 		}
-		from := "the first row: there is no intact snapshot before"
+		from := "the first row (no intact snapshot lies before it)"
 		if s := side.Nearest; s != nil {
 			from = fmt.Sprintf("the snapshot of step %d (%s)", s.Step, s.Name)
 		}

@@ -48,7 +48,8 @@ cosigned head included. Nothing but this asks anybody.
 
 --index reads only manifests, the outline of the log up to its signed head, and the
 ends of telemetry segments and snapshots. It takes a moment however many records
-there are, and says nothing of the bytes in the middle of files.
+there are, and says nothing of the bytes in the middle of files. With a head that was
+kept elsewhere it also reads the log from the file on in which that head ends.
 
 RUN can also be a directory that usp export --to tiles made: its entries and hash tiles
 are checked against its checkpoint. --proof checks a file that usp prove made, and
