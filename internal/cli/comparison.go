@@ -242,4 +242,3 @@ func (a *app) drawAgreement(path string, c *compare.Comparison) error {
 	}
 	return nil
 }
-
