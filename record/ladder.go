@@ -5,8 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"math"
-
-	"github.com/dchest/siphash"
 )
 
 // The precision ladder is a list of short digests of a vector, rounded to fewer and fewer bits. Two programs whose vectors are not the
@@ -23,15 +21,23 @@ import (
 
 // Limits of a ladder.
 const (
-	MaxLevel     = 50    // bits; a float64 has 52 behind the point, and finer cells could not be staggered
+	MinLevel     = 2     // bits; levels are MinLevel and every LevelStep more
+	MaxLevel     = 50    // a float64 has 52 behind the point, and finer cells could not be staggered
+	LevelStep    = 4     // bits
 	MinFloor     = -1022 // exponent of the smallest normal float64
 	MaxFloor     = 0
 	DefaultFloor = -960
 	MaxLadderLen = 1024 // elements of a field with a ladder; a longer one has exact digests only
 )
 
-// DefaultLevels are every fourth bit from 6 to 50.
-func DefaultLevels() []int { return []int{6, 10, 14, 18, 22, 26, 30, 34, 38, 42, 46, 50} }
+// DefaultLevels are all but the lowest.
+func DefaultLevels() []int {
+	var levels []int
+	for l := MinLevel + LevelStep; l <= MaxLevel; l += LevelStep {
+		levels = append(levels, l)
+	}
+	return levels
+}
 
 const (
 	maxGrids   = 8
@@ -108,57 +114,101 @@ func (p *placer) place(word uint64) int64 {
 	return at
 }
 
-// cell is the number of the cell that a place is in, at a level of the grid that is shifted by so much.
-func cell(place int64, level int, shifted int64) int64 {
-	if place == placeNaN || place == placeInf || place == placeMinus {
-		return place
-	}
-	return (place + shifted) >> (mantissa - level)
-}
-
 // ladderMaker makes the ladder of one field.
 type ladderMaker struct {
 	levels  []int
 	grids   int
 	parts   int
-	key     AuditKey
+	start   sip // with the key
 	placer  placer
 	places  []int64
-	message []byte // level, grid, length, then a cell for each element
+	shifted []uint64 // of one grid; 0 for elements that have no place
 }
 
 func newLadderMaker(levels []int, floor int, key AuditKey, elements int) *ladderMaker {
 	grids, parts := gridsOf(elements)
-	return &ladderMaker{levels: levels, grids: grids, parts: parts, key: key, placer: newPlacer(floor), places: make([]int64, elements), message: make([]byte, 8+8*elements)}
+	return &ladderMaker{
+		levels: levels, grids: grids, parts: parts, start: newSip(key.k0, key.k1), placer: newPlacer(floor),
+		places: make([]int64, elements), shifted: make([]uint64, elements),
+	}
 }
 
-// append appends the short digests of the words: level by level, coarse to fine, and for each grid.
+// append appends the short digests of the words: level by level, coarse to fine, and for each grid. Those of one grid are hashes of one
+// message as far as their levels: the cells of the lowest level, then what each level adds to them. So the way of the hash is gone once.
 func (m *ladderMaker) append(dst []byte, words []uint64) []byte {
-	special := false
-	for i, w := range words {
-		at := m.placer.place(w)
-		m.places[i] = at
-		special = special || at == placeNaN || at == placeInf || at == placeMinus
+	if len(m.levels) == 0 || len(words) == 0 {
+		return dst
 	}
-	le := binary.LittleEndian
-	le.PutUint32(m.message[4:], uint32(len(words)))
-	for _, level := range m.levels {
-		for grid := range m.grids {
-			le.PutUint32(m.message, uint32(level)|uint32(grid)<<8)
-			shifted, width := stagger(grid, m.parts), mantissa-level
-			if special {
-				for i, at := range m.places {
-					le.PutUint64(m.message[8+8*i:], uint64(cell(at, level, shifted)))
-				}
-			} else {
-				for i, at := range m.places {
-					le.PutUint64(m.message[8+8*i:], uint64((at+shifted)>>width))
-				}
-			}
-			dst = le.AppendUint32(dst, uint32(siphash.Hash(m.key.k0, m.key.k1, m.message)))
-		}
+	special := m.place(words)
+	at := len(dst)
+	dst = append(dst, make([]byte, len(m.levels)*m.grids*shortSum)...)
+	for grid := range m.grids {
+		m.climb(dst[at+grid*shortSum:], grid, special)
 	}
 	return dst
+}
+
+// place finds the places of the words. special says that some have none.
+func (m *ladderMaker) place(words []uint64) (special bool) {
+	for i, w := range words {
+		p := m.placer.place(w)
+		m.places[i] = p
+		special = special || p == placeNaN || p == placeInf || p == placeMinus
+	}
+	return special
+}
+
+// climb makes the digests of one grid. Between two of them in dst are those of the other grids.
+func (m *ladderMaker) climb(dst []byte, grid int, special bool) {
+	shifted := stagger(grid, m.parts)
+	h, word := m.start, uint64(grid)|uint64(len(m.places))<<32
+	for i, p := range m.places {
+		x, cell := p+shifted, (p+shifted)>>(mantissa-MinLevel)
+		if special && (p == placeNaN || p == placeInf || p == placeMinus) {
+			x, cell = 0, p
+		}
+		m.shifted[i] = uint64(x)
+		h = h.absorb(word)
+		word = uint64(cell)
+	}
+	length := 8 + 8*len(m.places)
+	for level, next := MinLevel, 0; ; level += LevelStep {
+		if m.levels[next] == level {
+			var sum uint64
+			h, sum = h.sum(word, length)
+			binary.LittleEndian.PutUint32(dst[next*m.grids*shortSum:], uint32(sum))
+			if next++; next == len(m.levels) {
+				return
+			}
+		} else {
+			h = h.absorb(word)
+		}
+		h, word = m.refine(h, mantissa-level-LevelStep)
+		length += 8 * ((len(m.places) + digits - 1) / digits)
+	}
+}
+
+// digits is how many elements' additions to their cells are in one word.
+const digits = 64 / LevelStep
+
+// refine absorbs what a level, with cells of 2^width places, adds to the cells, LevelStep bits of each element, but for the last word of it.
+func (m *ladderMaker) refine(h sip, width int) (next sip, word uint64) {
+	if len(m.shifted) <= digits {
+		for i, x := range m.shifted {
+			word |= x >> (width & 63) & (1<<LevelStep - 1) << (LevelStep * i & 63)
+		}
+		return h, word
+	}
+	at := 0
+	for _, x := range m.shifted {
+		if at == 64 {
+			h = h.absorb(word)
+			word, at = 0, 0
+		}
+		word |= x >> (width & 63) & (1<<LevelStep - 1) << (at & 63)
+		at += LevelStep
+	}
+	return h, word
 }
 
 // ladderSize is the bytes of a ladder.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/dchest/siphash"
 	"pgregory.net/rapid"
 )
 
@@ -72,20 +73,14 @@ func moved(t *rapid.T, x float64, label string) float64 {
 	return x * (1 + sign*math.Exp2(-bits))
 }
 
-// everyLevel is a ladder without gaps.
-func everyLevel() []int {
-	levels := make([]int, MaxLevel)
-	for i := range levels {
-		levels[i] = i + 1
-	}
-	return levels
-}
+// everyLevel are all levels that there can be.
+func everyLevel() []int { return append([]int{MinLevel}, DefaultLevels()...) }
 
 func drawLevels(t *rapid.T) []int {
 	if rapid.Bool().Draw(t, "every level") {
 		return everyLevel()
 	}
-	return DefaultLevels()
+	return slices.DeleteFunc(everyLevel(), func(l int) bool { return rapid.Bool().Draw(t, "without") })
 }
 
 // Never is more agreement reported than there is.
@@ -170,8 +165,8 @@ func TestGridsAreStaggered(t *testing.T) {
 func TestLadderOfLongVectors(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, n := range []int{8, 16, 64, 256} {
-		const rounds, moved = 2000, 44
-		level, missed := moved-2-int(math.Log2(float64(n))), 0
+		const rounds, level = 2000, 34
+		moved, missed := level+2+math.Log2(float64(n)), 0
 		for range rounds {
 			a, b := make([]float64, n), make([]float64, n)
 			for i := range a {
@@ -182,9 +177,9 @@ func TestLadderOfLongVectors(t *testing.T) {
 				missed++
 			}
 		}
-		t.Logf("%d elements: level %d of %d missed in %d of %d", n, level, moved, missed, rounds)
+		t.Logf("%d elements: level %d of %.0f missed in %d of %d", n, level, moved, missed, rounds)
 		if missed > 3 {
-			t.Errorf("%d elements that agree to %d bits: level %d was missed in %d of %d", n, moved, level, missed, rounds)
+			t.Errorf("%d elements that agree to %.0f bits: level %d was missed in %d of %d", n, moved, level, missed, rounds)
 		}
 	}
 }
@@ -235,30 +230,30 @@ func TestPlacesAscend(t *testing.T) {
 	})
 }
 
-// A level's cells lie inside those of the level below, in both grids, so that agreement at a level implies it at coarser ones.
-func TestCellsNest(t *testing.T) {
+// The hash of every beginning of a message is that of the library.
+func TestSip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p := newPlacer(DefaultFloor)
-		a, b := p.place(math.Float64bits(anyFloat(t, "x"))), p.place(math.Float64bits(anyFloat(t, "y")))
-		for g := range maxGrids {
-			shifted := stagger(g, maxGrids|1)
-			for l := 2; l <= MaxLevel; l++ {
-				if cell(a, l, shifted) == cell(b, l, shifted) && cell(a, l-1, shifted) != cell(b, l-1, shifted) {
-					t.Fatalf("grid %d: the same cell at level %d, not at %d", g, l, l-1)
-				}
+		k0, k1 := rapid.Uint64().Draw(t, "k0"), rapid.Uint64().Draw(t, "k1")
+		h, message := newSip(k0, k1), []byte{}
+		for _, word := range rapid.SliceOfN(rapid.Uint64(), 0, 40).Draw(t, "message") {
+			message = binary.LittleEndian.AppendUint64(message, word)
+			next, got := h.sum(word, len(message))
+			if want := siphash.Hash(k0, k1, message); got != want || next != h.absorb(word) {
+				t.Fatalf("of %d bytes: %x, want %x", len(message), got, want)
 			}
+			h = next
 		}
 	})
 }
 
 func TestAgreementOfOtherLevels(t *testing.T) {
 	a, b := []float64{0.3}, []float64{0.3 * (1 + math.Exp2(-31))}
-	la := newLadderMaker([]int{8, 20, 28}, DefaultFloor, PublicAuditKey(), 1).append(nil, bitsOf(a))
-	lb := newLadderMaker([]int{4, 8, 24, 28}, DefaultFloor, PublicAuditKey(), 1).append(nil, bitsOf(b))
-	if got := agreement(1, []int{8, 20, 28}, la, []int{4, 8, 24, 28}, lb); got != 28 {
-		t.Errorf("agreement over levels 8 and 28 is %d, want 28", got)
+	la := newLadderMaker([]int{6, 18, 26}, DefaultFloor, PublicAuditKey(), 1).append(nil, bitsOf(a))
+	lb := newLadderMaker([]int{2, 6, 22, 26}, DefaultFloor, PublicAuditKey(), 1).append(nil, bitsOf(b))
+	if got := agreement(1, []int{6, 18, 26}, la, []int{2, 6, 22, 26}, lb); got != 26 {
+		t.Errorf("agreement over levels 6 and 26 is %d, want 26", got)
 	}
-	if got := agreement(1, []int{20}, la[8:16], []int{4, 8, 24, 28}, lb); got != 0 {
+	if got := agreement(1, []int{18}, la[8:16], []int{2, 6, 22, 26}, lb); got != 0 {
 		t.Errorf("agreement without a common level is %d", got)
 	}
 }

@@ -9,15 +9,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/dchest/siphash"
 )
 
 // Plan says what a log entry of a step holds beside the exact digests, and what the entry's numbers are about, so that a log can be
 // compared with another without the runs they come from. It is in the log's OPEN entry, as text.
 type Plan struct {
 	Every   uint64    // digest interval in steps, at least 1
-	Levels  []int     // of the precision ladder, ascending; empty: there is none
+	Levels  []int     // of the precision ladder, in bits, ascending, of 2, 6, … 50; empty: there is none
 	Floor   int       // of the ladder, as an exponent of 2
 	Key     [8]byte   // AuditKey.ID of the ladder
 	Digests []Planned // the digest fields, in schema order
@@ -39,7 +37,7 @@ const MaxFlagWords = 8
 // PlanOptions choose what goes into a Plan. The zero value is one step apart, without a ladder and without weights.
 type PlanOptions struct {
 	Every   uint64
-	Levels  []int // 1 to MaxLevel, ascending
+	Levels  []int // MinLevel to MaxLevel, LevelStep apart or a multiple of it, ascending
 	Floor   int   // MinFloor to MaxFloor
 	Key     AuditKey
 	Weights []string // names of digest fields that are to be non-negative and to sum to 1; those the schema has not are passed over
@@ -77,8 +75,8 @@ func (p *Plan) check() error {
 		return fmt.Errorf("%w: %d digest and %d flag fields", ErrPlan, len(p.Digests), len(p.Flags))
 	}
 	for i, l := range p.Levels {
-		if l < 1 || l > MaxLevel || i > 0 && l <= p.Levels[i-1] {
-			return fmt.Errorf("%w: levels %v: want ascending numbers of bits, 1 to %d", ErrPlan, p.Levels, MaxLevel)
+		if l < MinLevel || l > MaxLevel || (l-MinLevel)%LevelStep != 0 || i > 0 && l <= p.Levels[i-1] {
+			return fmt.Errorf("%w: levels %v: want ascending numbers of bits of %d, %d, … %d", ErrPlan, p.Levels, MinLevel, MinLevel+LevelStep, MaxLevel)
 		}
 	}
 	for i, f := range slices.Concat(p.Digests, p.Flags) {
@@ -146,7 +144,7 @@ func (p *Plan) parseLine(w []string) bool {
 	switch {
 	case w[0] == "every" && len(w) == 2:
 		p.Every, err = strconv.ParseUint(w[1], 10, 64)
-	case w[0] == "levels" && len(w) <= 1+MaxLevel:
+	case w[0] == "levels" && len(w) <= 1+MaxLevel/LevelStep+1:
 		for _, s := range w[1:] {
 			if s == "-" {
 				break
@@ -304,7 +302,6 @@ type Prober struct {
 	first   int            // index of the first digest field
 	flags   []int          // indices of the flag fields
 	words   []uint64
-	rest    []byte
 }
 
 // NewProber returns a Prober for a plan that NewPlan made of the schema with that key.
@@ -356,11 +353,7 @@ func (r *Prober) AppendInvariants(dst []byte, payload []uint64) []byte {
 		}
 	}
 	if len(r.words) > MaxFlagWords {
-		r.rest = r.rest[:0]
-		for _, w := range r.words[MaxFlagWords-1:] {
-			r.rest = binary.LittleEndian.AppendUint64(r.rest, w)
-		}
-		r.words = append(r.words[:MaxFlagWords-1], siphash.Hash(r.key.k0, r.key.k1, r.rest))
+		r.words = append(r.words[:MaxFlagWords-1], r.key.hash(r.words[MaxFlagWords-1:]))
 	}
 	for _, w := range r.words {
 		dst = binary.LittleEndian.AppendUint64(dst, w)

@@ -2,12 +2,14 @@ package record
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"math"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/dchest/siphash"
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 )
@@ -69,7 +71,7 @@ func TestPlanText(t *testing.T) {
 }
 
 func TestPlanRefusals(t *testing.T) {
-	for _, levels := range [][]int{{0}, {51}, {5, 5}, {6, 5}, {-1}} {
+	for _, levels := range [][]int{{0}, {54}, {6, 6}, {10, 6}, {-2}, {8}, {6, 7}} {
 		o := planOptions()
 		o.Levels = levels
 		if _, err := NewPlan(planSchema(t), o); !errors.Is(err, ErrPlan) {
@@ -182,7 +184,8 @@ func TestPlanAgreement(t *testing.T) {
 	s := planSchema(t)
 	rapid.Check(t, func(t *rapid.T) {
 		oa, ob := planOptions(), planOptions()
-		oa.Levels, ob.Levels = drawLevels(t), drawLevels(t)
+		oa.Levels, ob.Levels = append(drawLevels(t), MaxLevel), append(drawLevels(t), MaxLevel)
+		oa.Levels, ob.Levels = slices.Compact(oa.Levels), slices.Compact(ob.Levels)
 		pa, errA := NewPlan(s, oa)
 		pb, errB := NewPlan(s, ob)
 		if errA != nil || errB != nil {
@@ -194,8 +197,14 @@ func TestPlanAgreement(t *testing.T) {
 		moved[rapid.IntRange(0, 3).Draw(t, "element")] *= 1 + math.Exp2(-float64(bits))
 		a := NewProber(s, pa, PublicAuditKey()).AppendLadders(nil, fill(s, rho, 7))
 		b := NewProber(s, pb, PublicAuditKey()).AppendLadders(nil, fill(s, moved, 7))
-		if got, ok := pa.Agreement(a, 0, pb, b, 0); !ok || got > bits || got < bits-8 {
-			t.Fatalf("rho: %d bits %v, want about %d", got, ok, bits)
+		want := 0 // the highest level of both that must be seen to agree
+		for _, l := range oa.Levels {
+			if slices.Contains(ob.Levels, l) && l <= bits-5 {
+				want = l
+			}
+		}
+		if got, ok := pa.Agreement(a, 0, pb, b, 0); !ok || got > bits || got < want {
+			t.Fatalf("rho: %d bits %v, want %d to %d", got, ok, want, bits)
 		}
 		if got, ok := pa.Agreement(a, 2, pb, b, 2); !ok || got != MaxLevel {
 			t.Fatalf("cost: %d bits %v, want %d", got, ok, MaxLevel)
@@ -213,6 +222,18 @@ func TestPlanAgreement(t *testing.T) {
 	la := NewProber(s, a, PublicAuditKey()).AppendLadders(nil, fill(s, []float64{1, 0, 0, 0}, 1))
 	if _, ok := a.Agreement(la, 0, b, la, 0); ok {
 		t.Error("ladders of two keys have an agreement")
+	}
+}
+
+// The last flag word, where there are more than eight, is the hash that the format page says.
+func TestHashOfFlags(t *testing.T) {
+	words, key := []uint64{7, 8, 9}, NewAuditKey([]byte("x"))
+	var b []byte
+	for _, w := range words {
+		b = binary.LittleEndian.AppendUint64(b, w)
+	}
+	if got, want := key.hash(words), siphash.Hash(key.k0, key.k1, b); got != want {
+		t.Errorf("%x, want %x", got, want)
 	}
 }
 

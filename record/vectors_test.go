@@ -64,12 +64,12 @@ func makeLadderVectors() ladderVectors {
 		xs     []float64
 	}{
 		{"uniform of four", DefaultLevels(), DefaultFloor, "", []float64{.25, .25, .25, .25}},
-		{"three", []int{1, 2, 3, 26, 50}, DefaultFloor, "", []float64{.1, third, -.7}},
+		{"three", []int{2, 26, 50}, DefaultFloor, "", []float64{.1, third, -.7}},
 		{"every kind of number", DefaultLevels(), DefaultFloor, "", all},
 		{"no floor but zero", DefaultLevels(), MinFloor, "", all},
-		{"high floor", []int{10, 40}, -40, "", []float64{1e-20, -3e-13, 0.5}},
-		{"secret key", []int{10, 40}, DefaultFloor, "000102030405060708090a0b0c0d0e0f", []float64{.25, .25, .25, .25}},
-		{"no element", []int{10}, DefaultFloor, "", nil},
+		{"high floor", []int{10, 42}, -40, "", []float64{1e-20, -3e-13, 0.5}},
+		{"secret key", []int{10, 42}, DefaultFloor, "000102030405060708090a0b0c0d0e0f", []float64{.25, .25, .25, .25}},
+		{"seventeen", []int{6, 50}, DefaultFloor, "", []float64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17}},
 	} {
 		key := PublicAuditKey()
 		if secret, _ := hex.DecodeString(c.secret); len(secret) > 0 {

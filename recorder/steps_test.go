@@ -73,7 +73,7 @@ func TestTakeUpKeepsPlan(t *testing.T) {
 		first, second func(o *recorder.Options)
 		ladders       int // steps with one, of 20
 	}{
-		{"other levels", func(o *recorder.Options) { o.DigestLevels = []int{8, 20} }, func(*recorder.Options) {}, 20},
+		{"other levels", func(o *recorder.Options) { o.DigestLevels = []int{6, 22} }, func(*recorder.Options) {}, 20},
 		{"no ladder", func(o *recorder.Options) { o.DigestLevels = []int{} }, func(*recorder.Options) {}, 0},
 		{"the same key", func(o *recorder.Options) { o.AuditKeyFile = "/key" }, func(o *recorder.Options) { o.AuditKeyFile = "/key" }, 20},
 		{"without the key", func(o *recorder.Options) { o.AuditKeyFile = "/key" }, func(*recorder.Options) {}, 10},
@@ -146,7 +146,7 @@ func TestAuditKeyErrors(t *testing.T) {
 		check(t, p.Close(true))
 	}
 	o := options(vfs.NewMem())
-	o.DigestLevels = []int{20, 8}
+	o.DigestLevels = []int{22, 6}
 	p := newProducer(t, ringConfig{})
 	if _, err := recorder.Attach(p.Path(), o); !errors.Is(err, record.ErrPlan) {
 		t.Errorf("levels that fall: %v", err)

@@ -64,7 +64,7 @@ type Recorder struct {
 type Digest struct {
 	Interval     uint64   `toml:"interval" comment:"Log the digests of every n-th step." min:"1"`
 	HeadInterval Duration `toml:"head_interval" comment:"Shortest time between two signed tree heads." min:"1ms" max:"24h"`
-	Levels       []int    `toml:"levels" comment:"Bits, ascending, at which rounded vectors are digested beside the exact ones, so that compare can say how far two runs agree; none: exact digests only." min:"1" max:"50"`
+	Levels       []int    `toml:"levels" comment:"Bits, ascending, at which rounded vectors are digested beside the exact ones, so that compare can say how far two runs agree; none: exact digests only." min:"2" max:"50" step:"4"`
 	FloorBits    int      `toml:"floor_bits" comment:"Exponent of 2 below which a number counts as zero in them." min:"-1022" max:"-1"`
 	Weights      []string `toml:"weights" comment:"Digest fields whose elements are to be non-negative and to sum to 1; every log entry says whether they do."`
 	AuditKeyFile string   `toml:"audit_key_file" comment:"File of at least 16 secret bytes, mode 0600, that the rounded digests are keyed with; empty: not secret. Runs to be compared need the same one."`

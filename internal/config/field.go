@@ -18,6 +18,7 @@ type field struct {
 	doc          string
 	enum         []string
 	min, max     string // limits, as text of the field's type; empty: none
+	step         string // of the numbers of a list, from min on
 	value        reflect.Value
 }
 
@@ -40,7 +41,7 @@ func sectionsOf(c *Config) []section {
 			tag := table.Type().Field(j).Tag
 			f := field{
 				section: s.name, key: tag.Get("toml"), doc: tag.Get("comment"),
-				min: tag.Get("min"), max: tag.Get("max"), value: table.Field(j),
+				min: tag.Get("min"), max: tag.Get("max"), step: tag.Get("step"), value: table.Field(j),
 			}
 			f.name = s.name + "." + f.key
 			if f.doc == "" {
@@ -274,16 +275,17 @@ func (f *field) check() error {
 	return nil
 }
 
-// checkNumbers holds a list of whole numbers against the limits: its numbers lie between them and ascend.
+// checkNumbers holds a list of whole numbers against the limits: its numbers lie between them, a multiple of the step apart, and ascend.
 func (f *field) checkNumbers(list []int) error {
 	least, errMin := strconv.Atoi(f.min)
 	most, errMax := strconv.Atoi(f.max)
-	if errMin != nil || errMax != nil {
-		panic("config: " + f.name + ": a list of whole numbers wants limits")
+	step, errStep := strconv.Atoi(f.step)
+	if errMin != nil || errMax != nil || errStep != nil {
+		panic("config: " + f.name + ": a list of whole numbers wants limits and a step")
 	}
 	for i, n := range list {
-		if n < least || n > most {
-			return fmt.Errorf("%d is not between %d and %d", n, least, most)
+		if n < least || n > most || (n-least)%step != 0 {
+			return fmt.Errorf("%d is none of %d, %d, … %d", n, least, least+step, most)
 		}
 		if i > 0 && n <= list[i-1] {
 			return fmt.Errorf("%d stands behind %d; write the numbers in ascending order, each once", n, list[i-1])

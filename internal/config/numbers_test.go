@@ -14,11 +14,11 @@ func TestLevels(t *testing.T) {
 		fail string
 	}{
 		{"[]", "", []int{}, ""},
-		{"[8, 20, 50]", "8, 20,50", []int{8, 20, 50}, ""},
-		{"[20, 8]", "20,8", nil, "ascending"},
-		{"[8, 8]", "8,8", nil, "ascending"},
-		{"[0]", "0", nil, "not between 1 and 50"},
-		{"[51]", "51", nil, "not between 1 and 50"},
+		{"[6, 22, 50]", "6, 22,50", []int{6, 22, 50}, ""},
+		{"[22, 6]", "22,6", nil, "ascending"},
+		{"[6, 6]", "6,6", nil, "ascending"},
+		{"[0]", "0", nil, "none of 2, 6, … 50"},
+		{"[7]", "7", nil, "none of 2, 6, … 50"},
 		{`["8"]`, "eight", nil, "not a whole number"},
 	} {
 		for _, from := range []string{"file", "environment"} {

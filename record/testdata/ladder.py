@@ -73,16 +73,21 @@ CELLS = {"nan": -(2**63), "inf": 2**63 - 1, "-inf": -(2**63 - 1)}
 
 def ladder(words, levels, floor, key):
     places = [place(int(w, 16), floor) for w in words]
-    out = b""
-    for level in levels:
-        for grid in range(grids(len(places))):
-            message = struct.pack("<BBHI", level, grid, 0, len(places))
-            shift = grid * 2**52 // (grids(len(places)) | 1)
-            for p in places:
-                q = CELLS[p] if isinstance(p, str) else (p + shift) // 2 ** (52 - level)
-                message += struct.pack("<q", q)
-            out += struct.pack("<I", siphash24(key, message) & 0xFFFFFFFF)
-    return out
+    n = len(places)
+    sums = {}
+    for grid in range(grids(n)):
+        shift = grid * 2**52 // (grids(n) | 1)
+        cell = lambda p, level: (p + shift) // 2 ** (52 - level)
+        message = struct.pack("<II", grid, n)
+        for p in places:
+            message += struct.pack("<q", CELLS[p] if isinstance(p, str) else cell(p, 2))
+        for level in range(2, 51, 4):
+            if level > 2:
+                added = [0 if isinstance(p, str) else cell(p, level) % 16 for p in places]
+                for i in range(0, n, 16):
+                    message += struct.pack("<Q", sum(d << 4 * j for j, d in enumerate(added[i : i + 16])))
+            sums[level, grid] = struct.pack("<I", siphash24(key, message) & 0xFFFFFFFF)
+    return b"".join(sums[level, grid] for level in levels for grid in range(grids(n)))
 
 
 def derive(secret):
