@@ -11,6 +11,7 @@ import (
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/compare"
+	"github.com/usp-project/usp/internal/input"
 	"github.com/usp-project/usp/internal/rundir"
 )
 
@@ -98,7 +99,7 @@ func (a *app) compare(ctx context.Context, runA, runB string, f compareFlags) er
 	if err != nil {
 		return damagedLog(err)
 	}
-	c.Notes = append(c.Notes, a.differentSettings(dirA, dirB)...)
+	c.Notes = append(c.Notes, a.differentRuns(dirA, dirB)...)
 	if f.plot != "" {
 		if err := a.drawAgreement(f.plot, c); err != nil {
 			return err
@@ -108,6 +109,9 @@ func (a *app) compare(ctx context.Context, runA, runB string, f compareFlags) er
 		err = a.printJSON(c, !f.steps)
 	} else {
 		a.printComparison(c, f)
+		if f.plot != "" {
+			fmt.Fprintf(a.out, "\n  drawn in %s\n", display(f.plot))
+		}
 	}
 	if err == nil && c.Exit != exitOK {
 		err = withCode(c.Exit, nil)
@@ -150,15 +154,25 @@ func damagedLog(err error) error {
 	return err
 }
 
-// differentSettings says how two runs of usp run were told to predict differently: then they must diverge.
-func (a *app) differentSettings(dirA, dirB rundir.Dir) []string {
+// differentRuns says how two runs of usp run were told to predict something else, or differently: then they must diverge.
+func (a *app) differentRuns(dirA, dirB rundir.Dir) (notes []string) {
 	ma, errA := readProducerMeta(a.fs, dirA)
 	mb, errB := readProducerMeta(a.fs, dirB)
-	if errA != nil || errB != nil || ma.Predictor == mb.Predictor {
+	if errA != nil || errB != nil {
 		return nil
 	}
-	if ma.Predictor.Season != mb.Predictor.Season {
-		return []string{fmt.Sprintf("the predictions have different settings: season %d in A and %d in B", ma.Predictor.Season, mb.Predictor.Season)}
+	if x, y := &ma.Input, &mb.Input; x.SHA256 != y.SHA256 && x.SHA256 != (input.Sum{}) && y.SHA256 != (input.Sum{}) {
+		notes = append(notes, fmt.Sprintf("the inputs are not the same: %s, %s in A and %s, %s in B", x, count(x.Rows, "row"), y, count(y.Rows, "row")))
 	}
-	return []string{"the predictions have different settings; the manifests list them"}
+	if x, y := ma.Input.ValueColumn, mb.Input.ValueColumn; x != y && ma.Input.SHA256 == mb.Input.SHA256 {
+		notes = append(notes, fmt.Sprintf("the inputs are not the same: column %q in A and %q in B", x, y))
+	}
+	switch {
+	case ma.Predictor == mb.Predictor:
+	case ma.Predictor.Season != mb.Predictor.Season:
+		notes = append(notes, fmt.Sprintf("the predictions have different settings: season %d in A and %d in B", ma.Predictor.Season, mb.Predictor.Season))
+	default:
+		notes = append(notes, "the predictions have different settings; the manifests list them")
+	}
+	return notes
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -35,6 +36,17 @@ type inputMeta struct {
 	SHA256      input.Sum `json:"sha256,omitzero"`
 	TimeColumn  string    `json:"time_column"`
 	ValueColumn string    `json:"value_column"`
+}
+
+// String names the input, without the directories that it is in.
+func (m *inputMeta) String() string {
+	switch m.Kind {
+	case kindExample:
+		return examples.Prefix + m.Name
+	case kindFile:
+		return path.Base(m.Path)
+	}
+	return "standard input"
 }
 
 // relativeTo stores the path so that it says nothing of the machine and survives moving input and runs together.
