@@ -47,8 +47,8 @@ func (a *app) compareCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return a.compare(cmd.Context(), args[0], args[1], f) },
 	}
 	cmd.Flags().IntVar(&f.minBits, "min-bits", 0, "exit 0 if all agree to `b` bits or more")
-	cmd.Flags().Uint64Var(&f.from, "from", 0, "pass the steps before `step`")
-	cmd.Flags().Uint64Var(&f.to, "to", 0, "pass the steps behind `step`; 0: none")
+	cmd.Flags().Uint64Var(&f.from, "from", 0, "leave out the steps before `step`")
+	cmd.Flags().Uint64Var(&f.to, "to", 0, "leave out the steps after `step` (default: none)")
 	cmd.Flags().StringSliceVar(&f.fields, "field", nil, "compare these digest fields only, `name`,…")
 	cmd.Flags().StringVar(&f.plot, "plot", "", "also draw the agreement over the steps into `file`.svg or .png")
 	cmd.Flags().BoolVar(&f.steps, "steps", false, "print every step that differs first, a line each: step, field, bits")

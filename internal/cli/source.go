@@ -160,7 +160,7 @@ func (s *source) checkPrefix(want inputMeta) error {
 	if n, err := io.CopyN(h, r, want.Size); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	} else if n < want.Size || input.Sum(h.Sum(nil)) != want.SHA256 {
-		return usageError(fmt.Errorf("%s: not the input that the run was started with: its first %d bytes (%d rows) differ; a resumed run needs the same input, rows may only be added at its end", s.name, want.Size, want.Rows))
+		return usageError(fmt.Errorf("%s: not the input that the run was started with: its first %d bytes (%d rows) differ; the same input is needed, rows may only have been added at its end", s.name, want.Size, want.Rows))
 	}
 	return nil
 }

@@ -113,6 +113,9 @@ func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 	if f.index && f.deep {
 		return usageError(errors.New("--index reads as little as it can and --deep as much: give one of them"))
 	}
+	if f.ask && a.cfg.Witness.URL == "" {
+		return usageError(errors.New("--ask-witness: there is no witness to ask: set witness.url, and witness.key, in usp.toml"))
+	}
 	dir, err := a.resolve(run)
 	if err != nil {
 		return err
@@ -275,7 +278,7 @@ func (a *app) printReport(r *deepReport) {
 	if c.DigestsMissing > 0 {
 		missing = fmt.Sprintf(" (%d more were due and are missing)", c.DigestsMissing)
 	}
-	fmt.Fprintf(w, "  completeness  %d stored, %d lost, %d digests%s, %d snapshots\n", c.Stored, c.Lost, c.Digests, missing, c.Snapshots)
+	fmt.Fprintf(w, "  completeness  %d stored, %d lost, %d digests%s, %s kept\n", c.Stored, c.Lost, c.Digests, missing, count(c.Snapshots, "snapshot"))
 	for _, g := range c.Generations {
 		emitted := "emitted not known"
 		if g.EmittedKnown {
@@ -322,7 +325,7 @@ func (a *app) printReplay(r *replay) {
 	case r.Problem != "":
 		fmt.Fprintf(a.out, "  replay        DIFFERS: %s\n", r.Problem)
 	default:
-		fmt.Fprintf(a.out, "  replay        steps %d to %d: %d steps with the same digests, %d snapshots with the same state\n", r.FromStep, r.ToStep, r.Digests, r.Snapshots)
+		fmt.Fprintf(a.out, "  replay        steps %d to %d: %s with the same digests, %s with the same state\n", r.FromStep, r.ToStep, count(r.Digests, "step"), count(r.Snapshots, "snapshot"))
 	}
 }
 
