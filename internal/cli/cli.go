@@ -222,6 +222,9 @@ func (a *app) resolve(run string) (rundir.Dir, error) {
 	if err != nil {
 		return dir, err
 	}
+	if a.isTiles(dir.Path()) {
+		return dir, usageError(fmt.Errorf("%s is an exported log, which only usp verify and usp compare can read; name the run itself", run))
+	}
 	if path, err := filepath.EvalSymlinks(dir.Path()); err == nil {
 		return rundir.At(path), nil
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/audit"
@@ -30,7 +32,8 @@ known from digests of rounded values beside the exact ones (settings digest.leve
 digest.audit_key_file); it is never said to be more than it is.
 
 Each run counts as if it had never been interrupted: of each step the newest generation that has
-it. Of runs the index is checked against the signed head; usp verify checks all of them.`
+it. Of runs the index is checked against the signed head, of exports every entry; who signed it is
+not asked: usp verify checks that, and all of a run.`
 
 type compareFlags struct {
 	minBits  int
@@ -131,7 +134,7 @@ func (a *app) resolveLog(arg string) (rundir.Dir, error) {
 // agree with every run that it is the beginning of.
 func (a *app) checkIndex(ctx context.Context, dir rundir.Dir) error {
 	if a.isTiles(dir.Path()) {
-		return nil // its entries are read as far as its head says, or that is an error
+		return a.checkTiles(ctx, dir.Path())
 	}
 	r, err := audit.Verify(ctx, a.fs, dir.Path(), audit.Options{Index: true})
 	if err != nil {
@@ -140,6 +143,23 @@ func (a *app) checkIndex(ctx context.Context, dir rundir.Dir) error {
 	for i := range r.Integrity.Problems {
 		if p := &r.Integrity.Problems[i]; strings.HasPrefix(p.File, rundir.DigestDir) || p.File == rundir.HeadFile {
 			return withCode(exitFailed, fmt.Errorf("%s cannot be compared: %v; usp verify tells all of it", dir.ID(), p))
+		}
+	}
+	return nil
+}
+
+// checkTiles refuses an export whose entries do not make the root of its head. Who signed that is not asked: usp verify --key does.
+func (a *app) checkTiles(ctx context.Context, dir string) error {
+	found, err := digestlog.VerifyTiles(digestlog.TilesOptions{FS: a.fs, Dir: dir, Verifiers: note.VerifierList(), Each: func(digestlog.Item) error { return ctx.Err() }})
+	if errors.Is(err, fs.ErrNotExist) {
+		return withCode(exitFailed, fmt.Errorf("%s cannot be compared: it has tiles and no checkpoint", dir))
+	}
+	if err != nil {
+		return err
+	}
+	for _, f := range found.Faults {
+		if f.Class != digestlog.ClassWrongKey && f.Class != digestlog.ClassUnknown && !f.Benign() {
+			return withCode(exitFailed, fmt.Errorf("%s cannot be compared: %v; usp verify tells all of it", dir, f.Err))
 		}
 	}
 	return nil

@@ -73,9 +73,6 @@ func (a *app) replayCommand() *cobra.Command {
 }
 
 func (a *app) replay(ctx context.Context, run string, f replayFlags) error {
-	if a.isTiles(run) {
-		return usageError(fmt.Errorf("%s is an exported log, which holds nothing to compute from; replay the run itself", run))
-	}
 	dir, err := a.resolve(run)
 	if err != nil {
 		return err
