@@ -134,8 +134,8 @@ func (r *Recorder) publishSnapshot(failed context.Context, job *snapshotJob) err
 		r.logger().Info("snapshot is there already", "step", s.Step)
 		return r.prune(failed)
 	}
-	if s.Seq < r.saved { // states come in their order, so it was published before the newest
-		r.logger().Info("snapshot was there already, and was pruned", "step", s.Step)
+	if s.Seq < r.saved { // states come in their order, so its turn was before the newest's
+		r.logger().Info("snapshot was saved and pruned before, or given up", "step", s.Step)
 		return r.prune(failed)
 	}
 	if job.written == nil {
