@@ -21,7 +21,7 @@ import (
 var (
 	ErrProof     = errors.New("digestlog: not a proof")
 	ErrUnproven  = errors.New("digestlog: the proof does not hold: the entry, the proof or the head was changed, or they do not belong together")
-	ErrNotSigned = errors.New("digestlog: the signed head does not cover the entry yet; try again when the next head was signed")
+	ErrNotSigned = errors.New("digestlog: the signed head does not cover that; while the run is being recorded, try again when the next head was signed")
 )
 
 // First lines of the two kinds of proof: that of C2SP tlog-proof, and the beginning of what C2SP tlog-witness sends to a witness.
@@ -58,7 +58,7 @@ type GrowthProof struct {
 // if it is damaged where it is read.
 func Prove(fsys vfs.FS, dir string, head *SignedTreeHead, index uint64) (*Proof, error) {
 	if index >= head.Size {
-		return nil, fmt.Errorf("%w: entry %d, the head covers %d", ErrNotSigned, index, head.Size)
+		return nil, fmt.Errorf("%w: entry %d, the head covers %d, from 0 on", ErrNotSigned, index, head.Size)
 	}
 	p := &Proof{Index: index, Head: bytes.Clone(head.Note)}
 	var before frontier
@@ -136,7 +136,7 @@ func (p *Proof) Verify(verifiers note.Verifiers) (Proven, error) {
 }
 
 func (p *Proof) holds(h *SignedTreeHead) error {
-	return proof.VerifyInclusion(rfc6962.DefaultHasher, p.Index, h.Size, rfc6962.DefaultHasher.HashLeaf(p.Entry), hashList(p.Hashes), h.Root[:])
+	return plainRoots(proof.VerifyInclusion(rfc6962.DefaultHasher, p.Index, h.Size, rfc6962.DefaultHasher.HashLeaf(p.Entry), hashList(p.Hashes), h.Root[:]))
 }
 
 // Verify checks the proof against its head and an earlier one. Who signed the head is checked against verifiers; that the earlier one is genuine is
@@ -166,7 +166,16 @@ func (p *GrowthProof) holds(root [32]byte, h *SignedTreeHead) error {
 		}
 		return nil
 	}
-	return proof.VerifyConsistency(rfc6962.DefaultHasher, p.From, h.Size, hashList(p.Hashes), root[:], h.Root[:])
+	return plainRoots(proof.VerifyConsistency(rfc6962.DefaultHasher, p.From, h.Size, hashList(p.Hashes), root[:], h.Root[:]))
+}
+
+// plainRoots says in one line and in hexadecimal what the library says of two roots in several, byte by byte.
+func plainRoots(err error) error {
+	var roots proof.RootMismatchError
+	if errors.As(err, &roots) {
+		return fmt.Errorf("it leads to the root %x, not to %x", roots.CalculatedRoot, roots.ExpectedRoot)
+	}
+	return err
 }
 
 func hashList(hashes []tlog.Hash) [][]byte {

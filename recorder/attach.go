@@ -60,6 +60,7 @@ func (r *Recorder) openDirectory() error {
 	g := h.generation(r.generation)
 	r.stats.digests.Store(g.digests)
 	r.stats.snapshots.Store(g.snapshots)
+	r.saved = g.saved
 	switch {
 	case g.end != nil:
 		return r.finishAgain(g.end)

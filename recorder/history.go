@@ -34,6 +34,7 @@ type generation struct {
 	digests   uint64
 	lastStep  uint64 // newest step with a digest or a snapshot
 	snapshots uint64
+	saved     uint64 // position of the newest snapshot, whether pruned or not
 	rewind    *digestlog.Entry
 }
 
@@ -102,7 +103,7 @@ func (h *history) add(e *digestlog.Entry) error {
 		h.lost += e.To - e.From
 	case digestlog.KindSnapshot:
 		g.snapshots++
-		g.lastStep = max(g.lastStep, e.Step)
+		g.lastStep, g.saved = max(g.lastStep, e.Step), max(g.saved, e.Seq)
 		h.snapshots[e.Name] = *e
 		delete(h.pruned, e.Name)
 	case digestlog.KindPrune:

@@ -125,12 +125,17 @@ func (r *Recorder) persistOne(failed context.Context, job *snapshotJob) (refused
 }
 
 // publishSnapshot makes the file durable under its name, has its digest logged and synced, and prunes older ones. A state
-// that is published already is left alone: a recorder died before it gave the area back, or the producer asked twice.
+// that is published already is left alone: a recorder died before it gave the area back, or the producer asked twice. So is one that was
+// published and pruned: written anew it would be another file (when it was made is in it) under the name that the log has given up.
 func (r *Recorder) publishSnapshot(failed context.Context, job *snapshotJob) error {
 	s := job.staged
 	name := snapshot.FileName(s.Step, r.generation)
 	if slices.ContainsFunc(r.kept, func(k snapshot.Info) bool { return k.Name == name }) {
 		r.logger().Info("snapshot is there already", "step", s.Step)
+		return r.prune(failed)
+	}
+	if s.Seq < r.saved { // states come in their order, so its turn was before the newest's
+		r.logger().Info("snapshot was saved and pruned before, or given up", "step", s.Step)
 		return r.prune(failed)
 	}
 	if job.written == nil {
@@ -156,7 +161,7 @@ func (r *Recorder) publishSnapshot(failed context.Context, job *snapshotJob) err
 		return err
 	}
 	r.stats.snapshots.Add(1)
-	r.kept = append(r.kept, info)
+	r.kept, r.saved = append(r.kept, info), max(r.saved, s.Seq)
 	return r.prune(failed)
 }
 

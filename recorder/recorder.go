@@ -90,6 +90,7 @@ type Recorder struct {
 
 	// The persister's.
 	kept      []snapshot.Info // on the effective timeline: logged, not pruned, in the order written; with Err set: others
+	saved     uint64          // position of the newest snapshot of the generation that is in the log, whether pruned or not
 	reuse     snapshot.Reuse
 	condemned []snapshot.Info // pruned in the log, their files still there
 	unsaved   []*snapshotJob  // states that wait until storage takes them, the oldest first

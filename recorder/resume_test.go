@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -295,6 +296,44 @@ func TestPrune(t *testing.T) {
 	equal(t, "files after nothing to do", snapshotOf(t, m), before)
 	resume(t, m, func(p *producer) { p.emit(5) }, 1)
 	verifyOK(t, m)
+}
+
+// A recorder that was killed between pruning a snapshot and giving its state's area back leaves a state that was saved and given up. The next
+// one does not save it again: killed in the middle of that, it would leave another file than the log has under the name.
+func TestPrunedStateStillStaged(t *testing.T) {
+	m := vfs.NewMem()
+	p := newProducer(t, ringConfig{areas: 3})
+	for range 3 {
+		p.emit(10)
+		if !p.stage() {
+			t.Fatal("no area for a state")
+		}
+	}
+	_, path := p.die(t) // all three areas are taken in it
+	var mu sync.Mutex
+	var crashed *vfs.Mem
+	m.SetHook(func(op vfs.Op) {
+		mu.Lock()
+		defer mu.Unlock()
+		if op.Kind == vfs.OpRemove && op.Name == snapshotPath(10, 0) && crashed == nil {
+			crashed = m.Crash(nil, vfs.DropAll)
+		}
+	})
+	check(t, p.Close(true))
+	_, err := runToEnd(t, p.Path(), options(m))
+	check(t, err)
+	equal(t, "snapshots at the crash", names(t, crashed, rundir.At(runDir).Snapshots()), snapshots(10, 20, 30))
+
+	again := false
+	in := dieAfter(crashed, func(op vfs.Op) bool {
+		again = again || op.Kind == vfs.OpLink && op.Name == snapshotPath(10, 0)
+		return again
+	})
+	if _, err := runToEnd(t, path, options(in)); err != nil || again {
+		t.Errorf("saved again: %v, %v; then the run verifies as %v", again, err, verify(t, crashed).Verdict)
+	}
+	equal(t, "snapshots", names(t, crashed, rundir.At(runDir).Snapshots()), snapshots(20, 30))
+	verifyOK(t, crashed)
 }
 
 func TestPruneRefuses(t *testing.T) {

@@ -1,6 +1,6 @@
 // Package cli is the command line of usp: what each command reads, does and prints, and with which code it exits.
 //
-// Results go to standard output, everything else (progress, messages, hints) to standard error. Every command has
+// Results, with what to do next, go to standard output, everything else (progress, messages) to standard error. Every command has
 // --json: one document, or for commands that run long, lines of which the last is the summary. The exit codes are a
 // contract for scripts and stand in the help of the root command.
 //
@@ -64,7 +64,8 @@ func Main(args []string, in io.Reader, out, errw io.Writer) int {
 	root.SetIn(in)
 	root.SetOut(checked)
 	root.SetErr(errw)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
+	err = withUsage(cmd, err)
 	if checked.err != nil && (err == nil || errors.Is(err, checked.err)) {
 		err = fmt.Errorf("standard output: %w", checked.err)
 	}
@@ -110,7 +111,7 @@ snapshots reach disk through a process of their own, and the loop never waits.
   usp run prices.csv --value-column close
   usp show latest             what the newest run did
   usp verify latest           whether its directory is intact and complete
-  usp compare RUN RUN         whether two runs computed the same, to the bit
+  usp compare RUN RUN         whether two runs computed the same, else where they part
   usp replay latest           whether this machine computes the run again, to the bit
 
 RUN is a run id, the path of a run directory, or latest.
@@ -118,7 +119,7 @@ RUN is a run id, the path of a run directory, or latest.
 Exit codes:
   0 ok                       11 locked by another process
   1 error                    12 signed or encrypted with another key
-  2 usage, config or input   20 verification failed: damage or tampering
+  2 usage, settings, input   20 verification failed: damage or tampering
   3 partial                  21 unsealed end after a crash (recoverable)
   10 not found               22 runs diverge
   75 a remote place does not answer
@@ -143,7 +144,9 @@ func (a *app) root() *cobra.Command {
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print no progress and no hints")
 	a.setting(root, true, "dir", "d", "run.dir", "`directory` of the run directories")
 	a.setting(root, true, "log-level", "", "log.level", "least severe message on standard error: debug, info, warn, error")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
+	})
 	root.AddCommand(a.runCommand(), a.recordCommand(), a.runsCommand(), a.showCommand(), a.logCommand(), a.verifyCommand(),
 		a.compareCommand(), a.replayCommand(), a.exportCommand(), a.proveCommand(), a.snapshotCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
 	return root
@@ -218,6 +221,9 @@ func (a *app) resolve(run string) (rundir.Dir, error) {
 	dir, err := rundir.Resolve(a.fs, a.cfg.Run.Dir, run)
 	if err != nil {
 		return dir, err
+	}
+	if a.isTiles(dir.Path()) {
+		return dir, usageError(fmt.Errorf("%s is an exported log, which only usp verify and usp compare can read; name the run itself", run))
 	}
 	if path, err := filepath.EvalSymlinks(dir.Path()); err == nil {
 		return rundir.At(path), nil

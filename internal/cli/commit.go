@@ -83,7 +83,7 @@ func entries(n uint64) string {
 // damageText says of a run with problems whether they are in its own bytes.
 func damageText(r *audit.Report) string {
 	kept := func(p audit.Problem) bool {
-		return slices.ContainsFunc(r.Integrity.Kept, func(k audit.Kept) bool { return k.File == p.File && k.Result == p.Class })
+		return p.Class == audit.Unwitnessed || slices.ContainsFunc(r.Integrity.Kept, func(k audit.Kept) bool { return k.File == p.File && k.Result == p.Class })
 	}
 	for _, p := range r.Integrity.Problems {
 		if !kept(p) || r.Integrity.Dropped > 0 {
@@ -93,8 +93,17 @@ func damageText(r *audit.Report) string {
 	if slices.ContainsFunc(r.Integrity.Problems, func(p audit.Problem) bool { return p.Class == audit.RolledBack || p.Class == audit.Rewritten }) {
 		return "every byte is intact, but it is NOT THE RUN THAT WAS COMMITTED"
 	}
-	return "every byte of the run is intact, but a head that was kept elsewhere CANNOT BE USED"
+	if !slices.ContainsFunc(r.Integrity.Problems, func(p audit.Problem) bool { return p.Class != audit.Unwitnessed }) {
+		return notWitnessed
+	}
+	return unusableHead
 }
+
+// What damageText says of a run in which nothing is wrong.
+const (
+	unusableHead = "every byte of the run is intact, but a head that was kept elsewhere CANNOT BE USED"
+	notWitnessed = "every byte of the run is intact, but a witness that must have cosigned it HAS NOT"
+)
 
 // printCommitted says how far the signed heads of a run got to another place.
 func printCommitted(w io.Writer, name string, c *recorder.Committed) {
@@ -194,9 +203,6 @@ func (a *app) witnesses(named []string) (list []audit.Witness, err error) {
 // nothing new to remember then.
 func (a *app) askWitness(ctx context.Context, dir rundir.Dir, r *audit.Report) error {
 	c := &a.cfg.Witness
-	if c.URL == "" {
-		return usageError(errors.New("--ask-witness: there is no witness.url to ask"))
-	}
 	client, err := witness.NewClient(c.URL, c.Key, nil)
 	if err != nil {
 		return usageError(err)

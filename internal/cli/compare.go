@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/compare"
+	"github.com/usp-project/usp/internal/input"
 	"github.com/usp-project/usp/internal/rundir"
 )
 
@@ -29,7 +32,8 @@ known from digests of rounded values beside the exact ones (settings digest.leve
 digest.audit_key_file); it is never said to be more than it is.
 
 Each run counts as if it had never been interrupted: of each step the newest generation that has
-it. Of runs the index is checked against the signed head; usp verify checks all of them.`
+it. Of runs the index is checked against the signed head, of exports every entry; who signed it is
+not asked: usp verify checks that, and all of a run.`
 
 type compareFlags struct {
 	minBits  int
@@ -46,8 +50,8 @@ func (a *app) compareCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return a.compare(cmd.Context(), args[0], args[1], f) },
 	}
 	cmd.Flags().IntVar(&f.minBits, "min-bits", 0, "exit 0 if all agree to `b` bits or more")
-	cmd.Flags().Uint64Var(&f.from, "from", 0, "pass the steps before `step`")
-	cmd.Flags().Uint64Var(&f.to, "to", 0, "pass the steps behind `step`; 0: none")
+	cmd.Flags().Uint64Var(&f.from, "from", 0, "leave out the steps before `step`")
+	cmd.Flags().Uint64Var(&f.to, "to", 0, "leave out the steps after `step` (default: none)")
 	cmd.Flags().StringSliceVar(&f.fields, "field", nil, "compare these digest fields only, `name`,…")
 	cmd.Flags().StringVar(&f.plot, "plot", "", "also draw the agreement over the steps into `file`.svg or .png")
 	cmd.Flags().BoolVar(&f.steps, "steps", false, "print every step that differs first, a line each: step, field, bits")
@@ -98,7 +102,7 @@ func (a *app) compare(ctx context.Context, runA, runB string, f compareFlags) er
 	if err != nil {
 		return damagedLog(err)
 	}
-	c.Notes = append(c.Notes, a.differentSettings(dirA, dirB)...)
+	c.Notes = append(c.Notes, a.differentRuns(dirA, dirB)...)
 	if f.plot != "" {
 		if err := a.drawAgreement(f.plot, c); err != nil {
 			return err
@@ -108,6 +112,9 @@ func (a *app) compare(ctx context.Context, runA, runB string, f compareFlags) er
 		err = a.printJSON(c, !f.steps)
 	} else {
 		a.printComparison(c, f)
+		if f.plot != "" {
+			fmt.Fprintf(a.out, "\n  drawn in %s\n", display(f.plot))
+		}
 	}
 	if err == nil && c.Exit != exitOK {
 		err = withCode(c.Exit, nil)
@@ -127,7 +134,7 @@ func (a *app) resolveLog(arg string) (rundir.Dir, error) {
 // agree with every run that it is the beginning of.
 func (a *app) checkIndex(ctx context.Context, dir rundir.Dir) error {
 	if a.isTiles(dir.Path()) {
-		return nil // its entries are read as far as its head says, or that is an error
+		return a.checkTiles(ctx, dir.Path())
 	}
 	r, err := audit.Verify(ctx, a.fs, dir.Path(), audit.Options{Index: true})
 	if err != nil {
@@ -136,6 +143,23 @@ func (a *app) checkIndex(ctx context.Context, dir rundir.Dir) error {
 	for i := range r.Integrity.Problems {
 		if p := &r.Integrity.Problems[i]; strings.HasPrefix(p.File, rundir.DigestDir) || p.File == rundir.HeadFile {
 			return withCode(exitFailed, fmt.Errorf("%s cannot be compared: %v; usp verify tells all of it", dir.ID(), p))
+		}
+	}
+	return nil
+}
+
+// checkTiles refuses an export whose entries do not make the root of its head. Who signed that is not asked: usp verify --key does.
+func (a *app) checkTiles(ctx context.Context, dir string) error {
+	found, err := digestlog.VerifyTiles(digestlog.TilesOptions{FS: a.fs, Dir: dir, Verifiers: note.VerifierList(), Each: func(digestlog.Item) error { return ctx.Err() }})
+	if errors.Is(err, fs.ErrNotExist) {
+		return withCode(exitFailed, fmt.Errorf("%s cannot be compared: it has tiles and no checkpoint", dir))
+	}
+	if err != nil {
+		return err
+	}
+	for _, f := range found.Faults {
+		if f.Class != digestlog.ClassWrongKey && f.Class != digestlog.ClassUnknown && !f.Benign() {
+			return withCode(exitFailed, fmt.Errorf("%s cannot be compared: %v; usp verify tells all of it", dir, f.Err))
 		}
 	}
 	return nil
@@ -150,15 +174,25 @@ func damagedLog(err error) error {
 	return err
 }
 
-// differentSettings says how two runs of usp run were told to predict differently: then they must diverge.
-func (a *app) differentSettings(dirA, dirB rundir.Dir) []string {
+// differentRuns says how two runs of usp run were told to predict something else, or differently: then they must diverge.
+func (a *app) differentRuns(dirA, dirB rundir.Dir) (notes []string) {
 	ma, errA := readProducerMeta(a.fs, dirA)
 	mb, errB := readProducerMeta(a.fs, dirB)
-	if errA != nil || errB != nil || ma.Predictor == mb.Predictor {
+	if errA != nil || errB != nil {
 		return nil
 	}
-	if ma.Predictor.Season != mb.Predictor.Season {
-		return []string{fmt.Sprintf("the predictions have different settings: season %d in A and %d in B", ma.Predictor.Season, mb.Predictor.Season)}
+	if x, y := &ma.Input, &mb.Input; x.SHA256 != y.SHA256 && x.SHA256 != (input.Sum{}) && y.SHA256 != (input.Sum{}) {
+		notes = append(notes, fmt.Sprintf("the inputs are not the same: %s, %s in A and %s, %s in B", x, count(x.Rows, "row"), y, count(y.Rows, "row")))
 	}
-	return []string{"the predictions have different settings; the manifests list them"}
+	if x, y := ma.Input.ValueColumn, mb.Input.ValueColumn; x != y && ma.Input.SHA256 == mb.Input.SHA256 {
+		notes = append(notes, fmt.Sprintf("the inputs are not the same: column %q in A and %q in B", x, y))
+	}
+	switch {
+	case ma.Predictor == mb.Predictor:
+	case ma.Predictor.Season != mb.Predictor.Season:
+		notes = append(notes, fmt.Sprintf("the predictions have different settings: season %d in A and %d in B", ma.Predictor.Season, mb.Predictor.Season))
+	default:
+		notes = append(notes, "the predictions have different settings; the manifests list them")
+	}
+	return notes
 }

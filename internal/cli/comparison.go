@@ -37,6 +37,10 @@ func (a *app) printComparison(c *compare.Comparison, f compareFlags) {
 	a.printVerdict(c, f)
 	a.printSide("A", &c.A)
 	a.printSide("B", &c.B)
+	if d := c.First; d != nil {
+		fmt.Fprintf(a.out, "  digest of step %d in A %s  (generation %d)%s\n", d.Step, d.A, d.GenerationA, nonfinite(d.NonfiniteA))
+		fmt.Fprintf(a.out, "  digest of step %d in B %s  (generation %d)%s\n", d.Step, d.B, d.GenerationB, nonfinite(d.NonfiniteB))
+	}
 	for i := range c.Fields {
 		a.printField(&c.Fields[i])
 	}
@@ -74,8 +78,6 @@ func (a *app) printVerdict(c *compare.Comparison, f compareFlags) {
 	if f.minBits > 0 && c.Below != nil {
 		fmt.Fprintf(w, "  fewer than %d bits from step %d on\n", f.minBits, *c.Below)
 	}
-	fmt.Fprintf(w, "  A %s  (generation %d)%s\n  B %s  (generation %d)%s\n",
-		c.First.A, c.First.GenerationA, nonfinite(c.First.NonfiniteA), c.First.B, c.First.GenerationB, nonfinite(c.First.NonfiniteB))
 }
 
 func (a *app) printSide(name string, s *compare.Side) {
@@ -83,7 +85,12 @@ func (a *app) printSide(name string, s *compare.Side) {
 	if s.Tiles {
 		kind = " (exported)"
 	}
-	fmt.Fprintf(a.out, "  %s %s%s: %d steps with digests, %d to %d", name, s.RunID, kind, s.Steps, s.FirstStep, s.LastStep)
+	fmt.Fprintf(a.out, "  %s %s%s: ", name, s.RunID, kind)
+	if s.Steps == 0 {
+		fmt.Fprintln(a.out, "no step with digests")
+		return
+	}
+	fmt.Fprintf(a.out, "%s with digests, %d to %d", count(s.Steps, "step"), s.FirstStep, s.LastStep)
 	if s.Only > 0 {
 		fmt.Fprintf(a.out, "; %d of them not in the other, first %d", s.Only, s.FirstOnly)
 	}
@@ -98,7 +105,7 @@ func (a *app) printField(f *compare.Field) {
 	switch {
 	case f.Bits == nil:
 	case *f.Bits == 0:
-		fmt.Fprintf(a.out, "; less than the lowest level agrees from step %d on", *f.BitsAt)
+		fmt.Fprintf(a.out, "; fewer bits than the lowest level tells, from step %d on", *f.BitsAt)
 	default:
 		fmt.Fprintf(a.out, "; agrees to %d bits, least in step %d", *f.Bits, *f.BitsAt)
 	}
@@ -205,10 +212,18 @@ func quoteArg(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
+// shortVerdict is the verdict, with how far the sides agree.
+func shortVerdict(c *compare.Comparison) string {
+	if c.Verdict == compare.Agree {
+		return fmt.Sprintf("agree to %d bits", *c.Bits)
+	}
+	return string(c.Verdict)
+}
+
 // drawAgreement writes the agreement over the steps into a file.
 func (a *app) drawAgreement(path string, c *compare.Comparison) error {
 	fig := plot.Figure{
-		Title: fmt.Sprintf("%s: agreement of %s and %s", c.Verdict, c.A.RunID, c.B.RunID), XLabel: "step", YLabel: fmt.Sprintf("bits of agreement (%d: identical)", compare.Exact),
+		Title: fmt.Sprintf("%s and %s: %s", c.A.RunID, c.B.RunID, shortVerdict(c)), XLabel: "step", YLabel: fmt.Sprintf("bits of agreement (%d: identical)", compare.Exact),
 		YMin: 0, YMax: compare.Exact,
 	}
 	for i := range c.Fields {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/spf13/cobra"
+
 	"github.com/usp-project/usp"
 	"github.com/usp-project/usp/internal/config"
 	"github.com/usp-project/usp/internal/input"
@@ -88,10 +90,25 @@ func exitCode(err error) int {
 		return died.ExitCode
 	case errors.Is(err, usp.ErrIncomplete):
 		return exitPartial
-	case strings.HasPrefix(err.Error(), "unknown command"), strings.HasPrefix(err.Error(), "accepts "), strings.HasPrefix(err.Error(), "requires "):
-		return exitUsage // cobra's own errors have no type
 	}
 	return exitError
+}
+
+// withUsage makes cobra's own errors about arguments, which have no type, ones of usage that say what the command takes.
+func withUsage(cmd *cobra.Command, err error) error {
+	if err == nil {
+		return nil
+	}
+	msg := err.Error()
+	switch {
+	case strings.HasPrefix(msg, "unknown command") && cmd.HasSubCommands():
+		return usageError(fmt.Errorf("%w; %s --help lists the commands", err, cmd.CommandPath()))
+	case strings.HasPrefix(msg, "unknown command"): // a command without arguments was given one
+		return usageError(fmt.Errorf("%s takes no argument; see %s --help", cmd.CommandPath(), cmd.CommandPath()))
+	case strings.HasPrefix(msg, "accepts "), strings.HasPrefix(msg, "requires "):
+		return usageError(fmt.Errorf("%w; usage: %s", err, cmd.UseLine()))
+	}
+	return err
 }
 
 // exit prints the error, if it was not printed, and returns the exit code.
@@ -114,10 +131,19 @@ func (a *app) exit(ctx context.Context, err error) int {
 
 // message is an error as a person should see it: without Go's package prefix, and for file errors the plain words.
 func message(err error) string {
-	var path *fs.PathError
+	var (
+		path    *fs.PathError
+		missing *rundir.NotFoundError
+	)
 	msg := strings.TrimPrefix(err.Error(), "usp: ")
 	if errors.As(err, &path) && errors.Is(err, fs.ErrNotExist) && msg == path.Error() {
 		return path.Path + ": no such file or directory"
+	}
+	if errors.As(err, &missing) && len(missing.Close) == 0 && msg == missing.Error() {
+		if missing.Arg == rundir.Latest {
+			return msg + "; usp run records one, and --dir names another directory"
+		}
+		return msg + "; usp runs lists those that are there, and --dir names another directory"
 	}
 	return msg
 }

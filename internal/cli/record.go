@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -93,7 +94,11 @@ func (a *app) findRing(args []string) (string, error) {
 		if _, err := os.Stat(args[0]); err == nil || !rundir.ValidID(args[0]) {
 			return args[0], nil
 		}
-		return filepath.Join(dir, rundir.RingName(args[0])), nil
+		path := filepath.Join(dir, rundir.RingName(args[0]))
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return "", withCode(exitNotFound, fmt.Errorf("%s is neither a ring file nor a run with a ring in %s; a run that has ended has none", args[0], dir))
+		}
+		return path, nil
 	}
 	paths, err := ring.List(dir)
 	if err != nil {

@@ -124,7 +124,7 @@ func readProducerMeta(fsys vfs.FS, dir rundir.Dir) (meta producerMeta, err error
 		return meta, err
 	}
 	if err := json.Unmarshal(m.Producer, &meta); err != nil || meta.Program != usprun {
-		return meta, fmt.Errorf("run %s was not made by usp run; the program that made it has to resume it", dir.ID())
+		return meta, fmt.Errorf("run %s was not made by usp run; only the program that made it can go on with it or compute it again", dir.ID())
 	}
 	return meta, nil
 }

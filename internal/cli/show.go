@@ -285,14 +285,18 @@ func (a *app) printShow(s *showing) {
 	fmt.Fprintf(w, "run %s  %s\n", s.RunID, s.Status)
 	fmt.Fprintf(w, "  began      %s on %s (%s/%s, %s)\n", s.Created.Format(time.RFC3339), s.Host.Name, s.Host.OS, s.Host.Arch, s.Host.CPU)
 	if s.Generations > 1 {
-		fmt.Fprintf(w, "  resumed    %d times\n", s.Generations-1)
+		fmt.Fprintf(w, "  resumed    %s\n", count(uint64(s.Generations-1), "time"))
 	}
-	fmt.Fprintf(w, "  recorded   %d steps (%d to %d), %d lost, %d snapshots\n", s.Steps, s.FirstStep, s.LastStep, s.Lost, s.Snapshots)
+	fmt.Fprintf(w, "  recorded   %d steps (%d to %d), %d lost, %s kept\n", s.Steps, s.FirstStep, s.LastStep, s.Lost, count(uint64(s.Snapshots), "snapshot"))
 	s.Anchor.print(w, "anchor")
 	s.Witness.print(w, "witness")
 	s.Live.print(w)
 	if s.Steps > 0 && s.LastTime.After(s.FirstTime) {
-		fmt.Fprintf(w, "  input      %s to %s\n", s.FirstTime.Format(time.DateOnly), s.LastTime.Format(time.DateOnly))
+		layout := time.DateOnly
+		if s.LastTime.Sub(s.FirstTime) < 3*24*time.Hour {
+			layout = "2006-01-02T15:04:05Z07:00"
+		}
+		fmt.Fprintf(w, "  input      %s to %s\n", s.FirstTime.Format(layout), s.LastTime.Format(layout))
 	}
 	if s.predict {
 		fmt.Fprintf(w, "  alarms     %s\n", alarms(s.Alarms))

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -35,6 +36,17 @@ type inputMeta struct {
 	SHA256      input.Sum `json:"sha256,omitzero"`
 	TimeColumn  string    `json:"time_column"`
 	ValueColumn string    `json:"value_column"`
+}
+
+// String names the input, without the directories that it is in.
+func (m *inputMeta) String() string {
+	switch m.Kind {
+	case kindExample:
+		return examples.Prefix + m.Name
+	case kindFile:
+		return path.Base(m.Path)
+	}
+	return "standard input"
 }
 
 // relativeTo stores the path so that it says nothing of the machine and survives moving input and runs together.
@@ -148,7 +160,7 @@ func (s *source) checkPrefix(want inputMeta) error {
 	if n, err := io.CopyN(h, r, want.Size); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	} else if n < want.Size || input.Sum(h.Sum(nil)) != want.SHA256 {
-		return usageError(fmt.Errorf("%s: not the input that the run was started with: its first %d bytes (%d rows) differ; a resumed run needs the same input, rows may only be added at its end", s.name, want.Size, want.Rows))
+		return usageError(fmt.Errorf("%s: not the input that the run was started with: its first %d bytes (%d rows) differ; the same input is needed, rows may only have been added at its end", s.name, want.Size, want.Rows))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,6 +113,9 @@ type deepReport struct {
 func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 	if f.index && f.deep {
 		return usageError(errors.New("--index reads as little as it can and --deep as much: give one of them"))
+	}
+	if f.ask && a.cfg.Witness.URL == "" {
+		return usageError(errors.New("--ask-witness: there is no witness to ask: set witness.url, and witness.key, in usp.toml"))
 	}
 	dir, err := a.resolve(run)
 	if err != nil {
@@ -246,7 +250,7 @@ func (a *app) printReport(r *deepReport) {
 		fmt.Fprintf(w, "%s: not a run directory\n", r.Dir)
 		return
 	}
-	fmt.Fprintf(w, "run %s: %s\n", r.RunID, verdictText(r.Report))
+	fmt.Fprintf(w, "run %s: %s\n", cmp.Or(r.RunID, display(r.Dir)), verdictText(r.Report))
 	if r.Integrity.OK {
 		what := "intact"
 		if r.IndexOnly {
@@ -275,7 +279,7 @@ func (a *app) printReport(r *deepReport) {
 	if c.DigestsMissing > 0 {
 		missing = fmt.Sprintf(" (%d more were due and are missing)", c.DigestsMissing)
 	}
-	fmt.Fprintf(w, "  completeness  %d stored, %d lost, %d digests%s, %d snapshots\n", c.Stored, c.Lost, c.Digests, missing, c.Snapshots)
+	fmt.Fprintf(w, "  completeness  %d stored, %d lost, %d digests%s, %s kept\n", c.Stored, c.Lost, c.Digests, missing, count(c.Snapshots, "snapshot"))
 	for _, g := range c.Generations {
 		emitted := "emitted not known"
 		if g.EmittedKnown {
@@ -285,7 +289,11 @@ func (a *app) printReport(r *deepReport) {
 		if end == "" {
 			end = "no end"
 		}
-		fmt.Fprintf(w, "    generation %d: steps %d to %d, %s = %d stored + %d lost, %s\n", g.Generation, g.FirstStep, g.LastStep, emitted, g.Stored, g.Lost, end)
+		steps := "no steps"
+		if g.Stored > 0 {
+			steps = fmt.Sprintf("steps %d to %d", g.FirstStep, g.LastStep)
+		}
+		fmt.Fprintf(w, "    generation %d: %s, %s = %d stored + %d lost, %s\n", g.Generation, steps, emitted, g.Stored, g.Lost, end)
 		for _, l := range g.LostRanges {
 			fmt.Fprintf(w, "      lost records %d to %d: %s\n", l.From, l.To-1, l.Reason)
 		}
@@ -306,12 +314,28 @@ func (a *app) printReport(r *deepReport) {
 		fmt.Fprintf(w, "  note: %s is left over from a crash or repair\n", f)
 	}
 	if r.Verdict == audit.CrashTail && !a.quiet {
-		if len(c.Generations) == 0 {
-			fmt.Fprintf(w, "next: nothing was recorded; remove %s and start again\n", r.Dir)
-			return
-		}
-		fmt.Fprintf(w, "next: usp run --resume %s\n", display(r.Dir))
+		a.next("%s", a.afterCrash(r))
 	}
+}
+
+// afterCrash is what to do with a run that was not closed.
+func (a *app) afterCrash(r *deepReport) string {
+	if len(r.Completeness.Generations) == 0 {
+		return fmt.Sprintf("nothing was recorded; remove %s and start again", display(r.Dir))
+	}
+	m, _, err := rundir.ReadManifest(a.fs, rundir.At(r.Dir), 0)
+	if err != nil {
+		m = nil
+	}
+	meta := producerOf(m)
+	if meta.Program != usprun {
+		return "resume it with the program that made it"
+	}
+	resume := "usp run --resume " + display(r.Dir)
+	if meta.Input.Kind == kindStdin {
+		resume += " -"
+	}
+	return resume
 }
 
 func (a *app) printReplay(r *replay) {
@@ -322,7 +346,7 @@ func (a *app) printReplay(r *replay) {
 	case r.Problem != "":
 		fmt.Fprintf(a.out, "  replay        DIFFERS: %s\n", r.Problem)
 	default:
-		fmt.Fprintf(a.out, "  replay        steps %d to %d: %d steps with the same digests, %d snapshots with the same state\n", r.FromStep, r.ToStep, r.Digests, r.Snapshots)
+		fmt.Fprintf(a.out, "  replay        steps %d to %d: %s with the same digests, %s with the same state\n", r.FromStep, r.ToStep, count(r.Digests, "step"), count(r.Snapshots, "snapshot"))
 	}
 }
 
@@ -340,6 +364,8 @@ func verdictText(r *audit.Report) string {
 		return "ok: intact and closed"
 	case r.Verdict == audit.CrashTail && r.InProgress:
 		return "ok so far; it is being recorded"
+	case r.Verdict == audit.CrashTail && len(r.Completeness.Generations) == 0:
+		return "nothing was recorded: its recorder or producer died before that"
 	case r.Verdict == audit.CrashTail:
 		return "intact, but not closed: its recorder or producer died; it can be resumed"
 	case r.Verdict == audit.WrongKey && slices.ContainsFunc(r.Integrity.Kept, func(k audit.Kept) bool { return k.Result == "wrong-key" }):
@@ -347,7 +373,16 @@ func verdictText(r *audit.Report) string {
 	case r.Verdict == audit.WrongKey:
 		return "signed with another key than the one given"
 	}
-	return strings.ToUpper(r.Verdict.String()) + ": it is not what was recorded"
+	failed := strings.ToUpper(r.Verdict.String())
+	if len(r.Integrity.Problems) > 0 { // without, a replay came to something else
+		switch damageText(r) {
+		case unusableHead:
+			return failed + ": a head that was kept elsewhere cannot be used; the run itself is intact"
+		case notWitnessed:
+			return failed + ": a witness that must have cosigned it has not; the run itself is intact"
+		}
+	}
+	return failed + ": it is not what was recorded"
 }
 
 func bytesText(n int64) string {

@@ -4,9 +4,24 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/internal/segment"
 )
+
+// formatVersion is the version of a format on disk or in memory that this program writes. doc/format has a page for each.
+type formatVersion struct {
+	name    string
+	version int
+}
+
+func formatVersions() []formatVersion {
+	return []formatVersion{{"ring", 1}, {"segment", segment.Version}, {"digestlog", digestlog.EntryVersion}, {"snapshot", 1}, {"run", rundir.Version}}
+}
 
 // version is the module's, or the revision it was built from.
 func version() string {
@@ -36,14 +51,19 @@ func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version of usp and of its formats", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			formats, text := map[string]int{}, []string{}
+			for _, f := range formatVersions() {
+				formats[f.name] = f.version
+				text = append(text, fmt.Sprintf("%s %d", f.name, f.version))
+			}
 			if a.json {
 				return a.printJSON(map[string]any{
 					"version": version(), "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH,
-					"formats": map[string]int{"ring": 1, "segment": 1, "digestlog": 1, "snapshot": 1, "run": 1},
+					"formats": formats,
 				}, true)
 			}
 			fmt.Fprintf(a.out, "usp %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-			fmt.Fprintln(a.out, "formats: ring 1, segment 1, digestlog 1, snapshot 1, run 1")
+			fmt.Fprintf(a.out, "formats: %s\n", strings.Join(text, ", "))
 			return nil
 		},
 	}
