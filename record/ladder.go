@@ -105,8 +105,8 @@ func (p *placer) place(word uint64) int64 {
 		at = placeInf
 	case size >= p.floorBits:
 		at = int64(size-p.floorBits) + 1<<mantissa
-	default:
-		at = int64(math.Ldexp(math.Float64frombits(size), mantissa-p.floor))
+	default: // rounded down on both sides of zero, so that numbers of one cell are never further apart than it is wide
+		return int64(math.Floor(math.Ldexp(math.Float64frombits(word), mantissa-p.floor)))
 	}
 	if size != word {
 		at = -at

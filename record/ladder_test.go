@@ -107,6 +107,20 @@ func TestLadderNeverTooMuch(t *testing.T) {
 	})
 }
 
+// So it is around zero, where numbers of two signs lie in one cell.
+func TestLadderNeverTooMuchAroundZero(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		floor := rapid.SampledFrom([]int{DefaultFloor, MinFloor, -40, 0}).Draw(t, "floor")
+		near := func(label string) float64 {
+			return math.Ldexp(rapid.Float64Range(-1, 1).Draw(t, label)*rapid.SampledFrom([]float64{6, 300}).Draw(t, label+" size"), floor-mantissa)
+		}
+		a, b := []float64{near("x")}, []float64{near("y")}
+		if got, is := reported(everyLevel(), floor, a, b), agree(a, b, floor); got > 0 && float64(got) > is {
+			t.Fatalf("%v and %v: reported %d bits, they agree to %.3f", a, b, got, is)
+		}
+	})
+}
+
 // Of up to seven numbers, at most 1.2 + log2(parts+1) bits and the way to the next level are missing.
 func TestLadderNeverMuchTooLittle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

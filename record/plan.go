@@ -79,7 +79,12 @@ func (p *Plan) check() error {
 			return fmt.Errorf("%w: levels %v: want ascending numbers of bits of %d, %d, … %d", ErrPlan, p.Levels, MinLevel, MinLevel+LevelStep, MaxLevel)
 		}
 	}
+	named := map[string]bool{}
 	for i, f := range slices.Concat(p.Digests, p.Flags) {
+		if named[f.Name] {
+			return fmt.Errorf("%w: field %q stands twice", ErrPlan, f.Name)
+		}
+		named[f.Name] = true
 		switch {
 		case !validName(f.Name, "_") || !f.Type.valid() || f.Len < 1 || f.Len > MaxElements:
 			return fmt.Errorf("%w: field %.64q", ErrPlan, f.Name)

@@ -82,7 +82,7 @@ func TestPlanRefusals(t *testing.T) {
 		{"every 7", "every 0"}, {"every 7", "every 07"}, {"levels 6 26 50", "levels"}, {"levels 6 26 50", "levels 6 26 51"}, {"levels 6 26 50", "levels 6 - 50"},
 		{"levels 6 26 50", "levels -"}, {"floor -960", "floor 1"}, {"key public", "key secret"}, {"key public", "key 0000000000000000"},
 		{"2000 - -", "2000 ladder -"}, {"2000 - -", "0 - -"}, {"f32", "f16"}, {"flag flags u64 2", "flag Flags u64 2"}, {"usp-plan v1", "usp-plan v2"},
-		{"every 7\nlevels 6 26 50", "levels 6 26 50\nevery 7"}, {"u64 2\n", "u64 2"}, {"u64 2\n", "u64 2\n\n"},
+		{"every 7\nlevels 6 26 50", "levels 6 26 50\nevery 7"}, {"u64 2\n", "u64 2\nflag flags u64 2\n"}, {"u64 2\n", "u64 2"}, {"u64 2\n", "u64 2\n\n"},
 	} {
 		text := strings.Replace(planText, c.old, c.new, 1)
 		if _, err := ParsePlan([]byte(text)); !errors.Is(err, ErrPlan) {

@@ -32,8 +32,10 @@ known from digests of rounded values beside the exact ones (settings digest.leve
 digest.audit_key_file); it is never said to be more than it is.
 
 Each run counts as if it had never been interrupted: of each step the newest generation that has
-it. Of runs the index is checked against the signed head, of exports every entry; who signed it is
-not asked: usp verify checks that, and all of a run.`
+it. Of runs the index is checked against the signed head, and stretches that it says are equal are
+not read; of exports every entry. Who signed is not asked. So for who could have changed the files:
+usp verify checks that, and all of a run. A log that is damaged or contradicts itself is not
+compared (exit 20).`
 
 type compareFlags struct {
 	minBits  int
@@ -61,7 +63,7 @@ func (a *app) compareCommand() *cobra.Command {
 func (f *compareFlags) check() error {
 	switch {
 	case f.minBits < 0 || f.minBits > compare.Exact:
-		return fmt.Errorf("--min-bits is %d; want 1 to %d", f.minBits, compare.Exact-3)
+		return fmt.Errorf("--min-bits is %d; want 0 to %d", f.minBits, compare.Exact)
 	case f.to > 0 && f.to < f.from:
 		return fmt.Errorf("--to %d is before --from %d", f.to, f.from)
 	case f.plot != "" && !strings.HasSuffix(f.plot, ".svg") && !strings.HasSuffix(f.plot, ".png"):
@@ -165,11 +167,14 @@ func (a *app) checkTiles(ctx context.Context, dir string) error {
 	return nil
 }
 
-// damagedLog gives the error of a log that is damaged its exit code.
+// damagedLog gives the error of a log that is damaged, or that no recorder writes, its exit code.
 func damagedLog(err error) error {
 	var f *digestlog.Fault
-	if errors.As(err, &f) {
+	switch {
+	case errors.As(err, &f):
 		return withCode(exitFailed, fmt.Errorf("%w; usp verify tells all of it", err))
+	case errors.Is(err, compare.ErrContradiction):
+		return withCode(exitFailed, err)
 	}
 	return err
 }

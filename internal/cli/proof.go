@@ -188,8 +188,13 @@ func (a *app) printProof(r *proofReport) {
 	}
 }
 
-// isTiles reports whether a directory is an exported log and not a run.
+// isTiles reports whether a directory is an exported log and not a run. A run into which tiles were put is a run: else it would be judged by them.
 func (a *app) isTiles(dir string) bool {
+	for _, name := range []string{rundir.DigestDir, rundir.ManifestFile} {
+		if _, err := a.fs.Stat(filepath.Join(dir, name)); err == nil {
+			return false
+		}
+	}
 	info, err := a.fs.Stat(filepath.Join(dir, "tile"))
 	return err == nil && info.IsDir()
 }

@@ -11,6 +11,7 @@ package compare
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -24,11 +25,15 @@ type Verdict string
 
 // The verdicts.
 const (
-	Identical    Verdict = "identical"    // every digest of every common step is the same, and so are flags and invariants
+	Identical    Verdict = "identical"    // every digest of every common step is the same, and so are flags and invariants where both have them
 	Agree        Verdict = "agree"        // not all are, but every field agrees to Bits bits at least in every common step
 	Parted       Verdict = "parted"       // some field does not even agree to the lowest level, or nothing says how far, or flags or invariants differ
 	Incomparable Verdict = "incomparable" // there is nothing that could be compared, or not all that should be
 )
+
+// ErrContradiction is wrapped by the error about a log that says one thing here and another there: a step twice, digests that its plan has not. What
+// is left of it cannot be called equal to anything.
+var ErrContradiction = errors.New("the log contradicts itself")
 
 // The exit statuses of usp compare.
 const (
@@ -113,6 +118,7 @@ type Field struct {
 	Bits      *int     `json:"bits,omitempty"`       // least agreement; nil: nothing differs, or nothing says
 	BitsAt    *uint64  `json:"bits_at,omitempty"`
 	Unknown   uint64   `json:"unknown,omitempty"` // of those that differ: nothing says by how much
+	Alone     uint64   `json:"alone,omitempty"`   // common steps in which only one side has it
 	Growth    []Bucket `json:"growth,omitempty"`  // over the steps, if any differ
 }
 
@@ -157,6 +163,7 @@ func Compare(ctx context.Context, fsys vfs.FS, pathA, pathB string, o Options) (
 		if err := c.run(ctx); err != nil {
 			return nil, fmt.Errorf("compare %s and %s: %w", pathA, pathB, err)
 		}
+		c.believed()
 		if c.Common == 0 {
 			reason = "the runs have no step with digests in common"
 		}
@@ -170,6 +177,18 @@ func Compare(ctx context.Context, fsys vfs.FS, pathA, pathB string, o Options) (
 	return &c.Comparison, nil
 }
 
+// believed notes what was taken for true.
+func (c *comparison) believed() {
+	for i, side := range []*cursor{c.a, c.b} {
+		if side.grew {
+			c.note("%c was resumed while it was read; what came then is not compared", "AB"[i])
+		}
+	}
+	if c.Skipped > 0 {
+		c.note("%d equal steps were passed by hashes in the index of the logs; that these are true, usp verify finds out", c.Skipped)
+	}
+}
+
 // comparison is one in the making.
 type comparison struct {
 	Comparison
@@ -181,6 +200,7 @@ type comparison struct {
 	others   []string
 	invA     record.Invariants
 	invB     record.Invariants
+	blind    uint64 // steps whose flags and weights could not be compared, though both should have them
 }
 
 // conclude finds the verdict.
@@ -191,11 +211,15 @@ func (c *comparison) conclude(refused string) {
 			f.Growth = c.growths[i].list()
 		}
 	}
+	alone := slices.IndexFunc(c.Fields, func(f Field) bool { return f.Alone > 0 })
 	differs := slices.IndexFunc(c.Others, func(o Other) bool { return o.Differ > 0 })
 	unknown := slices.IndexFunc(c.Fields, func(f Field) bool { return f.Unknown > 0 })
 	switch {
 	case refused != "":
 		c.Verdict, c.Reason = Incomparable, refused
+	case alone >= 0 && (c.Differ == 0 || differs < 0 && unknown < 0 && *c.Bits > 0):
+		f := &c.Fields[alone]
+		c.Verdict, c.Reason = Incomparable, fmt.Sprintf("in %s of %d only one of the runs has %s; --from, --to and --field compare what both have", steps(f.Alone), c.Common, f.Name)
 	case c.Differ == 0:
 		c.Verdict = Identical
 	case differs >= 0:
@@ -215,7 +239,18 @@ func (c *comparison) conclude(refused string) {
 	default:
 		c.Exit = exitDiffer
 	}
+	if c.blind > 0 {
+		c.note("flags and weights were not compared in %s: an entry does not hold them as it should", steps(c.blind))
+	}
 	c.environment()
+}
+
+// steps is a number of steps for people.
+func steps(n uint64) string {
+	if n == 1 {
+		return "1 step"
+	}
+	return fmt.Sprintf("%d steps", n)
 }
 
 // environment compares what the producers were run with.
@@ -239,6 +274,9 @@ func (c *comparison) environment() {
 	}
 }
 
+// note adds a note, if it was not added before.
 func (c *comparison) note(format string, args ...any) {
-	c.Notes = append(c.Notes, fmt.Sprintf(format, args...))
+	if n := fmt.Sprintf(format, args...); !slices.Contains(c.Notes, n) {
+		c.Notes = append(c.Notes, n)
+	}
 }

@@ -2,6 +2,7 @@ package compare
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"path/filepath"
@@ -99,6 +100,7 @@ type cursor struct {
 	done bool
 	last uint64 // the step used last
 	any  bool
+	grew bool // there came entries of a generation that began after the log was opened
 }
 
 // counts says whether a step of a generation is on the way.
@@ -121,11 +123,32 @@ func (c *cursor) fill() error {
 			return err
 		}
 		if c.gen == nil || c.gen.number != s.Generation {
-			c.gen = c.log.generations[s.Generation]
+			if more, err := c.enter(&s); err != nil || !more {
+				return err
+			}
+		}
+		if c.any && s.Step <= c.last && c.gen.effective(s.Step) {
+			return fmt.Errorf("%s: entry %d: %w: step %d behind step %d", c.Path, s.Index, ErrContradiction, s.Step, c.last)
 		}
 		c.cur, c.have = s, c.counts(c.gen, s.Step)
 	}
 	return nil
+}
+
+// enter goes on to the generation of an entry. False: it began while the log was read, and belongs to another timeline.
+func (c *cursor) enter(s *digestlog.StepEntry) (more bool, err error) {
+	g, newest := c.log.generations[s.Generation], c.log.last()
+	switch {
+	case g == nil && s.Generation > newest.number:
+		c.grew, c.done = true, true
+		return false, nil
+	case g == nil:
+		return false, fmt.Errorf("%s: entry %d: %w: generation %d was never opened", c.Path, s.Index, ErrContradiction, s.Generation)
+	case c.gen != nil && g.number < c.gen.number:
+		return false, fmt.Errorf("%s: entry %d: %w: generation %d behind generation %d", c.Path, s.Index, ErrContradiction, g.number, c.gen.number)
+	}
+	c.gen = g
+	return true, nil
 }
 
 // benign is true of what a reader of an unfinished log goes past.
@@ -157,7 +180,7 @@ func (c *cursor) stretch() (digestlog.Stretch, *generation, bool) {
 			return s, nil, false
 		}
 		g := c.log.generations[s.Generation]
-		if g == nil {
+		if g == nil || c.gen != nil && g.number < c.gen.number {
 			return s, nil, false
 		}
 		if !g.effective(s.FirstStep) || s.LastStep < c.from || s.FirstStep > c.to {

@@ -89,7 +89,10 @@ func (g *growth) equal(first, last, count uint64) {
 	g.at(first)
 	g.at(last) // makes them as wide as they must be
 	for step, left := first, count; left > 0; {
-		end := min(last, g.first+((step-g.first)/g.width+1)*g.width-1) // of this bucket, or of the steps
+		end := last // of this bucket, or of the steps
+		if rest := g.width - 1 - (step-g.first)%g.width; last-step > rest {
+			end = step + rest
+		}
 		n := left
 		if end < last {
 			n = min(left, share(count, end-step+1, last-first+1))

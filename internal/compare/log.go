@@ -36,13 +36,15 @@ type Log struct {
 type generation struct {
 	number      uint32
 	opened      bool
+	ext         []byte            // of its OPEN entry
 	plan        *record.Plan      // nil: not known
 	environment map[string]string // nil: not known
 	resumed     *uint64           // the step that it was resumed behind
 	cold        bool              // it was resumed from nothing
 	first       uint64            // its first step with a digest
 	begun       bool
-	limit       uint64 // steps from here on were overridden by a later generation; MaxUint64: none
+	limit       uint64 // steps from here on were overridden by a later generation, if limited
+	limited     bool
 }
 
 // ErrNoLog is wrapped by the error of Open for a path that is neither a run directory nor an export.
@@ -95,7 +97,7 @@ func (l *Log) spans() iter.Seq2[digestlog.Span, error] {
 func (l *Log) at(number uint32) *generation {
 	g := l.generations[number]
 	if g == nil {
-		g = &generation{number: number, limit: math.MaxUint64}
+		g = &generation{number: number}
 		l.generations[number] = g
 		l.order = append(l.order, number)
 	}
@@ -116,14 +118,17 @@ func (l *Log) take(s *digestlog.Span) error {
 		return nil
 	}
 	if len(l.generations) > maxGenerations {
-		return fmt.Errorf("more than %d generations", maxGenerations)
+		return fmt.Errorf("%w: more than %d generations", ErrContradiction, maxGenerations)
 	}
 	switch e.Kind {
 	case digestlog.KindOpen:
 		return l.open(e)
 	case digestlog.KindRewind:
-		g, to := l.at(e.Generation), e.Target
-		g.resumed, g.cold = &to, e.SHA256 == [32]byte{}
+		g, to, cold := l.at(e.Generation), e.Target, e.SHA256 == [32]byte{}
+		if g.resumed != nil && (*g.resumed != to || g.cold != cold) {
+			return fmt.Errorf("%w: generation %d is resumed behind step %d and behind step %d", ErrContradiction, g.number, *g.resumed, to)
+		}
+		g.resumed, g.cold = &to, cold
 	case digestlog.KindLost:
 		l.lost += e.To - e.From
 	case digestlog.KindSnapshot:
@@ -142,7 +147,10 @@ func (l *Log) take(s *digestlog.Span) error {
 // open takes in what the log's entries are about.
 func (l *Log) open(e *digestlog.Entry) error {
 	g := l.at(e.Generation)
-	g.opened = true
+	if g.opened && string(g.ext) != string(e.Ext) {
+		return fmt.Errorf("%w: generation %d is opened twice, with another plan or environment", ErrContradiction, e.Generation)
+	}
+	g.opened, g.ext = true, e.Ext
 	for b, err := range digestlog.Blocks(e.Ext) {
 		if err == nil && b.Tag == digestlog.TagPlan {
 			g.plan, err = record.ParsePlan(b.Data)
@@ -150,7 +158,7 @@ func (l *Log) open(e *digestlog.Entry) error {
 			g.environment, err = environ.Decode(b.Data)
 		}
 		if err != nil {
-			return fmt.Errorf("OPEN of generation %d: %w", e.Generation, err)
+			return fmt.Errorf("%w: OPEN of generation %d: %w", ErrContradiction, e.Generation, err)
 		}
 	}
 	return nil
@@ -158,26 +166,27 @@ func (l *Log) open(e *digestlog.Entry) error {
 
 // settle finds out which steps of a generation a later one overrides, and asks manifests what the log does not say.
 func (l *Log) settle() error {
-	limit := uint64(math.MaxUint64)
+	limit, limited := uint64(math.MaxUint64), false
 	for i := len(l.order) - 1; i >= 0; i-- {
 		g := l.generations[l.order[i]]
 		if i+1 < len(l.order) && l.order[i] >= l.order[i+1] {
-			return fmt.Errorf("generation %d behind generation %d", l.order[i+1], l.order[i])
+			return fmt.Errorf("%w: generation %d behind generation %d", ErrContradiction, l.order[i+1], l.order[i])
 		}
-		g.limit = limit
+		g.limit, g.limited = limit, limited
 		if g.number == 0 || !g.opened {
 			continue
 		}
-		begin := uint64(math.MaxUint64)
+		begin, begins := uint64(0), true
 		switch {
 		case g.cold:
-			begin = 0
-		case g.resumed != nil && *g.resumed < math.MaxUint64:
-			begin = *g.resumed + 1
-		case g.resumed == nil && g.begun: // a start without a snapshot overrides from its first step on
-			begin = g.first
+		case g.resumed != nil:
+			begin, begins = *g.resumed+1, *g.resumed < math.MaxUint64
+		default: // a start without a snapshot overrides from its first step on
+			begin, begins = g.first, g.begun
 		}
-		limit = min(limit, begin)
+		if begins {
+			limit, limited = min(limit, begin), true
+		}
 	}
 	return l.readManifests()
 }
@@ -187,8 +196,12 @@ func (l *Log) readManifests() error {
 	if !l.Tiles {
 		l.RunID = l.dir.ID()
 	}
-	for _, g := range l.generations {
-		if g.plan != nil || l.Tiles {
+	for _, n := range l.order {
+		g := l.generations[n]
+		switch {
+		case !g.opened:
+			return fmt.Errorf("%w: generation %d was never opened", ErrContradiction, n)
+		case g.plan != nil || l.Tiles:
 			continue
 		}
 		m, _, err := rundir.ReadManifest(l.fsys, l.dir, g.number)
@@ -211,7 +224,7 @@ func (l *Log) readManifests() error {
 }
 
 // effective says whether a step of a generation is on the effective timeline.
-func (g *generation) effective(step uint64) bool { return step < g.limit || g.limit == math.MaxUint64 }
+func (g *generation) effective(step uint64) bool { return !g.limited || step < g.limit }
 
 // last is the newest generation, nil if there is none.
 func (l *Log) last() *generation {

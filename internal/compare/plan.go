@@ -15,14 +15,14 @@ func newCursor(l *Log, o *Options) *cursor {
 		c.to = math.MaxUint64
 	}
 	c.Side = Side{Path: l.Path, RunID: l.RunID, Tiles: l.Tiles, Lost: l.lost}
-	limit := uint64(math.MaxUint64)
+	limit, limited := uint64(math.MaxUint64), false
 	for i := len(l.order) - 1; i >= 0; i-- {
 		g := l.generations[l.order[i]]
 		if g.plan != nil && c.Every == 0 {
 			c.Every = g.plan.Every
 		}
-		if g.limit < limit {
-			limit = g.limit
+		if g.limited && (!limited || g.limit < limit) {
+			limit, limited = g.limit, true
 			c.Rewinds = append(c.Rewinds, Rewind{Generation: l.order[i+1], From: limit})
 		}
 	}
@@ -172,6 +172,7 @@ func (c *comparison) notes() {
 // mapping says what of an entry of one generation of A belongs to what of an entry of one of B.
 type mapping struct {
 	fields []fieldPair
+	alone  []int // in Comparison.Fields: those that one of the generations has not
 	others []otherPair
 	same   bool // entries with the same bytes behind the header are equal, and all that is to be compared is in them
 }
@@ -214,13 +215,14 @@ func (c *comparison) newMapping(p, q *record.Plan) *mapping {
 		return slices.IndexFunc(list, func(f record.Planned) bool { return f.Name == name })
 	}
 	for at, f := range c.Fields {
-		if i, j := index(p.Digests, f.Name), index(q.Digests, f.Name); i >= 0 && j >= 0 {
+		switch i, j := index(p.Digests, f.Name), index(q.Digests, f.Name); {
+		case i >= 0 && j >= 0:
 			m.fields = append(m.fields, fieldPair{at, i, j})
+		case i >= 0 || j >= 0:
+			m.alone = append(m.alone, at)
 		}
 	}
-	if slices.Equal(p.Flags, q.Flags) && len(p.Flags) > 0 {
-		c.mapFlags(m, p)
-	}
+	c.mapFlags(m, p, q)
 	for _, f := range m.fields {
 		name := c.Fields[f.at].Name
 		if p.Digests[f.i].Simplex && q.Digests[f.j].Simplex {
@@ -233,22 +235,43 @@ func (c *comparison) newMapping(p, q *record.Plan) *mapping {
 	return m
 }
 
-// mapFlags adds the flag words, which are the same in both.
-func (c *comparison) mapFlags(m *mapping, p *record.Plan) {
-	word := 0
-	for _, f := range p.Flags {
-		for e := range f.Len {
-			if word == record.MaxFlagWords {
-				return
-			}
+// mapFlags adds the flag words that are in both, and notes flags of which that is not so.
+func (c *comparison) mapFlags(m *mapping, p, q *record.Plan) {
+	// If there are as many words as an entry can hold, the last may be a hash of more, with the key of the ladders.
+	const last = record.MaxFlagWords - 1
+	lastToo := slices.Equal(p.Flags, q.Flags) && p.Key == q.Key
+	for i, f := range p.Flags {
+		j := slices.Index(q.Flags, f)
+		if j < 0 {
+			c.note("flag %s is not compared: it is not in both, or not of one type and length", f.Name)
+			continue
+		}
+		at, to := words(p.Flags[:i]), words(q.Flags[:j])
+		for e := 0; e < f.Len && at <= last && to <= last; e, at, to = e+1, at+1, to+1 {
 			name := "flag " + f.Name
 			if f.Len > 1 {
 				name = fmt.Sprintf("flag %s[%d]", f.Name, e)
 			}
-			m.others = append(m.others, otherPair{flagWord, c.other(name), word, word})
-			word++
+			if (at == last || to == last) && !lastToo {
+				c.note("%s, and flags behind it, are not compared: all but the first %d words are hashed, with the audit key", name, last)
+				break
+			}
+			m.others = append(m.others, otherPair{flagWord, c.other(name), at, to})
 		}
 	}
+	for _, f := range q.Flags {
+		if !slices.Contains(p.Flags, f) {
+			c.note("flag %s is not compared: it is not in both, or not of one type and length", f.Name)
+		}
+	}
+}
+
+// words is how many words there are in the fields.
+func words(list []record.Planned) (n int) {
+	for _, f := range list {
+		n += f.Len
+	}
+	return n
 }
 
 // other returns the place of something in Comparison.Others.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/record"
@@ -102,25 +103,21 @@ func (c *comparison) pair() error {
 	a, b, m := &c.a.cur, &c.b.cur, c.mapping()
 	for _, side := range []*cursor{c.a, c.b} {
 		if n, want := side.cur.Len(), len(side.gen.plan.Digests); n != want {
-			return fmt.Errorf("%s: entry %d, step %d, has %d digests, want %d", side.Path, side.cur.Index, side.cur.Step, n, want)
+			return fmt.Errorf("%s: entry %d: %w: step %d has %d digests, want %d", side.Path, side.cur.Index, ErrContradiction, side.cur.Step, n, want)
 		}
 	}
 	if m.same && bytes.Equal(a.Body(), b.Body()) {
 		c.equal(m, a.Step, a.Step, 1)
 		return nil
 	}
-	extA, err := extensions(a)
-	if err != nil {
-		return fmt.Errorf("%s: entry %d: %w", c.a.Path, a.Index, err)
-	}
-	extB, err := extensions(b)
-	if err != nil {
-		return fmt.Errorf("%s: entry %d: %w", c.b.Path, b.Index, err)
-	}
+	extA, extB := extensions(a), extensions(b)
 	c.Common++
 	c.sum, c.others = c.sum[:0], c.others[:0]
 	for _, p := range m.fields {
 		c.field(p, extA.ladder, extB.ladder)
+	}
+	for _, at := range m.alone {
+		c.Fields[at].Alone++
 	}
 	c.compareOthers(m, extA.invariants, extB.invariants)
 	if len(c.sum) == 0 && len(c.others) == 0 {
@@ -190,10 +187,14 @@ func (c *comparison) diverge(d Divergence) {
 
 // compareOthers compares what must be equal whatever the machine.
 func (c *comparison) compareOthers(m *mapping, rawA, rawB []byte) {
-	if len(m.others) == 0 || !c.a.gen.plan.Invariants(rawA, &c.invA) || !c.b.gen.plan.Invariants(rawB, &c.invB) {
-		return
+	okA, okB := c.a.gen.plan.Invariants(rawA, &c.invA), c.b.gen.plan.Invariants(rawB, &c.invB)
+	if !(okA && okB) && slices.ContainsFunc(m.others, func(p otherPair) bool { return p.kind != finite }) {
+		c.blind++
 	}
 	for _, p := range m.others {
+		if !(okA && okB) && p.kind != finite {
+			continue
+		}
 		o := &c.Others[p.at]
 		o.Compared++
 		a, b := p.value(p.i, &c.a.cur, &c.invA), p.value(p.j, &c.b.cur, &c.invB)
@@ -235,17 +236,17 @@ func (p *otherPair) text(v uint64) string {
 // blocks are the extensions of a STEP entry.
 type blocks struct{ ladder, invariants []byte }
 
-func extensions(s *digestlog.StepEntry) (x blocks, err error) {
+// extensions finds the blocks. What is no list of blocks holds none: digests do not depend on it.
+func extensions(s *digestlog.StepEntry) (x blocks) {
 	for b, err := range digestlog.Blocks(s.Ext()) {
-		if err != nil {
-			return x, err
-		}
-		switch b.Tag {
-		case digestlog.TagLadder:
+		switch {
+		case err != nil:
+			return blocks{}
+		case b.Tag == digestlog.TagLadder:
 			x.ladder = b.Data
-		case digestlog.TagInvariants:
+		case b.Tag == digestlog.TagInvariants:
 			x.invariants = b.Data
 		}
 	}
-	return x, nil
+	return x
 }

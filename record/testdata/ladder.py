@@ -46,6 +46,10 @@ def siphash24(key, data):
     return v[0] ^ v[1] ^ v[2] ^ v[3]
 
 
+def floor_of(q):
+    return q.numerator // q.denominator
+
+
 def place(word, floor):
     """The place of a float64 with these bits, or a text for those that have none."""
     x = struct.unpack("<d", struct.pack("<Q", word))[0]
@@ -55,7 +59,7 @@ def place(word, floor):
         return "inf" if x > 0 else "-inf"
     size, low = abs(Fraction(x)), Fraction(2) ** floor
     if size < low:
-        at = int(size / low * 2**52)
+        return floor_of(Fraction(x) / low * 2**52)
     else:
         octave = 0
         while low * 2 ** (octave + 1) <= size:
