@@ -228,23 +228,56 @@ func TileEntries(fsys vfs.FS, dir string) iter.Seq2[Item, error] {
 // this entry.
 func (t *Tiles) Entries(from uint64) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
-		skip := func(it Item, err error) bool {
-			return it.Raw != nil && it.Index < from || yield(it, err)
+		each := func(index uint64, raw []byte, file string, offset int64) bool {
+			if index < from {
+				return true
+			}
+			it := Item{Index: index, Raw: raw, File: file, Offset: offset}
+			var f *Fault
+			if it.Entry, f = parseItem(&it); f != nil {
+				return yield(it, f)
+			}
+			return yield(it, nil)
 		}
-		gone := 0 // bundles in a row that are not there
-		for n := from / tileWidth; n*tileWidth < t.Size(); n++ {
-			there, more := t.bundle(n, skip)
-			if !more {
-				return
+		t.bundles(from/tileWidth, each, func(err error) bool { return yield(Item{}, err) })
+	}
+}
+
+// Spans returns what [Tiles.Entries] does, but STEP entries as runs of one that are not decoded: their bytes are in the Item.
+func (t *Tiles) Spans() iter.Seq2[Span, error] {
+	return func(yield func(Span, error) bool) {
+		each := func(index uint64, raw []byte, file string, offset int64) bool {
+			s := Span{Item: Item{Index: index, Raw: raw, File: file, Offset: offset}}
+			if run, ok := stepOf(raw); ok {
+				s.Run = run
+				return yield(s, nil)
 			}
-			if gone++; there {
-				gone = 0
+			it := s.Item
+			e, f := parseItem(&it)
+			if s.Entry = e; f != nil {
+				return yield(s, f)
 			}
-			// The size may be anybody's word: what is nowhere is not looked for until the end of time.
-			if next := (n + 1) * tileWidth; gone == maxGone && next < t.Size() {
-				yield(Item{}, &Fault{Class: ClassMissing, From: next, To: t.Size(), Err: errManyGone})
-				return
-			}
+			return yield(s, nil)
+		}
+		t.bundles(0, each, func(err error) bool { return yield(Span{}, err) })
+	}
+}
+
+// bundles reads the bundles from number n on. What is wrong is passed to failed, and ends it if it is no [*Fault] or failed says so.
+func (t *Tiles) bundles(n uint64, each func(index uint64, raw []byte, file string, offset int64) bool, failed func(error) bool) {
+	gone := 0 // bundles in a row that are not there
+	for ; n*tileWidth < t.Size(); n++ {
+		there, more := t.bundle(n, each, failed)
+		if !more {
+			return
+		}
+		if gone++; there {
+			gone = 0
+		}
+		// The size may be anybody's word: what is nowhere is not looked for until the end of time.
+		if next := (n + 1) * tileWidth; gone == maxGone && next < t.Size() {
+			failed(&Fault{Class: ClassMissing, From: next, To: t.Size(), Err: errManyGone})
+			return
 		}
 	}
 }
@@ -255,12 +288,12 @@ const maxGone = 1000
 var errManyGone = errors.New("the bundles before it are not there; the rest was not looked for")
 
 // bundle yields the entries of one bundle. there: it has some; more: neither did yield say that it is over, nor was there an error that is the last.
-func (t *Tiles) bundle(n uint64, yield func(Item, error) bool) (there, more bool) {
+func (t *Tiles) bundle(n uint64, each func(index uint64, raw []byte, file string, offset int64) bool, failed func(error) bool) (there, more bool) {
 	width := tileAt(entriesTile, n, t.Size())
 	b, file, full, err := t.read(entriesTile, n, width)
 	if err != nil {
 		var f *Fault
-		return false, yield(Item{}, err) && errors.As(err, &f)
+		return false, failed(err) && errors.As(err, &f)
 	}
 	at := 0
 	for i := range width {
@@ -269,16 +302,11 @@ func (t *Tiles) bundle(n uint64, yield func(Item, error) bool) (there, more bool
 		if raw == nil {
 			f := t.fault(ClassCorrupt, entriesTile, n, file, at, fmt.Errorf("the bundle ends in entry %d", index))
 			f.From = index
-			return true, yield(Item{}, f)
+			return true, failed(f)
 		}
-		it := Item{Index: index, Raw: raw, File: file, Offset: int64(at)}
+		offset := int64(at)
 		at += bundlePrefix + len(raw)
-		var f *Fault
-		if it.Entry, f = parseItem(&it); f != nil {
-			if !yield(it, f) {
-				return true, false
-			}
-		} else if !yield(it, nil) {
+		if !each(index, raw, file, offset) {
 			return true, false
 		}
 	}
@@ -286,7 +314,7 @@ func (t *Tiles) bundle(n uint64, yield func(Item, error) bool) (there, more bool
 	if at < len(b) && (width == tileWidth || !full) {
 		f := t.fault(ClassCorrupt, entriesTile, n, file, at, fmt.Errorf("the bundle has %d bytes behind its last entry", len(b)-at))
 		f.From = f.To
-		return true, yield(Item{}, f)
+		return true, failed(f)
 	}
 	return true, true
 }

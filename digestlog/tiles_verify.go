@@ -17,6 +17,9 @@ type TilesOptions struct {
 	Dir       string           // of the export
 	Verifiers note.Verifiers   // keys that may have signed the checkpoint
 	Each      func(Item) error // called for every readable entry, in order; an error ends the verification with it
+
+	// Steps, if not nil, is called for STEP entries in the place of Each. They are not decoded, which takes less time.
+	Steps func(*StepEntry) error
 }
 
 // VerifyTiles reads an exported log and verifies it as [Verify] does a log in its files: it recomputes the root from the entry bundles with a
@@ -30,7 +33,7 @@ func VerifyTiles(o TilesOptions) (Report, error) {
 		return Report{}, err
 	}
 	v := tilesCheck{tiles: t}
-	v.opt = VerifyOptions{FS: orOS(o.FS), Dir: o.Dir, HeadPath: filepath.Join(o.Dir, HeadName), Verifiers: o.Verifiers, Each: o.Each}
+	v.opt = VerifyOptions{FS: orOS(o.FS), Dir: o.Dir, HeadPath: filepath.Join(o.Dir, HeadName), Verifiers: o.Verifiers, Each: o.Each, Steps: o.Steps}
 	v.whole, v.replay = true, true
 	v.hashes.finish = v.compare
 	if err := v.begin(); err != nil {
@@ -53,15 +56,17 @@ func VerifyTiles(o TilesOptions) (Report, error) {
 
 type tilesCheck struct {
 	verification
-	tiles  *Tiles
-	hashes tileTree
-	files  int
+	tiles   *Tiles
+	hashes  tileTree
+	files   int
+	encoder Encoder   // for its hash
+	entry   StepEntry // reused for each
 }
 
 func (v *tilesCheck) entries() error {
-	for it, err := range v.tiles.Entries(0) {
-		var f *Fault
-		if err != nil && !errors.As(err, &f) {
+	for it, err := range v.tiles.Spans() {
+		f, final := asFault(err)
+		if final {
 			return err
 		}
 		if it.Raw == nil {
@@ -72,9 +77,9 @@ func (v *tilesCheck) entries() error {
 		if it.Offset == 0 {
 			v.files++
 		}
-		leaf := tlog.RecordHash(it.Raw)
+		leaf := v.encoder.hash(it.Raw)
 		v.leaf(&leaf)
-		if !v.item(it, f) {
+		if !v.take(&it, f) {
 			return v.err
 		}
 		if v.whole {
@@ -88,6 +93,29 @@ func (v *tilesCheck) entries() error {
 	}
 	_, err := v.hashes.end()
 	return err
+}
+
+// asFault is the fault that an error is; final says that it is another error.
+func asFault(err error) (f *Fault, final bool) {
+	if err == nil {
+		return nil, false
+	}
+	final = !errors.As(err, &f)
+	return f, final
+}
+
+// take hands an entry on, decoded where somebody wants it so.
+func (v *tilesCheck) take(s *Span, f *Fault) bool {
+	if s.Run.Count == 0 {
+		return v.item(s.Item, f)
+	}
+	if v.opt.Steps != nil || v.opt.Each == nil {
+		v.entry = StepEntry{Index: s.Index, Generation: s.Run.Generation, Step: s.Run.FirstStep, Seq: s.Run.FirstSeq, Raw: s.Raw}
+		return v.step(&v.entry)
+	}
+	it := s.Item
+	it.Entry, _ = ParseEntry(s.Raw) // that it is a STEP entry is known
+	return v.item(it, nil)
 }
 
 // compare holds a hash tile of the export against what the bundles make.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/mod/sumdb/note"
@@ -91,10 +92,8 @@ func (a *app) compare(ctx context.Context, runA, runB string, f compareFlags) er
 	var c *compare.Comparison
 	err = a.steady(dirA, func() error {
 		return a.steady(dirB, func() error {
-			for _, dir := range []rundir.Dir{dirA, dirB} {
-				if err := a.checkIndex(ctx, dir); err != nil {
-					return err
-				}
+			if err := both(func() error { return a.checkIndex(ctx, dirA) }, func() error { return a.checkIndex(ctx, dirB) }); err != nil {
+				return err
 			}
 			var err error
 			c, err = compare.Compare(ctx, a.fs, dirA.Path(), dirB.Path(), o)
@@ -121,6 +120,19 @@ func (a *app) compare(ctx context.Context, runA, runB string, f compareFlags) er
 	if err == nil && c.Exit != exitOK {
 		err = withCode(c.Exit, nil)
 	}
+	return err
+}
+
+// both does two things beside each other, and returns the first's error before the second's.
+func both(first, second func() error) error {
+	var wg sync.WaitGroup
+	var err error
+	wg.Go(func() { err = second() })
+	if err := first(); err != nil {
+		wg.Wait()
+		return err
+	}
+	wg.Wait()
 	return err
 }
 
@@ -152,7 +164,7 @@ func (a *app) checkIndex(ctx context.Context, dir rundir.Dir) error {
 
 // checkTiles refuses an export whose entries do not make the root of its head. Who signed that is not asked: usp verify --key does.
 func (a *app) checkTiles(ctx context.Context, dir string) error {
-	found, err := digestlog.VerifyTiles(digestlog.TilesOptions{FS: a.fs, Dir: dir, Verifiers: note.VerifierList(), Each: func(digestlog.Item) error { return ctx.Err() }})
+	found, err := digestlog.VerifyTiles(digestlog.TilesOptions{FS: a.fs, Dir: dir, Verifiers: note.VerifierList(), Steps: func(*digestlog.StepEntry) error { return ctx.Err() }})
 	if errors.Is(err, fs.ErrNotExist) {
 		return withCode(exitFailed, fmt.Errorf("%s cannot be compared: it has tiles and no checkpoint", dir))
 	}

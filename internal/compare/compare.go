@@ -10,10 +10,12 @@
 package compare
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/usp-project/usp/internal/environ"
 	"github.com/usp-project/usp/internal/vfs"
@@ -147,12 +149,13 @@ type Divergence struct {
 
 // Compare holds the logs at two paths against each other. Errors are of reading; a *digestlog.Fault says that a log is damaged.
 func Compare(ctx context.Context, fsys vfs.FS, pathA, pathB string, o Options) (*Comparison, error) {
+	var a, b *Log
+	var errB error
+	var wg sync.WaitGroup
+	wg.Go(func() { b, errB = Open(fsys, pathB) })
 	a, err := Open(fsys, pathA)
-	if err != nil {
-		return nil, err
-	}
-	b, err := Open(fsys, pathB)
-	if err != nil {
+	wg.Wait()
+	if err = cmp.Or(err, errB); err != nil {
 		return nil, err
 	}
 	c := &comparison{opt: o, a: newCursor(a, &o), b: newCursor(b, &o), mappings: map[[2]uint32]*mapping{}}

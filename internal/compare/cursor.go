@@ -40,11 +40,12 @@ func isTiles(fsys vfs.FS, dir string) bool {
 // tileSpans are the entries of an export, one for one.
 func tileSpans(fsys vfs.FS, dir string) iter.Seq2[digestlog.Span, error] {
 	return func(yield func(digestlog.Span, error) bool) {
-		for it, err := range digestlog.TileEntries(fsys, dir) {
-			s := digestlog.Span{Item: it}
-			if e := &it.Entry; err == nil && e.Kind == digestlog.KindStep {
-				s.Run = digestlog.Steps{Generation: e.Generation, Count: 1, FirstStep: e.Step, FirstSeq: e.Seq, LastStep: e.Step, LastSeq: e.Seq}
-			}
+		t, err := digestlog.OpenTiles(fsys, dir)
+		if err != nil {
+			yield(digestlog.Span{}, err)
+			return
+		}
+		for s, err := range t.Spans() {
 			if !yield(s, err) {
 				return
 			}
@@ -54,12 +55,12 @@ func tileSpans(fsys vfs.FS, dir string) iter.Seq2[digestlog.Span, error] {
 
 // tileReader reads the STEP entries of an export. It knows no stretches.
 type tileReader struct {
-	next func() (digestlog.Item, error, bool)
+	next func() (digestlog.Span, error, bool)
 	stop func()
 }
 
 func newTileReader(fsys vfs.FS, dir string) *tileReader {
-	next, stop := iter.Pull2(digestlog.TileEntries(fsys, dir))
+	next, stop := iter.Pull2(tileSpans(fsys, dir))
 	return &tileReader{next, stop}
 }
 
@@ -72,9 +73,8 @@ func (r *tileReader) Next() (digestlog.StepEntry, error) {
 		if err != nil {
 			return digestlog.StepEntry{}, err
 		}
-		if s, ok := digestlog.ParseStep(it.Raw); ok {
-			s.Index = it.Index
-			return s, nil
+		if run := &it.Run; run.Count > 0 {
+			return digestlog.StepEntry{Index: it.Index, Generation: run.Generation, Step: run.FirstStep, Seq: run.FirstSeq, Raw: it.Raw}, nil
 		}
 	}
 }
