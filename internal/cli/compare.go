@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -102,15 +103,18 @@ func (a *app) compare(ctx context.Context, runA, runB string, f compareFlags) er
 		return damagedLog(err)
 	}
 	c.Notes = append(c.Notes, a.differentSettings(dirA, dirB)...)
-	if f.plot != "" {
-		if err := a.drawAgreement(f.plot, c); err != nil {
-			return err
+	for i, dir := range []rundir.Dir{dirA, dirB} {
+		if _, err := a.fs.Stat(dir.Head()); errors.Is(err, fs.ErrNotExist) {
+			c.Notes = append(c.Notes, fmt.Sprintf("nothing of %c was signed, or its head was taken away: nothing says that its log is whole", "AB"[i]))
 		}
 	}
 	if a.json {
 		err = a.printJSON(c, !f.steps)
 	} else {
 		a.printComparison(c, f)
+	}
+	if err == nil && f.plot != "" {
+		err = a.drawAgreement(f.plot, c)
 	}
 	if err == nil && c.Exit != exitOK {
 		err = withCode(c.Exit, nil)
@@ -137,7 +141,8 @@ func (a *app) checkIndex(ctx context.Context, dir rundir.Dir) error {
 		return err
 	}
 	for i := range r.Integrity.Problems {
-		if p := &r.Integrity.Problems[i]; strings.HasPrefix(p.File, rundir.DigestDir) || p.File == rundir.HeadFile {
+		// One without a file is of the log as a whole: it is shorter than its head, or another.
+		if p := &r.Integrity.Problems[i]; p.File == "" || strings.HasPrefix(p.File, rundir.DigestDir) || p.File == rundir.HeadFile {
 			return withCode(exitFailed, fmt.Errorf("%s cannot be compared: %v; usp verify tells all of it", dir.ID(), p))
 		}
 	}
