@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/audit"
@@ -31,8 +32,8 @@ digest.audit_key_file); it is never said to be more than it is.
 
 Each run counts as if it had never been interrupted: of each step the newest generation that has
 it. Of runs the index is checked against the signed head, and stretches that it says are equal are
-not read; of exports the entries are read, and not the signature. So for who could have changed
-the files: usp verify checks all of both. A log that is damaged or contradicts itself is not
+not read; exports are checked against the root in their checkpoint, and not its signature. So where
+somebody could have changed the files, usp verify both first. A log that is damaged or contradicts itself is not
 compared (exit 20).`
 
 type compareFlags struct {
@@ -134,7 +135,7 @@ func (a *app) resolveLog(arg string) (rundir.Dir, error) {
 // agree with every run that it is the beginning of.
 func (a *app) checkIndex(ctx context.Context, dir rundir.Dir) error {
 	if a.isTiles(dir.Path()) {
-		return nil // its entries are read as far as its head says, or that is an error
+		return a.checkTiles(dir.Path())
 	}
 	r, err := audit.Verify(ctx, a.fs, dir.Path(), audit.Options{Index: true})
 	if err != nil {
@@ -145,6 +146,32 @@ func (a *app) checkIndex(ctx context.Context, dir rundir.Dir) error {
 		if p := &r.Integrity.Problems[i]; p.File == "" || strings.HasPrefix(p.File, rundir.DigestDir) || p.File == rundir.HeadFile {
 			return withCode(exitFailed, fmt.Errorf("%s cannot be compared: %v; usp verify tells all of it", dir.ID(), p))
 		}
+	}
+	return nil
+}
+
+// checkTiles refuses an export whose entries and tiles do not lead to the root in its checkpoint. Whose that is, it does not ask.
+func (a *app) checkTiles(dir string) error {
+	refuse := func(err error) error {
+		return withCode(exitFailed, fmt.Errorf("%s cannot be compared: %w; usp verify tells all of it", dir, err))
+	}
+	t, err := digestlog.OpenTiles(a.fs, dir)
+	if errors.Is(err, digestlog.ErrHead) || errors.Is(err, fs.ErrNotExist) {
+		return refuse(err)
+	} else if err != nil {
+		return err
+	}
+	r, err := digestlog.VerifyTiles(digestlog.TilesOptions{FS: a.fs, Dir: dir, Verifiers: note.VerifierList()})
+	if err != nil {
+		return err
+	}
+	for _, f := range r.Faults {
+		if !f.Benign() && f.Class != digestlog.ClassWrongKey {
+			return refuse(f)
+		}
+	}
+	if r.Size != t.Size() || r.Root != t.Head.Root {
+		return refuse(digestlog.ErrHeadMismatch)
 	}
 	return nil
 }
