@@ -34,8 +34,8 @@ digest.audit_key_file); it is never said to be more than it is.
 
 Each run counts as if it had never been interrupted: of each step the newest generation that has
 it. Of runs the index is checked against the signed head, and stretches that it says are equal are
-not read; of exports every entry. Who signed is not asked. So for who could have changed the files:
-usp verify checks that, and all of a run. A log that is damaged or contradicts itself is not
+not read; exports are checked against the root in their checkpoint. Who signed is not asked. So where
+somebody could have changed the files, usp verify both first. A log that is damaged or contradicts itself is not
 compared (exit 20).`
 
 type compareFlags struct {
@@ -104,16 +104,18 @@ func (a *app) compare(ctx context.Context, runA, runB string, f compareFlags) er
 		return damagedLog(err)
 	}
 	c.Notes = append(c.Notes, a.differentRuns(dirA, dirB)...)
-	if f.plot != "" {
-		if err := a.drawAgreement(f.plot, c); err != nil {
-			return err
+	for i, dir := range []rundir.Dir{dirA, dirB} {
+		if _, err := a.fs.Stat(dir.Head()); errors.Is(err, fs.ErrNotExist) {
+			c.Notes = append(c.Notes, fmt.Sprintf("nothing of %c was signed, or its head was taken away: nothing says that its log is whole", "AB"[i]))
 		}
 	}
 	if a.json {
 		err = a.printJSON(c, !f.steps)
 	} else {
 		a.printComparison(c, f)
-		if f.plot != "" {
+	}
+	if err == nil && f.plot != "" {
+		if err = a.drawAgreement(f.plot, c); err == nil && !a.json {
 			fmt.Fprintf(a.out, "\n  drawn in %s\n", display(f.plot))
 		}
 	}
@@ -155,26 +157,36 @@ func (a *app) checkIndex(ctx context.Context, dir rundir.Dir) error {
 		return err
 	}
 	for i := range r.Integrity.Problems {
-		if p := &r.Integrity.Problems[i]; strings.HasPrefix(p.File, rundir.DigestDir) || p.File == rundir.HeadFile {
+		// One without a file is of the log as a whole: it is shorter than its head, or another.
+		if p := &r.Integrity.Problems[i]; p.File == "" || strings.HasPrefix(p.File, rundir.DigestDir) || p.File == rundir.HeadFile {
 			return withCode(exitFailed, fmt.Errorf("%s cannot be compared: %v; usp verify tells all of it", dir.ID(), p))
 		}
 	}
 	return nil
 }
 
-// checkTiles refuses an export whose entries do not make the root of its head. Who signed that is not asked: usp verify --key does.
+// checkTiles refuses an export whose entries and tiles do not lead to the root in its checkpoint. Whose that is, it does not ask.
 func (a *app) checkTiles(ctx context.Context, dir string) error {
-	found, err := digestlog.VerifyTiles(digestlog.TilesOptions{FS: a.fs, Dir: dir, Verifiers: note.VerifierList(), Steps: func(*digestlog.StepEntry) error { return ctx.Err() }})
-	if errors.Is(err, fs.ErrNotExist) {
-		return withCode(exitFailed, fmt.Errorf("%s cannot be compared: it has tiles and no checkpoint", dir))
+	refuse := func(err error) error {
+		return withCode(exitFailed, fmt.Errorf("%s cannot be compared: %w; usp verify tells all of it", dir, err))
 	}
+	t, err := digestlog.OpenTiles(a.fs, dir)
+	if errors.Is(err, digestlog.ErrHead) || errors.Is(err, fs.ErrNotExist) {
+		return refuse(err)
+	} else if err != nil {
+		return err
+	}
+	r, err := digestlog.VerifyTiles(digestlog.TilesOptions{FS: a.fs, Dir: dir, Verifiers: note.VerifierList(), Steps: func(*digestlog.StepEntry) error { return ctx.Err() }})
 	if err != nil {
 		return err
 	}
-	for _, f := range found.Faults {
-		if f.Class != digestlog.ClassWrongKey && f.Class != digestlog.ClassUnknown && !f.Benign() {
-			return withCode(exitFailed, fmt.Errorf("%s cannot be compared: %v; usp verify tells all of it", dir, f.Err))
+	for _, f := range r.Faults {
+		if !f.Benign() && f.Class != digestlog.ClassWrongKey {
+			return refuse(f)
 		}
+	}
+	if r.Size != t.Size() || r.Root != t.Head.Root {
+		return refuse(digestlog.ErrHeadMismatch)
 	}
 	return nil
 }

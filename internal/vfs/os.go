@@ -17,7 +17,11 @@ func OS() FS { return osFS{} }
 
 type osFS struct{}
 
+// OpenFile does not wait for somebody to write into a named pipe that lies where a file is looked for: such a pipe is empty.
 func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	if flag&(os.O_WRONLY|os.O_RDWR) == 0 {
+		flag |= unix.O_NONBLOCK
+	}
 	f, err := os.OpenFile(name, flag, perm)
 	if err != nil {
 		return nil, err
