@@ -295,6 +295,21 @@ func TestHostileLogs(t *testing.T) {
 	}
 }
 
+// That a run goes on, or broke off, is said.
+func TestNotEnded(t *testing.T) {
+	mem := vfs.NewMem()
+	newProgram(t, mem, "/a").run(10)
+	b := newProgram(t, mem, "/b")
+	b.begin(0, nil)
+	b.steps(0, 5)
+	check(t, b.log.Sync())
+	is, got := judged(t, mem)
+	notes := strings.Join(got.Notes, "\n")
+	if is != "identical 0" || got.Common != 5 || got.A.Only != 5 || !strings.Contains(notes, "B has not ended") || strings.Contains(notes, "A has not ended") {
+		t.Errorf("%s, %d common steps, %d in A only: %s", is, got.Common, got.A.Only, notes)
+	}
+}
+
 // FuzzCompare compares logs that hold whatever entries there are. Runs that are called identical have the same digests at every step that
 // both have, in the newest generation that has it.
 func FuzzCompare(f *testing.F) {

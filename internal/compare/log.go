@@ -30,6 +30,7 @@ type Log struct {
 	snapshots   []digestlog.Entry
 	pruned      map[string]bool
 	lastStep    uint64
+	ended       bool // the last OPEN, STEP or END entry is an END
 }
 
 // generation is a restart inside a run.
@@ -114,7 +115,7 @@ func (l *Log) take(s *digestlog.Span) error {
 		if !g.begun {
 			g.begun, g.first = true, s.Run.FirstStep
 		}
-		l.lastStep = max(l.lastStep, s.Run.LastStep)
+		l.lastStep, l.ended = max(l.lastStep, s.Run.LastStep), false
 		return nil
 	}
 	if len(l.generations) > maxGenerations {
@@ -122,7 +123,10 @@ func (l *Log) take(s *digestlog.Span) error {
 	}
 	switch e.Kind {
 	case digestlog.KindOpen:
+		l.ended = false
 		return l.open(e)
+	case digestlog.KindEnd:
+		l.ended = true
 	case digestlog.KindRewind:
 		g, to, cold := l.at(e.Generation), e.Target, e.SHA256 == [32]byte{}
 		if g.resumed != nil && (*g.resumed != to || g.cold != cold) {

@@ -146,6 +146,9 @@ func (c *comparison) notes() {
 		if l.lost > 0 {
 			c.note("%s has lost %d records; steps without a digest are not compared", side.name, l.lost)
 		}
+		if !l.ended {
+			c.note("%s has not ended: it is being recorded, or its recorder died; its last step with digests is %d", side.name, l.lastStep)
+		}
 		if l.missing > 0 {
 			c.note("%s lacks digests that were due: a recorder died before it had logged them", side.name)
 		}
