@@ -160,11 +160,11 @@ func benign(err error) bool {
 // use takes the step that fill has read.
 func (c *cursor) use() {
 	c.have = false
-	c.use64(c.cur.Step, c.cur.Step, 1)
+	c.advance(c.cur.Step, c.cur.Step, 1)
 }
 
-// use64 counts steps as used.
-func (c *cursor) use64(first, last, count uint64) {
+// advance counts steps as used, and goes on behind the last of them.
+func (c *cursor) advance(first, last, count uint64) {
 	if c.Steps == 0 {
 		c.FirstStep = first
 	}

@@ -75,8 +75,8 @@ func (c *comparison) skip() bool {
 	}
 	a.r.Skip()
 	b.r.Skip()
-	a.use64(s.FirstStep, s.LastStep, s.Count)
-	b.use64(s.FirstStep, s.LastStep, s.Count)
+	a.advance(s.FirstStep, s.LastStep, s.Count)
+	b.advance(s.FirstStep, s.LastStep, s.Count)
 	c.Skipped += s.Count
 	c.equal(m, s.FirstStep, s.LastStep, s.Count)
 	return true
