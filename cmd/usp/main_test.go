@@ -19,6 +19,10 @@ import (
 
 // TestMain makes the test binary the usp command too, and a step loop, for the scripts and for tests that run them as processes.
 func TestMain(m *testing.M) {
+	// A process with the race detector waits for a second before it ends. Hundreds are started here.
+	if os.Getenv("GORACE") == "" {
+		os.Setenv("GORACE", "atexit_sleep_ms=0")
+	}
 	testscript.Main(m, map[string]func(){"usp": main, "loop": loopMain})
 }
 
@@ -27,6 +31,7 @@ func TestScripts(t *testing.T) {
 		Dir: filepath.Join("testdata", "script"),
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			env.Setenv("USP_RING_DIR", filepath.Join(env.WorkDir, ".ring"))
 			return nil
 		},
