@@ -30,7 +30,7 @@ func traceSteps() int {
 	case testing.Short():
 		return 1_000
 	}
-	return 4_000
+	return 2_000
 }
 
 // target is a machine to run the trace on: a binary of this package's tests and how to start it; without argv, this process.
