@@ -3,7 +3,6 @@ package digestlog
 import (
 	"encoding/binary"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -72,24 +71,10 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
-// unsynced is a file system for a log that is made to be measured: it may be lost.
-type unsynced struct{ vfs.FS }
-
-type unsyncedFile struct{ vfs.File }
-
-func (u unsynced) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	f, err := u.FS.OpenFile(name, flag, perm)
-	return unsyncedFile{f}, err
-}
-
-func (unsynced) SyncDir(string) error { return nil }
-func (unsyncedFile) Sync() error      { return nil }
-func (unsyncedFile) Datasync() error  { return nil }
-
 // benchLog writes a log of so many steps, of 200 bytes of extension each, with a SNAPSHOT behind every hundredth that comes late by up to late
 // entries, in groups as a recorder syncs them. Step odd is another.
 func benchLog(b *testing.B, dir string, steps, odd, late uint64) {
-	o := testOptions(b, unsynced{vfs.OS()})
+	o := testOptions(b, vfs.Unsynced(vfs.OS()))
 	o.SegmentSize = 0
 	l, err := Open(dir, o)
 	must(b, err)

@@ -27,24 +27,10 @@ import (
 // benchEntry is how many bytes one record of the benchmarks has in the log; in the telemetry it has fewer.
 const benchEntry = 4 + 24 + 8 + 32 + 2
 
-// unsynced is a file system for a run that is made to be measured: it may be lost.
-type unsynced struct{ vfs.FS }
-
-type unsyncedFile struct{ vfs.File }
-
-func (u unsynced) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	f, err := u.FS.OpenFile(name, flag, perm)
-	return unsyncedFile{f}, err
-}
-
-func (unsynced) SyncDir(string) error { return nil }
-func (unsyncedFile) Sync() error      { return nil }
-func (unsyncedFile) Datasync() error  { return nil }
-
 // generate writes a closed run of so many records, each with so many digests and an extension of ext bytes, in files of about
 // size bytes, as a recorder does.
 func generate(dir string, records uint64, size int64, digests, ext int) {
-	f := openFixture(unsynced{vfs.OS()})
+	f := openFixture(vfs.Unsynced(vfs.OS()))
 	f.dir, f.size, f.every = rundir.At(dir), size, 1
 	var err error
 	fields := []record.Field{{Name: "loss", Class: record.Metric}}

@@ -3,7 +3,6 @@ package compare_test
 import (
 	"context"
 	"encoding/binary"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,25 +14,11 @@ import (
 	"github.com/usp-project/usp/internal/vfs"
 )
 
-// unsynced is a file system for logs that are made to be measured: they may be lost.
-type unsynced struct{ vfs.FS }
-
-type unsyncedFile struct{ vfs.File }
-
-func (u unsynced) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	f, err := u.FS.OpenFile(name, flag, perm)
-	return unsyncedFile{f}, err
-}
-
-func (unsynced) SyncDir(string) error { return nil }
-func (unsyncedFile) Sync() error      { return nil }
-func (unsyncedFile) Datasync() error  { return nil }
-
 // long is a program that runs for so many steps, with a snapshot every 100, as a recorder logs it: others' snapshots have other digests, and lie between
 // other steps.
 func long(b *testing.B, dir string, steps uint64, salt byte, resumed bool, change func(p *program)) {
 	b.Helper()
-	p := newProgram(b, unsynced{vfs.OS()}, dir)
+	p := newProgram(b, vfs.Unsynced(vfs.OS()), dir)
 	p.segment = 16 << 20
 	rho := []float64{.1, .2, .3, .4}
 	p.rho = func(step uint64) []float64 { return rho }
