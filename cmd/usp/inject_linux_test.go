@@ -168,9 +168,6 @@ func TestSystemCallFaults(t *testing.T) {
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Skip("strace is not installed: no faults can be injected into system calls")
 	}
-	if raceDetector {
-		t.Skip("under the race detector every process takes half a second to start: this test runs hundreds, without -race")
-	}
 	w := newWorld(t)
 	if err := exec.Command("strace", "-qq", "-o", "/dev/null", "true").Run(); err != nil {
 		t.Skipf("strace cannot trace here (%v): no faults can be injected into system calls", err)
