@@ -330,3 +330,25 @@ func TestEach(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// Entries that are the same bytes about other fields are not the same, in stretches neither.
+func TestSameBytesOfOtherFields(t *testing.T) {
+	const steps = 5000
+	x := func(step uint64) float64 { return 1 + float64(step) }
+	y := func(step uint64) float64 { return -1 - float64(step) }
+	vector := func(f func(uint64) float64) func(uint64) []float64 {
+		return func(step uint64) []float64 { return []float64{f(step)} }
+	}
+	rho, cost := record.Field{Name: "rho", Class: record.Digest}, record.Field{Name: "cost", Class: record.Digest}
+	mem := vfs.NewMem()
+	a, b := newProgram(t, mem, "/a"), newProgram(t, mem, "/b")
+	a.plan.Weights, b.plan.Weights = nil, nil
+	a.fields, a.rho, a.cost = []record.Field{rho, cost}, vector(x), y
+	b.fields, b.rho, b.cost = []record.Field{cost, rho}, vector(y), x
+	a.run(steps)
+	b.run(steps)
+	got := held(t, mem, compare.Options{})
+	if v := verdict(got); v != "parted 22 at 0 in rho" || got.Differ != steps || got.Skipped != 0 {
+		t.Errorf("%s, %d steps differ, %d were passed", v, got.Differ, got.Skipped)
+	}
+}
