@@ -189,7 +189,7 @@ func (s *jko) direction(d []float64) bool {
 		h[j*n+j] += float64(1e-13 * mean)
 		d[j] = ws.q[j] - ws.p[j]
 	}
-	return cholesky(h, n) && solve(h, d, n)
+	return detmath.Cholesky(h, n) && detmath.CholeskySolve(h, d, n)
 }
 
 // scale runs the scaling iteration in the log domain from psi, on g = ψ/ε, leaves the best ψ it saw in psi and returns
@@ -253,47 +253,4 @@ func (s *jko) finish(r *JKOResult, psi []float64, opt JKOOptions) {
 	r.Gap = free - bound
 	r.Primal = free + float64(s.eps*(rhoLog-1))
 	r.Converged = r.Gap <= float64(opt.GapTol*max(1, math.Abs(r.Primal)))
-}
-
-// cholesky factors the symmetric n×n matrix h in place into its lower triangle; false if it is not positive definite.
-func cholesky(h []float64, n int) bool {
-	for j := range n {
-		s := h[j*n+j]
-		for k := range j {
-			s -= float64(h[j*n+k] * h[j*n+k])
-		}
-		if !(s > 0) || math.IsInf(s, 0) {
-			return false
-		}
-		l := math.Sqrt(s)
-		h[j*n+j] = l
-		for i := j + 1; i < n; i++ {
-			t := h[i*n+j]
-			for k := range j {
-				t -= float64(h[i*n+k] * h[j*n+k])
-			}
-			h[i*n+j] = t / l
-		}
-	}
-	return true
-}
-
-// solve solves LLᵀx = d in place for the factor of cholesky; false if the result is not finite.
-func solve(l, d []float64, n int) bool {
-	for i := range n {
-		for k := range i {
-			d[i] -= float64(l[i*n+k] * d[k])
-		}
-		d[i] /= l[i*n+i]
-	}
-	for i := n - 1; i >= 0; i-- {
-		for k := i + 1; k < n; k++ {
-			d[i] -= float64(l[k*n+i] * d[k])
-		}
-		d[i] /= l[i*n+i]
-		if math.IsNaN(d[i]) || math.IsInf(d[i], 0) {
-			return false
-		}
-	}
-	return true
 }

@@ -21,17 +21,10 @@ type Config struct {
 	WarmUp     int     `toml:"warm_up"`    // scored forecasts before alarms, outliers and measured intervals; default 10
 	Forgetting float64 `toml:"forgetting"` // of the autoregressions, per step; default 0.998
 
-	SwitchCost        float64 `toml:"switch_cost"`        // c₀, least ground cost between two experts; default 0.5
-	EpsilonBase       float64 `toml:"epsilon_base"`       // ε₀, regularisation at no volatility; default 0.07
-	EpsilonVolatility float64 `toml:"epsilon_volatility"` // α in ε = ε₀(1 + α·relative volatility); default 0.5
-	EpsilonMin        float64 `toml:"epsilon_min"`        // least ε; default 0.02
-	EpsilonMax        float64 `toml:"epsilon_max"`        // greatest ε; default 0.5
-
 	CusumSlack      float64 `toml:"cusum_slack"`       // k, in standard deviations of the clipped score; default 0.5
 	CusumClip       float64 `toml:"cusum_clip"`        // where scores are clipped, in standard deviations; default 1.5
 	TargetRunLength float64 `toml:"target_run_length"` // steps between false alarms on Gaussian scores; default 500
 	Grace           int     `toml:"grace"`             // steps after an alarm in which no other is raised; default 20
-	SoftReset       float64 `toml:"soft_reset"`        // share of the weights made uniform at an alarm, in (0, 1]; default 0.1
 
 	OutlierSigma float64 `toml:"outlier_sigma"` // errors beyond so many scales are quarantined; default 20
 	ConfirmSteps int     `toml:"confirm_steps"` // observations after which a quarantine is decided, 1 to 8; default 2
@@ -41,6 +34,18 @@ type Config struct {
 	ConformalRate  float64 `toml:"conformal_rate"`  // γ of adaptive conformal inference; default 0.01
 	KurtosisWindow int     `toml:"kurtosis_window"` // steps; default 252
 	HolderWindow   int     `toml:"holder_window"`   // steps; default 256
+
+	Orchestrator Orchestrator `toml:"-"` // a section of its own in a configuration file
+}
+
+// Orchestrator holds the parameters of what moves the weights of the experts.
+type Orchestrator struct {
+	SwitchCost        float64 `toml:"switch_cost"`        // c₀, least ground cost between two experts; default 0.5
+	EpsilonBase       float64 `toml:"epsilon_base"`       // ε₀, regularisation at no volatility; default 0.07
+	EpsilonVolatility float64 `toml:"epsilon_volatility"` // α in ε = ε₀(1 + α·relative volatility); default 0.5
+	EpsilonMin        float64 `toml:"epsilon_min"`        // least ε; default 0.02
+	EpsilonMax        float64 `toml:"epsilon_max"`        // greatest ε; default 0.5
+	SoftReset         float64 `toml:"soft_reset"`         // share of the weights made uniform at an alarm, in (0, 1]; default 0.1
 }
 
 // WithDefaults returns c with every zero field replaced by its default.
@@ -57,16 +62,17 @@ func (c Config) WithDefaults() Config {
 	}
 	defInt(&c.WarmUp, 10)
 	def(&c.Forgetting, 0.998)
-	def(&c.SwitchCost, 0.5)
-	def(&c.EpsilonBase, 0.07)
-	def(&c.EpsilonVolatility, 0.5)
-	def(&c.EpsilonMin, 0.02)
-	def(&c.EpsilonMax, 0.5)
+	o := &c.Orchestrator
+	def(&o.SwitchCost, 0.5)
+	def(&o.EpsilonBase, 0.07)
+	def(&o.EpsilonVolatility, 0.5)
+	def(&o.EpsilonMin, 0.02)
+	def(&o.EpsilonMax, 0.5)
+	def(&o.SoftReset, 0.1)
 	def(&c.CusumSlack, 0.5)
 	def(&c.CusumClip, 1.5)
 	def(&c.TargetRunLength, 500)
 	defInt(&c.Grace, 20)
-	def(&c.SoftReset, 0.1)
 	def(&c.OutlierSigma, 20)
 	defInt(&c.ConfirmSteps, 2)
 	defInt(&c.FreezeSteps, 5)
@@ -80,6 +86,7 @@ func (c Config) WithDefaults() Config {
 // Validate reports the first parameter that is out of its range, by its name in a configuration file.
 func (c Config) Validate() error {
 	c = c.WithDefaults()
+	o := c.Orchestrator
 	ints := []struct {
 		name      string
 		v, lo, hi int
@@ -97,10 +104,10 @@ func (c Config) Validate() error {
 		name      string
 		v, lo, hi float64
 	}{
-		{"forgetting", c.Forgetting, 0.5, 1}, {"switch_cost", c.SwitchCost, 1e-3, 100}, {"epsilon_base", c.EpsilonBase, 1e-3, 100},
-		{"epsilon_volatility", c.EpsilonVolatility, 1e-9, 100}, {"epsilon_min", c.EpsilonMin, 1e-3, 100},
-		{"epsilon_max", c.EpsilonMax, c.EpsilonMin, 1000}, {"cusum_slack", c.CusumSlack, 0.01, 0.9}, {"cusum_clip", c.CusumClip, 1, 10},
-		{"target_run_length", c.TargetRunLength, 20, 1e6}, {"soft_reset", c.SoftReset, 1e-9, 1}, {"outlier_sigma", c.OutlierSigma, 5, 1e6},
+		{"forgetting", c.Forgetting, 0.5, 1}, {"switch_cost", o.SwitchCost, 1e-3, 100}, {"epsilon_base", o.EpsilonBase, 1e-3, 100},
+		{"epsilon_volatility", o.EpsilonVolatility, 1e-9, 100}, {"epsilon_min", o.EpsilonMin, 1e-3, 100},
+		{"epsilon_max", o.EpsilonMax, o.EpsilonMin, 1000}, {"cusum_slack", c.CusumSlack, 0.01, 0.9}, {"cusum_clip", c.CusumClip, 1, 10},
+		{"target_run_length", c.TargetRunLength, 20, 1e6}, {"soft_reset", o.SoftReset, 1e-9, 1}, {"outlier_sigma", c.OutlierSigma, 5, 1e6},
 		{"coverage", c.Coverage, 0.5, 0.995}, {"conformal_rate", c.ConformalRate, 1e-4, 0.2},
 	}
 	for _, p := range floats {
@@ -117,8 +124,9 @@ func (c Config) sum() [32]byte {
 	for _, v := range []int{c.Season, c.WarmUp, c.Grace, c.ConfirmSteps, c.FreezeSteps, c.KurtosisWindow, c.HolderWindow} {
 		b = binary.LittleEndian.AppendUint64(b, uint64(v))
 	}
-	for _, v := range []float64{c.Forgetting, c.SwitchCost, c.EpsilonBase, c.EpsilonVolatility, c.EpsilonMin, c.EpsilonMax, c.CusumSlack,
-		c.CusumClip, c.TargetRunLength, c.SoftReset, c.OutlierSigma, c.Coverage, c.ConformalRate} {
+	o := c.Orchestrator
+	for _, v := range []float64{c.Forgetting, o.SwitchCost, o.EpsilonBase, o.EpsilonVolatility, o.EpsilonMin, o.EpsilonMax, c.CusumSlack,
+		c.CusumClip, c.TargetRunLength, o.SoftReset, c.OutlierSigma, c.Coverage, c.ConformalRate} {
 		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v))
 	}
 	return sha256.Sum256(b)

@@ -91,7 +91,7 @@ func (m *ensemble) learn(y, scale, epsilon float64, cfg *Config) {
 	for i := range m.cost {
 		m.cost[i] = min(m.distance[i]/s2, costBound)
 		if i%(m.n+1) != 0 {
-			m.cost[i] += cfg.SwitchCost
+			m.cost[i] += cfg.Orchestrator.SwitchCost
 		}
 	}
 	ot.Kernel(m.kernel, m.cost, epsilon)

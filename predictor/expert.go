@@ -7,9 +7,33 @@ type expert interface {
 	name() string
 	// step learns from the newest value of h, which the expert has not seen before, and forecasts the one after it.
 	step(h *history) float64
+	// family is the kind of model that the expert is.
+	family() Family
 	// visit walks everything the expert has learned.
 	visit(c *codec)
 }
+
+// shaped is an expert that knows the shape of its predictive law. The law of every other expert is normal about its
+// forecast, with its measured mean squared error as the variance.
+type shaped interface {
+	expert
+	// spread adds weight times the density of the next value to g. It allocates nothing and changes no state.
+	spread(g *lawGrid, weight float64)
+}
+
+// Family is a kind of model. Its value is the letter that the specification gives it.
+type Family byte
+
+// The families of experts.
+const (
+	FamilyLinear    Family = 'A' // linear, kernel and smoothing forecasts
+	FamilyDiffusion Family = 'B' // a diffusion whose drift and diffusion are learned on a grid
+	FamilyJump      Family = 'C' // mean reversion with jumps, heavy tails
+	FamilyRough     Family = 'D' // signatures of the path
+)
+
+// String returns the letter.
+func (f Family) String() string { return string(rune(f)) }
 
 // newExperts returns the experts of one ensemble, in the order of their weights.
 func newExperts(cfg Config) []expert {
@@ -33,13 +57,15 @@ func newExperts(cfg Config) []expert {
 type naive struct{}
 
 func (*naive) name() string            { return "naive" }
+func (*naive) family() Family          { return FamilyLinear }
 func (*naive) step(h *history) float64 { return h.back(0) }
 func (*naive) visit(*codec)            {}
 
 // seasonalNaive forecasts the value of one season ago; without a season, or before one is complete, the mean.
 type seasonalNaive struct{}
 
-func (*seasonalNaive) name() string { return "seasonal-naive" }
+func (*seasonalNaive) name() string   { return "seasonal-naive" }
+func (*seasonalNaive) family() Family { return FamilyLinear }
 func (*seasonalNaive) step(h *history) float64 {
 	if m := h.season; m > 1 && h.has(m-1) {
 		return h.back(m - 1)
@@ -53,6 +79,7 @@ func (*seasonalNaive) visit(*codec) {}
 type seasonalDrift struct{}
 
 func (*seasonalDrift) name() string            { return "seasonal-drift" }
+func (*seasonalDrift) family() Family          { return FamilyLinear }
 func (*seasonalDrift) step(h *history) float64 { return h.back(0) + h.increment() }
 func (*seasonalDrift) visit(*codec)            {}
 
@@ -64,6 +91,7 @@ type smoothing struct {
 }
 
 func (e *smoothing) name() string { return e.id }
+func (*smoothing) family() Family { return FamilyLinear }
 
 func (e *smoothing) step(h *history) float64 {
 	y := h.back(0)
@@ -81,6 +109,7 @@ type dampedHolt struct {
 }
 
 func (e *dampedHolt) name() string { return e.id }
+func (*dampedHolt) family() Family { return FamilyLinear }
 
 func (e *dampedHolt) step(h *history) float64 {
 	y := h.back(0)
@@ -111,6 +140,7 @@ type driftSmoothing struct {
 }
 
 func (e *driftSmoothing) name() string { return e.id }
+func (*driftSmoothing) family() Family { return FamilyLinear }
 
 func (e *driftSmoothing) step(h *history) float64 {
 	y := h.back(0)

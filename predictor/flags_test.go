@@ -100,7 +100,7 @@ func TestAlarmAndGrace(t *testing.T) {
 func TestAlarmSoftensTheWeights(t *testing.T) {
 	y := accelerating(100, 1)
 	run := func(soft float64) (before, after []float64) {
-		p := create(t, Config{TargetRunLength: 1e5, OutlierSigma: 1e6, SoftReset: soft})
+		p := create(t, Config{TargetRunLength: 1e5, OutlierSigma: 1e6, Orchestrator: Orchestrator{SoftReset: soft}})
 		feed(t, p, y, func(_ int, _ float64, out *Output) {
 			if after == nil && out.Flags&FlagAlarmUp != 0 {
 				after = slices.Clone(out.Weights)

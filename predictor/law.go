@@ -6,73 +6,94 @@ import (
 	"github.com/usp-project/usp/detmath"
 )
 
-// lawNodes and lawReach set the quadrature of the law's entropy: nodes on ±lawReach standard deviations of the law.
+// lawNodes and lawReach set the grid of the predictive law: nodes on ±lawReach standard deviations of it.
 const (
 	lawNodes = 49
 	lawReach = 6.0
 )
 
-// lawEntropy returns the differential entropy, in nats, of the mixture Σ ρᵢ·N(xᵢ, sᵢ²) measured in units of scale, by
-// the trapezoidal rule. density is scratch of length lawNodes. Along the even grid each Gaussian follows from its
-// neighbour by two products, g(u+h) = g(u)·r, r ← r·q, so a component costs three exponentials.
-func lawEntropy(rho, mean, variance []float64, scale float64, density []float64) float64 {
-	centre, spread := 0.0, 0.0
-	for i, w := range rho {
-		centre += float64(w * mean[i])
-	}
-	for i, w := range rho {
-		d := (mean[i] - centre) / scale
-		spread += float64(w * (variance[i]/scale/scale + float64(d*d)))
-	}
-	sd := math.Sqrt(spread)
-	if !(sd > 0) || math.IsInf(sd, 0) {
-		return 0
-	}
-	h := float64(2 * lawReach / (lawNodes - 1) * sd)
-	clear(density)
-	for i, w := range rho {
-		if w < 1e-9 {
-			continue
-		}
-		s := max(math.Sqrt(variance[i])/scale, float64(0.5*h)) // narrower than the grid would not be seen by it
-		addGaussian(density, w/(s*math.Sqrt(2*math.Pi)), (mean[i]-centre)/scale/s, h/s)
-	}
-	total, entropy := 0.0, 0.0
-	for _, f := range density {
-		if f > 0 {
-			total += f
-			entropy -= float64(f * detmath.Log(f))
-		}
-	}
-	// The grid's own mass is one to rounding; dividing by it makes the rule exact for whatever it leaves out.
-	mass := float64(total * h)
-	return entropy/total + detmath.Log(mass)
+// lawGrid is the density of the predictive law of the next value on an even grid: node k lies at centre + (k −
+// lawNodes/2)·step. It is computed anew at every step.
+type lawGrid struct {
+	centre, step float64 // unit of the value
+	density      [lawNodes]float64
 }
 
-// addGaussian adds top·exp(−(u−at)²/2) to density, whose nodes lie at u = (k − middle)·step.
-func addGaussian(density []float64, top, at, step float64) {
-	n := len(density)
-	middle := n / 2
-	first := max(0, min(n-1, middle+int(math.Floor(at/step+0.5))))
+// node returns where node k lies.
+func (g *lawGrid) node(k int) float64 { return g.centre + float64(float64(k-lawNodes/2)*g.step) }
+
+// addNormal adds weight times the density of N(mean, sd²); a law narrower than half the grid's step is given that width.
+// Along the even grid a Gaussian follows from its neighbour by two products, g(u+h) = g(u)·r, r ← r·q, so that it costs
+// four exponentials.
+func (g *lawGrid) addNormal(weight, mean, sd float64) {
+	s := max(sd, float64(0.5*g.step))
+	at, step := (mean-g.centre)/s, g.step/s
+	const middle = lawNodes / 2
+	nearest := int(math.Floor(clip(at/step, lawNodes) + 0.5))
+	first := max(0, min(lawNodes-1, middle+nearest))
 	u := float64(float64(first-middle)*step) - at
-	g := float64(top * detmath.Exp(float64(-0.5*u*u)))
+	top := float64(weight * detmath.Exp(float64(-0.5*u*u)) / float64(s*math.Sqrt(2*math.Pi)))
 	half := float64(-0.5 * step * step)
 	q := detmath.Exp(float64(2 * half))
 	up := detmath.Exp(float64(-u*step) + half)
 	down := detmath.Exp(float64(u*step) + half)
-	density[first] += g
-	x, r := g, up
-	for k := first + 1; k < n; k++ {
+	g.density[first] += top
+	x, r := top, up
+	for k := first + 1; k < lawNodes; k++ {
 		x = float64(x * r)
 		r = float64(r * q)
-		density[k] += x
+		g.density[k] += x
 	}
-	x, r = g, down
+	x, r = top, down
 	for k := first - 1; k >= 0; k-- {
 		x = float64(x * r)
 		r = float64(r * q)
-		density[k] += x
+		g.density[k] += x
 	}
+}
+
+// lay computes the law of the mixture of experts: forecast and variance of each, and the shape of those that know it.
+// It returns false, and leaves no law, if the mixture has no width.
+func (g *lawGrid) lay(experts []expert, rho, forecast, variance []float64) bool {
+	g.centre = detmath.Dot(rho, forecast)
+	spread := 0.0
+	for i, w := range rho {
+		d := forecast[i] - g.centre
+		spread += float64(w * (variance[i] + float64(d*d)))
+	}
+	sd := math.Sqrt(spread)
+	g.step = float64(2 * lawReach / (lawNodes - 1) * sd)
+	if !(g.step > 0) || math.IsInf(g.step, 0) {
+		return false
+	}
+	clear(g.density[:])
+	for i, w := range rho {
+		if w < 1e-4 {
+			continue
+		}
+		if e, ok := experts[i].(shaped); ok {
+			e.spread(g, w)
+		} else {
+			g.addNormal(w, forecast[i], math.Sqrt(variance[i]))
+		}
+	}
+	return true
+}
+
+// entropy returns the differential entropy of the law, in nats, measured in units of unit, by the trapezoidal rule.
+func (g *lawGrid) entropy(unit float64) float64 {
+	total, entropy := 0.0, 0.0
+	for _, f := range g.density {
+		if f = float64(f * unit); f > 0 {
+			total += f
+			entropy -= float64(f * detmath.Log(f))
+		}
+	}
+	if !(total > 0) {
+		return 0
+	}
+	// Dividing by the grid's own mass makes the rule exact for what it leaves out.
+	return entropy/total + detmath.Log(float64(total*(g.step/unit)))
 }
 
 // CRPS returns the continuous ranked probability score of the mixture Σ wᵢ·N(mᵢ, vᵢ) at y, in the unit of y; less is

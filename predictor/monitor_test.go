@@ -216,17 +216,29 @@ func TestScoringOracles(t *testing.T) {
 	near(t, "pinball", Pinball(.9, .4, 1), .06, 1e-15)
 }
 
+// law returns the law of normals as the mixture of experts without a shape of their own.
+func lawOf(w, m, v []float64) *lawGrid {
+	experts := make([]expert, len(w))
+	for i := range experts {
+		experts[i] = &naive{}
+	}
+	var g lawGrid
+	if !g.lay(experts, w, m, v) {
+		return nil
+	}
+	return &g
+}
+
 func TestLawEntropy(t *testing.T) {
-	density := make([]float64, lawNodes)
 	const normal = 1.4189385332046727 // ½·ln 2πe
-	near(t, "standard normal", lawEntropy([]float64{1}, []float64{5}, []float64{1}, 1, density), normal, 1e-7)
-	near(t, "in units of its scale", lawEntropy([]float64{1}, []float64{5}, []float64{9}, 3, density), normal, 1e-7)
-	near(t, "twice as wide", lawEntropy([]float64{1}, []float64{5}, []float64{4}, 1, density), normal+math.Ln2, 1e-7)
-	near(t, "two that agree", lawEntropy([]float64{.3, .7}, []float64{5, 5}, []float64{1, 1}, 1, density), normal, 1e-7)
-	far := lawEntropy([]float64{.5, .5}, []float64{-4, 4}, []float64{1, 1}, 1, density)
+	near(t, "standard normal", lawOf([]float64{1}, []float64{5}, []float64{1}).entropy(1), normal, 1e-7)
+	near(t, "in units of its scale", lawOf([]float64{1}, []float64{5}, []float64{9}).entropy(3), normal, 1e-7)
+	near(t, "twice as wide", lawOf([]float64{1}, []float64{5}, []float64{4}).entropy(1), normal+math.Ln2, 1e-7)
+	near(t, "two that agree", lawOf([]float64{.3, .7}, []float64{5, 5}, []float64{1, 1}).entropy(1), normal, 1e-7)
+	far := lawOf([]float64{.5, .5}, []float64{-4, 4}, []float64{1, 1}).entropy(1)
 	near(t, "two far apart", far, normal+math.Ln2, 1e-3)
-	if h := lawEntropy([]float64{1}, []float64{5}, []float64{0}, 1, density); h != 0 {
-		t.Errorf("a law without width has entropy %v", h)
+	if lawOf([]float64{1}, []float64{5}, []float64{0}) != nil {
+		t.Error("a law without width is laid")
 	}
 
 	// Against a rule fifty times finer.
@@ -242,5 +254,5 @@ func TestLawEntropy(t *testing.T) {
 			want -= f * math.Log(f) * step
 		}
 	}
-	near(t, "mixture", lawEntropy(w, m, v, 1, density), want, 1e-5)
+	near(t, "mixture", lawOf(w, m, v).entropy(1), want, 1e-5)
 }

@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "7e434a9b01d0f3c7c1858b4aeaab2149b974a926015b4eca1b57522a931400b6",
-	10_000:  "769d318371b9d4d6c69902b8bf54911d4401a5fe15d33c12bd69f7a7fef41e73",
-	100_000: "1997faaf9096163663118efe6b2f35a9ed14adcb0164f39c7a1d853f63563e59",
+	1_000:   "ad3983ea91cdcdb8caee37b46e1deb14045c33d38a6ec9b0b2e0581284f80d2c",
+	10_000:  "91ebd1d0b4ae022b4d6bf756d83eb227ad75ab4db10041932cc48c585a19248f",
+	100_000: "7dcceecf08326deee7aa0b4b96bb68a1155fd2783fc7e31f22a93627b50c13a4",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice

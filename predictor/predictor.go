@@ -80,7 +80,7 @@ type Predictor struct {
 	cusum    cusum
 	conf     conformal
 	gate     gate
-	density  []float64 // scratch of the law's entropy
+	law      lawGrid // of the next value
 
 	sections []section // views of the above for State and Restore
 	codec    codec     // scratch of State
@@ -103,8 +103,7 @@ func newPredictor(cfg Config) (*Predictor, error) {
 		return nil, err
 	}
 	p := &Predictor{cfg: cfg, configID: cfg.sum(), history: newHistory(cfg.Season), experts: newExperts(cfg),
-		monitor: newMonitor(&cfg), cusum: newCusum(&cfg), conf: newConformal(&cfg), gate: newGate(&cfg),
-		density: make([]float64, lawNodes)}
+		monitor: newMonitor(&cfg), cusum: newCusum(&cfg), conf: newConformal(&cfg), gate: newGate(&cfg)}
 	p.ensemble = newEnsemble(len(p.experts))
 	p.ensemble.epsilon = p.epsilon()
 	p.sections = p.parts()
@@ -118,6 +117,15 @@ func (p *Predictor) Experts() []string {
 		names[i] = e.name()
 	}
 	return names
+}
+
+// Families returns the family of each expert, in the order of Output.Weights.
+func (p *Predictor) Families() []Family {
+	families := make([]Family, len(p.experts))
+	for i, e := range p.experts {
+		families[i] = e.family()
+	}
+	return families
 }
 
 // Steps returns the number of observations taken in, those quarantined or dropped included.
@@ -172,7 +180,7 @@ func (p *Predictor) take(y float64, out *Output) {
 		p.monitor.widen(p.gate.spread2(y))
 		p.release(false)
 		p.cusum.restart()
-		p.ensemble.soften(p.cfg.SoftReset)
+		p.ensemble.soften(p.cfg.Orchestrator.SoftReset)
 	case drop:
 		out.Flags |= FlagDropped
 		p.release(true)
@@ -214,7 +222,7 @@ func (p *Predictor) settle(y float64, out *Output) {
 		p.ensemble.learn(y, scale, p.epsilon(), &p.cfg)
 	}
 	if alarm != 0 {
-		p.ensemble.soften(p.cfg.SoftReset)
+		p.ensemble.soften(p.cfg.Orchestrator.SoftReset)
 	}
 	p.monitor.observe(err, score, floor)
 	p.absorb(y)
@@ -222,8 +230,9 @@ func (p *Predictor) settle(y float64, out *Output) {
 
 // epsilon returns the regularisation of the transport: the more volatile the errors, the more freely weight moves.
 func (p *Predictor) epsilon() float64 {
-	e := float64(p.cfg.EpsilonBase * (1 + float64(p.cfg.EpsilonVolatility*p.monitor.relative())))
-	return max(p.cfg.EpsilonMin, min(p.cfg.EpsilonMax, e))
+	o := &p.cfg.Orchestrator
+	e := float64(o.EpsilonBase * (1 + float64(o.EpsilonVolatility*p.monitor.relative())))
+	return max(o.EpsilonMin, min(o.EpsilonMax, e))
 }
 
 // absorb appends y to the history, lets the experts learn from it, and stores the forecast of the next value.
@@ -256,7 +265,9 @@ func (p *Predictor) report(out *Output) {
 	out.CusumPos, out.CusumNeg = p.cusum.shownUp, p.cusum.shownDown
 	if p.warm() {
 		out.Scale = p.monitor.scale(p.history.floor())
-		out.LawEntropy = lawEntropy(m.rho, m.forecast, m.errors, out.Scale, p.density)
+		if p.law.lay(p.experts, m.rho, m.forecast, m.errors) {
+			out.LawEntropy = p.law.entropy(out.Scale)
+		}
 	} else {
 		out.Flags |= FlagWarmUp
 	}

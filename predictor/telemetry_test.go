@@ -144,7 +144,7 @@ func TestConfig(t *testing.T) {
 	}
 	for name, c := range map[string]Config{
 		"season": {Season: -1}, "coverage": {Coverage: 1}, "grace": {Grace: -3}, "confirm_steps": {ConfirmSteps: 9}, "forgetting": {Forgetting: math.NaN()},
-		"epsilon_max": {EpsilonMin: 1, EpsilonMax: .5}, "soft_reset": {SoftReset: 2}, "holder_window": {HolderWindow: 1 << 20},
+		"epsilon_max": {Orchestrator: Orchestrator{EpsilonMin: 1, EpsilonMax: .5}}, "soft_reset": {Orchestrator: Orchestrator{SoftReset: 2}}, "holder_window": {HolderWindow: 1 << 20},
 	} {
 		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: error %v", name, err)

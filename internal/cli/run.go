@@ -145,7 +145,7 @@ func (s *session) begin(ctx context.Context, args []string) error {
 	if s.source, err = openSource(name, columns, a.in); err != nil {
 		return err
 	}
-	cfg := a.cfg.Predictor
+	cfg := a.cfg.PredictorConfig()
 	if cfg.Season == 0 {
 		cfg.Season = s.source.season
 	}

@@ -22,15 +22,16 @@ import (
 // Config is every setting. The tags are its reference: the name in the file,
 // the comment that documents it, and the values allowed.
 type Config struct {
-	Run       Run              `toml:"run" comment:"usp run: input and output."`
-	Predictor predictor.Config `toml:"predictor" comment:"The forecast. Two runs can only be compared if these are equal."`
-	Ring      Ring             `toml:"ring" comment:"Shared memory between the step loop and the recorder."`
-	Recorder  Recorder         `toml:"recorder" comment:"The process that writes the run directory."`
-	Digest    Digest           `toml:"digest" comment:"The tamper-evident log of digests."`
-	Anchor    Anchor           `toml:"anchor" comment:"A second place for the newest signed tree head of each run: what is put back to an older state is found by it."`
-	Witness   Witness          `toml:"witness" comment:"Somebody else who cosigns the newest signed tree head of each run (C2SP tlog-witness)."`
-	Snapshot  Snapshot         `toml:"snapshot" comment:"Saved states, from which a run resumes."`
-	Log       Log              `toml:"log" comment:"What is written to standard error."`
+	Run          Run                    `toml:"run" comment:"usp run: input and output."`
+	Predictor    predictor.Config       `toml:"predictor" comment:"The forecast. Two runs can only be compared if these are equal."`
+	Orchestrator predictor.Orchestrator `toml:"orchestrator" comment:"What moves the weights of the experts. Part of the forecast: likewise."`
+	Ring         Ring                   `toml:"ring" comment:"Shared memory between the step loop and the recorder."`
+	Recorder     Recorder               `toml:"recorder" comment:"The process that writes the run directory."`
+	Digest       Digest                 `toml:"digest" comment:"The tamper-evident log of digests."`
+	Anchor       Anchor                 `toml:"anchor" comment:"A second place for the newest signed tree head of each run: what is put back to an older state is found by it."`
+	Witness      Witness                `toml:"witness" comment:"Somebody else who cosigns the newest signed tree head of each run (C2SP tlog-witness)."`
+	Snapshot     Snapshot               `toml:"snapshot" comment:"Saved states, from which a run resumes."`
+	Log          Log                    `toml:"log" comment:"What is written to standard error."`
 }
 
 // Run is the section [run].
@@ -107,10 +108,13 @@ type Log struct {
 
 // Default returns the settings used where nothing else is said.
 func Default() Config {
+	p := predictor.Config{}.WithDefaults()
+	o := p.Orchestrator
+	p.Orchestrator = predictor.Orchestrator{} // it has a section of its own
 	return Config{
 		Run:       Run{Dir: "runs", TimeColumn: "time", ValueColumn: "value", Progress: "auto"},
-		Predictor: predictor.Config{}.WithDefaults(),
-		Ring:      Ring{Slots: 1 << 16, StagingAreas: 8},
+		Predictor: p, Orchestrator: o,
+		Ring: Ring{Slots: 1 << 16, StagingAreas: 8},
 		Recorder: Recorder{
 			CommitInterval: Duration(50 * time.Millisecond),
 			CommitBytes:    4 << 20,
@@ -164,8 +168,15 @@ func FileNames(userDir string) []string {
 	return names
 }
 
+// PredictorConfig returns the configuration of a predictor, which has two sections in a file.
+func (c *Config) PredictorConfig() predictor.Config {
+	p := c.Predictor
+	p.Orchestrator = c.Orchestrator
+	return p
+}
+
 // predictorDocs documents the settings of the predictor, which has its own
-// type; the comments in its source say more.
+// types; the comments in its source say more.
 func predictorDocs() map[string]string {
 	return map[string]string{
 		"season":             "Observations in one period; 0: found from what was seen, 1: there is none.",

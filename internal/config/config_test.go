@@ -42,8 +42,8 @@ func TestDefaults(t *testing.T) {
 		c.Digest.Interval != 1 || c.Digest.HeadInterval != Duration(time.Second) || c.Snapshot.Compression != "none" || c.Run.Dir != "runs" {
 		t.Errorf("defaults have changed: %+v", c)
 	}
-	if c.Predictor != (predictor.Config{}).WithDefaults() {
-		t.Errorf("predictor: %+v", c.Predictor)
+	if c.PredictorConfig() != (predictor.Config{}).WithDefaults() {
+		t.Errorf("predictor: %+v", c.PredictorConfig())
 	}
 }
 
@@ -165,7 +165,7 @@ usp.toml:8:1: predictor.grace: 0 is not allowed; remove the key for its default
      | ^^^^^`,
 		},
 		{
-			"one against another", "[snapshot]\nlevel = 3\n[run]\nvalue_column = \"time\"\ndir = \"\"\n[recorder]\ncommit_bytes = \"65MiB\"\n[predictor]\nepsilon_min = 0.6\n",
+			"one against another", "[snapshot]\nlevel = 3\n[run]\nvalue_column = \"time\"\ndir = \"\"\n[recorder]\ncommit_bytes = \"65MiB\"\n[orchestrator]\nepsilon_min = 0.6\n",
 			`usp.toml:2:1: snapshot.level: has no meaning with compression "none"; remove it or write compression = "zstd"
    2 | level = 3
      | ^^^^^
@@ -178,7 +178,7 @@ usp.toml:5:1: run.dir: is empty; name a directory, such as "runs"
 usp.toml:7:1: recorder.commit_bytes: commit_bytes, 65MiB, is more than segment_size, 16MiB
    7 | commit_bytes = "65MiB"
      | ^^^^^^^^^^^^
-usp.toml:9:1: predictor.epsilon_min: epsilon_min, 0.6, is above epsilon_max, 0.5
+usp.toml:9:1: orchestrator.epsilon_min: epsilon_min, 0.6, is above epsilon_max, 0.5
    9 | epsilon_min = 0.6
      | ^^^^^^^^^^^`,
 		},
@@ -246,16 +246,20 @@ usp.toml:6:1: ring.slots: a list is not a whole number; write one such as 100
 // others as they are.
 func TestPredictor(t *testing.T) {
 	for text, want := range map[string]string{
-		"epsilon_min = 0.6\nepsilon_max = 0.7":                 "",
-		"epsilon_min = 0.005\nepsilon_max = 0.01":              "",
-		"epsilon_max = 0.01":                                   "usp.toml:2:1: predictor.epsilon_max: epsilon_min, 0.02, is above epsilon_max, 0.01",
-		"epsilon_max = 2000":                                   "usp.toml:2:1: predictor.epsilon_max: 2000 is outside the allowed 0.02 to 1000",
-		"epsilon_min = 1e-9":                                   "usp.toml:2:1: predictor.epsilon_min: 1e-09 is outside the allowed 0.001 to 100",
-		"season = 9999":                                        "usp.toml:2:1: predictor.season: 9999 is outside the allowed 0 to 8784",
-		"coverage = nan":                                       "usp.toml:2:1: predictor.coverage: is not finite; write a finite number",
-		"cusum_slack = \"x\"\nepsilon_min = 9\nsoft_reset = 1": "usp.toml:2:1: predictor.cusum_slack: \"x\" is not a number; write one such as 0.9",
+		"epsilon_min = 0.6\nepsilon_max = 0.7":           "",
+		"epsilon_min = 0.005\nepsilon_max = 0.01":        "",
+		"epsilon_max = 0.01":                             "usp.toml:2:1: orchestrator.epsilon_max: epsilon_min, 0.02, is above epsilon_max, 0.01",
+		"epsilon_max = 2000":                             "usp.toml:2:1: orchestrator.epsilon_max: 2000 is outside the allowed 0.02 to 1000",
+		"epsilon_min = 1e-9":                             "usp.toml:2:1: orchestrator.epsilon_min: 1e-09 is outside the allowed 0.001 to 100",
+		"season = 9999":                                  "usp.toml:2:1: predictor.season: 9999 is outside the allowed 0 to 8784",
+		"coverage = nan":                                 "usp.toml:2:1: predictor.coverage: is not finite; write a finite number",
+		"cusum_slack = \"x\"\ngrace = 9\ncoverage = 0.8": "usp.toml:2:1: predictor.cusum_slack: \"x\" is not a number; write one such as 0.9",
 	} {
-		_, err := Check("usp.toml", []byte("[predictor]\n"+text))
+		section := "[predictor]\n"
+		if strings.HasPrefix(text, "eps") || strings.HasPrefix(text, "soft") {
+			section = "[orchestrator]\n"
+		}
+		_, err := Check("usp.toml", []byte(section+text))
 		got := ""
 		if err != nil {
 			got, _, _ = strings.Cut(err.Error(), "\n")

@@ -39,6 +39,9 @@ func sectionsOf(c *Config) []section {
 		table := root.Field(i)
 		for j := range table.NumField() {
 			tag := table.Type().Field(j).Tag
+			if tag.Get("toml") == "-" { // a section of its own
+				continue
+			}
 			f := field{
 				section: s.name, key: tag.Get("toml"), doc: tag.Get("comment"),
 				min: tag.Get("min"), max: tag.Get("max"), step: tag.Get("step"), value: table.Field(j),

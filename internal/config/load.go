@@ -231,13 +231,13 @@ func (l *Loaded) check(text []byte, before Errors) (errs Errors) {
 		}
 	}
 	c := &l.Config
-	p := c.Predictor
-	crossed := p.EpsilonMin > p.EpsilonMax
+	o := c.Orchestrator
+	crossed := o.EpsilonMin > o.EpsilonMax
 	if crossed {
-		fail(fmt.Sprintf("epsilon_min, %v, is above epsilon_max, %v", p.EpsilonMin, p.EpsilonMax), "predictor.epsilon_min", "predictor.epsilon_max")
+		fail(fmt.Sprintf("epsilon_min, %v, is above epsilon_max, %v", o.EpsilonMin, o.EpsilonMax), "orchestrator.epsilon_min", "orchestrator.epsilon_max")
 	}
-	for _, f := range checkPredictor(p) {
-		if !crossed || f.key != "predictor.epsilon_max" {
+	for _, f := range checkPredictor(c.PredictorConfig()) {
+		if !crossed || f.key != "orchestrator.epsilon_max" {
 			fail(f.what, f.key)
 		}
 	}
@@ -284,16 +284,32 @@ type problem struct{ key, what string }
 // checkPredictor asks the predictor about each of its settings alone, because
 // it reports the first fault only.
 func checkPredictor(c predictor.Config) (list []problem) {
-	all := reflect.ValueOf(c)
+	for _, part := range []struct {
+		section string
+		of      func(*predictor.Config) reflect.Value
+	}{
+		{"predictor", func(c *predictor.Config) reflect.Value { return reflect.ValueOf(c).Elem() }},
+		{"orchestrator", func(c *predictor.Config) reflect.Value { return reflect.ValueOf(&c.Orchestrator).Elem() }},
+	} {
+		list = append(list, checkPart(part.section, &c, part.of)...)
+	}
+	return list
+}
+
+func checkPart(section string, c *predictor.Config, of func(*predictor.Config) reflect.Value) (list []problem) {
+	all := of(c)
 	for i := range all.NumField() {
 		name := all.Type().Field(i).Tag.Get("toml")
-		key := "predictor." + name
+		if name == "-" {
+			continue
+		}
+		key := section + "." + name
 		if all.Field(i).IsZero() && name != "season" {
 			list = append(list, problem{key, "0 is not allowed; remove the key for its default"}) // the predictor would take it so
 			continue
 		}
-		one := predictor.Config{EpsilonMin: c.EpsilonMin} // which limits another
-		reflect.ValueOf(&one).Elem().Field(i).Set(all.Field(i))
+		one := predictor.Config{Orchestrator: predictor.Orchestrator{EpsilonMin: c.Orchestrator.EpsilonMin}} // which limits another
+		of(&one).Field(i).Set(all.Field(i))
 		err := one.Validate()
 		if err == nil {
 			continue
