@@ -37,6 +37,10 @@ func (f Family) String() string { return string(rune(f)) }
 
 // newExperts returns the experts of one ensemble, in the order of their weights.
 func newExperts(cfg Config) []expert {
+	return linearExperts(cfg)
+}
+
+func linearExperts(cfg Config) []expert {
 	return []expert{
 		&naive{},
 		&seasonalNaive{},

@@ -59,9 +59,10 @@ type Output struct {
 	Scale              float64 // error scale, unit of the value; 0 in warm-up
 	Flags              uint64  // see FlagWarmUp and the others
 
-	// Weights is the weight of each expert, in the order of Experts, summing to 1. It is the predictor's own memory:
-	// valid until the next Step, not to be written.
-	Weights []float64
+	// Weights is the weight of each expert, in the order of Experts, summing to 1, and PriorExperts what each had
+	// forecast for this observation (meaningless unless HasPrior). Both are the predictor's own memory: valid until the
+	// next Step, not to be written.
+	Weights, PriorExperts []float64
 }
 
 // Predictor forecasts one series. It is not safe for concurrent use.
@@ -80,7 +81,8 @@ type Predictor struct {
 	cusum    cusum
 	conf     conformal
 	gate     gate
-	law      lawGrid // of the next value
+	law      lawGrid   // of the next value
+	prior    []float64 // what each expert had forecast for the newest value
 
 	sections []section // views of the above for State and Restore
 	codec    codec     // scratch of State
@@ -105,6 +107,7 @@ func newPredictor(cfg Config) (*Predictor, error) {
 	p := &Predictor{cfg: cfg, configID: cfg.sum(), history: newHistory(cfg.Season), experts: newExperts(cfg),
 		monitor: newMonitor(&cfg), cusum: newCusum(&cfg), conf: newConformal(&cfg), gate: newGate(&cfg)}
 	p.ensemble = newEnsemble(len(p.experts))
+	p.prior = make([]float64, len(p.experts))
 	p.ensemble.epsilon = p.epsilon()
 	p.sections = p.parts()
 	return p, nil
@@ -154,6 +157,7 @@ func (p *Predictor) Step(obs Observation, out *Output) error {
 		out.Flags |= FlagSaturated
 	}
 	p.ensemble.hold()
+	copy(p.prior, p.ensemble.forecast)
 	if !out.HasPrior {
 		p.gate.watch(y)
 		p.absorb(y)
@@ -261,7 +265,7 @@ func (p *Predictor) report(out *Output) {
 	out.OTCost, out.FreeEnergy, out.Epsilon = m.otCost, m.freeEnergy, m.epsilon
 	out.Residual, out.Iterations = m.residual, m.iterations
 	out.RelVolatility, out.Kurtosis, out.Holder = p.monitor.relative(), p.monitor.kurtosis, p.monitor.holder
-	out.Weights = m.rho
+	out.Weights, out.PriorExperts = m.rho, p.prior
 	out.CusumPos, out.CusumNeg = p.cusum.shownUp, p.cusum.shownDown
 	if p.warm() {
 		out.Scale = p.monitor.scale(p.history.floor())
