@@ -17,14 +17,18 @@ func TestCholesky(t *testing.T) {
 		a[i*n+i]++
 		b[i] += float64(i + 1)
 	}
-	l := append([]float64{}, a...)
-	if !Cholesky(l, n) || !CholeskySolve(l, b, n) {
+	u := append([]float64{}, a...)
+	if !Cholesky(u, n) || !CholeskySolve(u, b, n) {
 		t.Fatal("a positive definite matrix is refused")
 	}
 	for i := range n {
 		for j := range i + 1 {
-			if got := Dot(l[i*n:i*n+j+1], l[j*n:j*n+j+1]); math.Abs(got-a[i*n+j]) > 1e-15 {
-				t.Errorf("element %d, %d of LLᵀ is %v, want %v", i, j, got, a[i*n+j])
+			got := 0.0
+			for k := range j + 1 {
+				got += u[k*n+i] * u[k*n+j]
+			}
+			if math.Abs(got-a[i*n+j]) > 1e-15 {
+				t.Errorf("element %d, %d of UᵀU is %v, want %v", i, j, got, a[i*n+j])
 			}
 		}
 		if math.Abs(b[i]-float64(i+1)) > 1e-13 {

@@ -54,6 +54,7 @@ func linearExperts(cfg Config) []expert {
 		newAutoregression("ar.short", cfg.Forgetting, 2, false),
 		newAutoregression("ar.seasonal", cfg.Forgetting, 3, true),
 		newAutoregression("ar.long", cfg.Forgetting, 9, true),
+		newKernelRidge(64),
 	}
 }
 

@@ -1,0 +1,185 @@
+package predictor
+
+import (
+	"math"
+
+	"github.com/usp-project/usp/detmath"
+)
+
+// kernelRidge forecasts by kernel ridge regression on the newest delay vectors (Gaussian kernel, the same as the mean of
+// a Gaussian process). A delay vector holds the preceding values relative to the last one; its target is the increment
+// that followed, so that far from all that was seen the forecast is the naive one. The system is factored afresh at
+// every step: nothing drifts, and the state is the window alone.
+type kernelRidge struct {
+	window, lags int
+
+	vectors []float64 // window×lags, a ring of slots
+	targets []float64 // window
+	next    []float64 // lags: the delay vector that waits for its target
+	n       uint64    // vectors with a target so far
+	ready   bool      // next is filled
+	mean    float64   // of the law, relative to nothing: the forecast
+	sd      float64   // of the law, unit of the value
+
+	scale    float64   // squared bandwidth; 0 while the vectors do not differ
+	distance []float64 // window×window, squared; follows from vectors
+	kernel   []float64 // window×window; follows from distance and scale
+	matrix   []float64 // scratch: K + λI and its factor
+	weights  []float64 // scratch: α
+	row      []float64 // scratch: k(x), and U⁻ᵀk
+}
+
+const (
+	krrLags      = 8
+	krrRidge     = 0.3 // λ: variance of the noise in units of that of the signal
+	krrBandwidth = 1.0 // squared bandwidth, in mean squared distances
+	krrEvery     = 8   // vectors between two choices of the bandwidth
+	krrLeast     = 8   // vectors before the forecast leaves the last value
+)
+
+func newKernelRidge(window int) *kernelRidge {
+	return &kernelRidge{window: window, lags: krrLags, vectors: make([]float64, window*krrLags), targets: make([]float64, window),
+		next: make([]float64, krrLags), distance: make([]float64, window*window), kernel: make([]float64, window*window), matrix: make([]float64, window*window),
+		weights: make([]float64, window), row: make([]float64, window)}
+}
+
+func (*kernelRidge) name() string   { return "kernel" }
+func (*kernelRidge) family() Family { return FamilyLinear }
+
+func (e *kernelRidge) step(h *history) float64 {
+	y := h.back(0)
+	if e.ready {
+		e.keep(y - h.back(1))
+	}
+	e.mean, e.sd = y, 0
+	if e.ready = h.has(e.lags); !e.ready {
+		return y
+	}
+	for k := range e.next {
+		e.next[k] = h.back(k+1) - y
+	}
+	if e.n >= krrLeast {
+		e.regress(y, h)
+	}
+	return e.mean
+}
+
+// keep puts the waiting vector and its target into the window.
+func (e *kernelRidge) keep(target float64) {
+	slot := int(e.n % uint64(e.window))
+	copy(e.vectors[slot*e.lags:], e.next)
+	e.targets[slot] = target
+	e.n++
+	e.measure(slot)
+}
+
+// measure computes the distances of the vector in a slot from all others, and the kernel between them. The bandwidth is
+// set anew whenever the number of vectors is a multiple of krrEvery, so that in between one row suffices.
+func (e *kernelRidge) measure(slot int) {
+	m := int(min(e.n, uint64(e.window)))
+	x := e.vectors[slot*e.lags : (slot+1)*e.lags]
+	for i := range m {
+		d := squaredDistance(x, e.vectors[i*e.lags:(i+1)*e.lags])
+		e.distance[slot*e.window+i], e.distance[i*e.window+slot] = d, d
+	}
+	if e.n%krrEvery != 0 {
+		e.link(slot, m)
+		return
+	}
+	total := 0.0
+	for i := range m {
+		for _, d := range e.distance[i*e.window : i*e.window+i] {
+			total += d
+		}
+	}
+	e.scale = float64(krrBandwidth*total) / float64(m*(m-1)/2)
+	if math.IsInf(e.scale, 0) {
+		e.scale = 0
+	}
+	for i := range m {
+		e.link(i, i)
+	}
+}
+
+// link computes the kernel between the vector in a slot and the first m.
+func (e *kernelRidge) link(slot, m int) {
+	if !(e.scale > 0) {
+		return
+	}
+	inverse := -0.5 / e.scale
+	for i := range m {
+		k := detmath.Exp(float64(e.distance[slot*e.window+i] * inverse))
+		e.kernel[slot*e.window+i], e.kernel[i*e.window+slot] = k, k
+	}
+}
+
+func squaredDistance(a, b []float64) float64 {
+	s := 0.0
+	for k, x := range a {
+		d := x - b[k]
+		s += float64(d * d)
+	}
+	return s
+}
+
+// regress solves (K + λI)α = targets and sets mean and standard deviation of the law.
+func (e *kernelRidge) regress(y float64, h *history) {
+	m := int(min(e.n, uint64(e.window)))
+	if !(e.scale > 0) {
+		return
+	}
+	inverse := -0.5 / e.scale
+	power := 0.0 // mean squared target
+	for i := range m {
+		row := e.matrix[i*m+i : (i+1)*m]
+		copy(row, e.kernel[i*e.window+i:i*e.window+m])
+		row[0] = 1 + krrRidge
+		t := e.targets[i] / h.spread
+		e.weights[i] = t
+		power += float64(t * t)
+	}
+	if !detmath.Cholesky(e.matrix[:m*m], m) || !detmath.CholeskySolve(e.matrix[:m*m], e.weights[:m], m) {
+		return
+	}
+	mean, explained := 0.0, 0.0
+	for i := range m {
+		k := detmath.Exp(float64(squaredDistance(e.next, e.vectors[i*e.lags:(i+1)*e.lags]) * inverse))
+		mean += float64(k * e.weights[i])
+		e.row[i] = k
+	}
+	detmath.CholeskyForward(e.matrix[:m*m], e.row[:m], m)
+	for _, x := range e.row[:m] {
+		explained += float64(x * x)
+	}
+	e.mean = y + float64(h.spread*clip(mean, arOutermost))
+	// The targets' mean square is that of signal and noise together, 1 + λ.
+	variance := float64(power/float64(m)/(1+krrRidge)) * max(0, 1-explained+krrRidge)
+	e.sd = float64(h.spread * math.Sqrt(variance))
+}
+
+// spread gives the law of the Gaussian process.
+func (e *kernelRidge) spread(g *lawGrid, weight float64) {
+	g.addNormal(weight, e.mean, e.sd)
+}
+
+func (e *kernelRidge) visit(c *codec) {
+	c.floats(e.vectors)
+	c.floats(e.targets)
+	c.floats(e.next)
+	c.uint(&e.n)
+	c.bool(&e.ready)
+	c.float(&e.mean)
+	c.float(&e.sd)
+	c.float(&e.scale)
+	if c.load && c.err == nil {
+		m := int(min(e.n, uint64(e.window)))
+		for i := range m {
+			x := e.vectors[i*e.lags : (i+1)*e.lags]
+			for j := range i {
+				d := squaredDistance(x, e.vectors[j*e.lags:(j+1)*e.lags])
+				e.distance[i*e.window+j], e.distance[j*e.window+i] = d, d
+			}
+			e.link(i, i)
+		}
+	}
+}
