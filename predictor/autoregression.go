@@ -15,7 +15,8 @@ type autoregression struct {
 
 const (
 	arFeature   = 50 // features are cut at so many spreads
-	arOutermost = 20 // forecasts stay within so many spreads of the last value
+	arOutermost = 20 // targets and forecasts stay within so many spreads of the last value
+	unitFloors  = 4  // numerical floors that a unit must exceed: a signal that has not moved yet has no unit
 )
 
 func newAutoregression(id string, forgetting float64, lags int, seasonal bool) *autoregression {
@@ -38,8 +39,8 @@ func (e *autoregression) name() string   { return e.id }
 func (e *autoregression) family() Family { return FamilyLinear }
 
 func (e *autoregression) step(h *history) float64 {
-	if h.n > 3 { // before that the spread says nothing
-		e.learn((h.back(0) - h.back(1)) / e.unit)
+	if h.n > 3 && e.unit > float64(unitFloors*h.floor()) { // else the unit says nothing yet
+		e.learn(clip((h.back(0)-h.back(1))/e.unit, arOutermost))
 	}
 	if e.seasonal && e.season != h.season { // what was learned of another period is void
 		for i := 3 + e.lags; i < len(e.theta); i++ {

@@ -37,7 +37,7 @@ func (f Family) String() string { return string(rune(f)) }
 
 // newExperts returns the experts of one ensemble, in the order of their weights.
 func newExperts(cfg Config) []expert {
-	return linearExperts(cfg)
+	return append(linearExperts(cfg), roughExperts(cfg)...)
 }
 
 func linearExperts(cfg Config) []expert {

@@ -1,0 +1,182 @@
+// Package signature computes truncated signatures and log-signatures of piecewise-linear paths: the iterated integrals
+// that describe a path up to the way it is run through (Lyons, Rev. Mat. Iberoam. 14, 1998).
+//
+// A log-signature is given by its coefficients at Lyndon words, which are a basis of it (Reizenstein and Graham, ACM
+// TOMS 46, 2020, call them words). Everything is exact up to rounding, in a fixed order of operations, and a Transform
+// allocates nothing after New.
+package signature
+
+import (
+	"fmt"
+	"slices"
+)
+
+// The limits of New.
+const (
+	MaxDimension = 4
+	MaxDepth     = 5
+)
+
+// Transform is the signature of one path that is being walked. It is not safe for concurrent use.
+type Transform struct {
+	dim, depth int
+	offset     []int                            // offset[k] is where level k begins, offset[depth+1] the length of a tensor
+	sig        []float64                        // the tensor: level 0 (which is 1), level 1 (d numbers), level 2 (d²), …
+	log        []float64                        // scratch
+	power      []float64                        // scratch
+	a, b       []float64                        // scratch of Extend
+	parts      [MaxDepth * MaxDimension]float64 // scratch: v, v/2, v/3, …
+	words      [][]int
+	places     []int // of the Lyndon words in a tensor
+}
+
+// New returns the signature of a path that has not moved, in dim dimensions (1 to 4) up to words of length depth (1 to 5).
+// Other arguments make it panic: they are constants of the program.
+func New(dim, depth int) *Transform {
+	if dim < 1 || dim > MaxDimension || depth < 1 || depth > MaxDepth {
+		panic(fmt.Sprintf("signature: dimension %d, depth %d", dim, depth))
+	}
+	t := &Transform{dim: dim, depth: depth}
+	size, n := 1, 0
+	for range depth + 1 {
+		t.offset = append(t.offset, n)
+		n += size
+		size *= dim
+	}
+	t.offset = append(t.offset, n)
+	t.sig, t.log, t.power = make([]float64, n), make([]float64, n), make([]float64, n)
+	t.a, t.b = make([]float64, n), make([]float64, n)
+	t.words = lyndon(dim, depth)
+	for _, w := range t.words {
+		at := 0
+		for _, letter := range w {
+			at = at*dim + letter
+		}
+		t.places = append(t.places, t.offset[len(w)]+at)
+	}
+	t.Reset()
+	return t
+}
+
+// Reset goes back to the path that has not moved.
+func (t *Transform) Reset() {
+	clear(t.sig)
+	t.sig[0] = 1
+}
+
+// Size returns the length of a log-signature: the number of Lyndon words.
+func (t *Transform) Size() int { return len(t.places) }
+
+// Words returns the Lyndon words in the order of LogSignature, by length and then by letter, letters counted from 0. The
+// caller owns them.
+func (t *Transform) Words() [][]int {
+	words := make([][]int, len(t.words))
+	for i, w := range t.words {
+		words[i] = slices.Clone(w)
+	}
+	return words
+}
+
+// Extend lets the path go on by the straight segment v (dim numbers): S ← S ⊗ exp(v). Each level is computed by Horner's
+// rule, so that no power of v is formed (Kidger and Lyons, ICLR 2021):
+//
+//	Sₙ + (…((v/n + S₁) ⊗ v/(n−1) + S₂) ⊗ … + Sₙ₋₁) ⊗ v.
+func (t *Transform) Extend(v []float64) {
+	d := t.dim
+	v = v[:d]
+	for k := range t.depth {
+		for j, x := range v {
+			t.parts[k*MaxDimension+j] = x / float64(k+1)
+		}
+	}
+	for n := t.depth; n >= 1; n-- {
+		cur, next := t.a, t.b
+		copy(cur, t.parts[(n-1)*MaxDimension:][:d])
+		size := d
+		for k := 1; k < n; k++ {
+			level := t.sig[t.offset[k]:t.offset[k+1]]
+			part := t.parts[(n-k-1)*MaxDimension:][:d]
+			from := cur[:len(level)]
+			if d == 2 { // time and value: the common case
+				p, q, out := part[0], part[1], next[:2*len(level)]
+				for i, s := range level {
+					x := s + from[i]
+					out[2*i] = float64(x * p)
+					out[2*i+1] = float64(x * q)
+				}
+			} else {
+				for i, s := range level {
+					x := s + from[i]
+					for j, p := range part {
+						next[i*d+j] = float64(x * p)
+					}
+				}
+			}
+			size *= d
+			cur, next = next, cur
+		}
+		level := t.sig[t.offset[n]:t.offset[n+1]]
+		for i, x := range cur[:size] {
+			level[i] += x
+		}
+	}
+}
+
+// Signature writes the tensor to dst: for each level from 1 on the coefficients of all its words in lexicographic order.
+// It returns how many.
+func (t *Transform) Signature(dst []float64) int { return copy(dst, t.sig[1:]) }
+
+// LogSignature writes the coefficients of the log-signature at the Lyndon words to dst, which holds Size numbers:
+// log S = x·(1 − x·(½ − x·(⅓ − …))) with x = S − 1, whose products beyond the depth vanish.
+func (t *Transform) LogSignature(dst []float64) {
+	clear(t.log)
+	t.log[0] = 1 / float64(t.depth)
+	for n := t.depth - 1; n >= 1; n-- {
+		t.times(t.depth - n)
+		for i, x := range t.power {
+			t.log[i] = -x
+		}
+		t.log[0] = 1 / float64(n)
+	}
+	t.times(t.depth)
+	for i, at := range t.places {
+		dst[i] = t.power[at]
+	}
+}
+
+// times sets power = (S − 1) ⊗ log up to level top. Level 0 of S − 1 is zero.
+func (t *Transform) times(top int) {
+	clear(t.power)
+	for p := 1; p <= top; p++ {
+		left := t.sig[t.offset[p]:t.offset[p+1]]
+		for q := 0; p+q <= top; q++ {
+			right := t.log[t.offset[q]:t.offset[q+1]]
+			out := t.power[t.offset[p+q]:t.offset[p+q+1]]
+			for i, x := range left {
+				row := out[i*len(right) : (i+1)*len(right)]
+				for j, y := range right {
+					row[j] += float64(x * y)
+				}
+			}
+		}
+	}
+}
+
+// lyndon returns the Lyndon words of up to the given length over letters 0…dim−1 (Duval, Theor. Comput. Sci. 60, 1988),
+// the shorter first.
+func lyndon(dim, depth int) [][]int {
+	var words [][]int
+	w := []int{-1}
+	for len(w) > 0 {
+		w[len(w)-1]++
+		words = append(words, slices.Clone(w))
+		for m := len(w); len(w) < depth; {
+			w = append(w, w[len(w)-m])
+		}
+		for len(w) > 0 && w[len(w)-1] == dim-1 {
+			w = w[:len(w)-1]
+		}
+	}
+	slices.SortStableFunc(words, func(a, b []int) int { return len(a) - len(b) })
+	return words
+}
