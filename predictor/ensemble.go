@@ -36,7 +36,9 @@ type ensemble struct {
 	forecast []float64 // of each expert, for the next value
 	rho      []float64
 	learners []learner
-	outer    mlPoly
+	boa      boa
+	poly     mlPoly
+	outer    mlPoly // over the learners, BOA and ML-Poly behind them
 	distance []float64 // n×n: smoothed squared distance of forecasts
 	errors   []float64 // mean squared error of each expert
 	scored   uint64
@@ -54,7 +56,7 @@ type ensemble struct {
 func newEnsemble(n int) ensemble {
 	m := ensemble{n: n, forecast: make([]float64, n), rho: make([]float64, n), distance: make([]float64, n*n),
 		errors: make([]float64, n), cost: make([]float64, n*n), kernel: make([]float64, n*n), loss: make([]float64, n),
-		ws: ot.NewWorkspace(n), learners: make([]learner, len(rates)), outer: newMLPoly(len(rates))}
+		ws: ot.NewWorkspace(n), learners: make([]learner, len(rates)), outer: newMLPoly(len(rates) + 2), boa: newBOA(n), poly: newMLPoly(n)}
 	for k := range m.learners {
 		m.learners[k] = learner{rho: make([]float64, n), variance: 1}
 		uniform(m.learners[k].rho)
@@ -110,6 +112,15 @@ func (m *ensemble) learn(y, scale, epsilon float64, cfg *Config) {
 		l.result = ot.HKKernel(l.rho, l.rho, m.loss, m.cost, m.kernel, eta, m.ws)
 		m.outer.gain(k, -tangent(mixed, own, y, scale))
 	}
+	byBOA, byPoly := detmath.Dot(m.boa.share, m.forecast), detmath.Dot(m.poly.share, m.forecast)
+	m.outer.gain(len(rates), -tangent(mixed, byBOA, y, scale))
+	m.outer.gain(len(rates)+1, -tangent(mixed, byPoly, y, scale))
+	for i, x := range m.forecast {
+		m.boa.gain(i, -tangent(byBOA, x, y, scale))
+		m.poly.gain(i, -tangent(byPoly, x, y, scale))
+	}
+	m.boa.mix()
+	m.poly.mix()
 	m.outer.mix()
 	m.combine()
 }
@@ -132,6 +143,12 @@ func (m *ensemble) combine() {
 		m.otCost += float64(share * l.result.OTCost)
 		m.freeEnergy += float64(share * l.result.MixLoss)
 		m.residual = max(m.residual, l.result.Residual)
+	}
+	for k, weights := range [][]float64{m.boa.share, m.poly.share} {
+		share := m.outer.share[len(m.learners)+k]
+		for i, w := range weights {
+			m.rho[i] += float64(share * w)
+		}
 	}
 	ot.Normalize(m.rho)
 }
@@ -175,6 +192,8 @@ func (m *ensemble) visit(c *codec) {
 		c.floats(l.rho)
 		c.float(&l.variance)
 	}
+	m.boa.visit(c)
+	m.poly.visit(c)
 	m.outer.visit(c)
 	c.floats(m.distance)
 	c.floats(m.errors)
