@@ -5,18 +5,24 @@ import (
 	"testing"
 )
 
-// The root mean squared errors of the naive forecast were computed from the same files with numpy. The ceilings are
-// relative to them, whole series, the first step included.
+// The root mean squared errors of the naive forecast were computed from the same files with other programs. The ceilings are
+// relative to them, whole series, the first step included. mean is the bar on the geometric mean over the five series
+// with the season declared. The Nile's ceiling is above what a smaller ensemble without regressions on the path reached
+// (.873): a hundred values do not pay for more experts.
 func TestBeatsNaive(t *testing.T) {
+	const mean = .770
+	logs := 0.0
 	for _, c := range []struct {
 		name    string
 		season  int // as declared
 		naive   float64
 		ceiling float64
+		counts  bool
 	}{
-		{"sunspots", 11, 23.9754088, .70}, {"nile", 0, 167.3246406, .88}, {"co2", 52, .4886074778, .79},
+		{"sunspots", 11, 23.9754088, .65, true}, {"nile", 0, 167.3246406, .885, true}, {"co2", 52, .4886074778, .775, true},
+		{"unemployment", 4, 0.3438281864, .82, true}, {"gdp", 4, 1.171332462, .77, true},
 		// The same without telling it the season.
-		{"sunspots", 0, 23.9754088, .71}, {"co2", 0, .4886074778, .80},
+		{"sunspots", 0, 23.9754088, .65, false}, {"co2", 0, .4886074778, .79, false},
 	} {
 		y, _ := example(t, c.name)
 		own, naive, inside := 0.0, 0.0, 0
@@ -32,6 +38,9 @@ func TestBeatsNaive(t *testing.T) {
 		})
 		n := float64(len(y) - 1)
 		own, naive = math.Sqrt(own/n), math.Sqrt(naive/n)
+		if c.counts {
+			logs += math.Log(own/naive) / 5
+		}
 		if math.Abs(naive/c.naive-1) > 1e-8 {
 			t.Errorf("%s: naive RMSE %.10g, want %.10g", c.name, naive, c.naive)
 		}
@@ -43,6 +52,11 @@ func TestBeatsNaive(t *testing.T) {
 			t.Errorf("%s: %.1f %% within the 90 %% interval", c.name, 100*coverage)
 		}
 		t.Logf("%-8s season %2d: RMSE %.4f of naive, coverage %.3f", c.name, c.season, own/naive, coverage)
+	}
+	if g := math.Exp(logs); g > mean {
+		t.Errorf("geometric mean of the five: %.4f of naive, want at most %v", g, mean)
+	} else {
+		t.Logf("geometric mean of the five: %.4f of naive", g)
 	}
 }
 

@@ -37,6 +37,7 @@ func newAutoregression(id string, forgetting float64, lags int, seasonal bool) *
 
 func (e *autoregression) name() string   { return e.id }
 func (e *autoregression) family() Family { return FamilyLinear }
+func (*autoregression) belief() float64  { return 5 }
 
 func (e *autoregression) step(h *history) float64 {
 	if h.n > 3 && e.unit > float64(unitFloors*h.floor()) { // else the unit says nothing yet

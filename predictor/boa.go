@@ -2,23 +2,25 @@ package predictor
 
 import (
 	"math"
+	"slices"
 
 	"github.com/usp-project/usp/detmath"
 )
 
 // boa weighs forecasters by Bernstein online aggregation with one adaptive learning rate each (Wintenberger, Mach.
-// Learn. 106, 2017): wₖ ∝ Vₖ^−½·exp(Sₖ/√Vₖ) with Vₖ = Σ 2.2·r² and Sₖ = Σ (r − r²/√Vₖ), r the gain of forecaster k over
+// Learn. 106, 2017): wₖ ∝ bₖ·Vₖ^−½·exp(Sₖ/√Vₖ) with b the belief
+// before any evidence, Vₖ = Σ 2.2·r² and Sₖ = Σ (r − r²/√Vₖ), r the gain of forecaster k over
 // the mixture. Its regret against each forecaster is of the order of √(ln N·Σr²).
 type boa struct {
 	variance []float64 // V
 	gains    []float64 // S
 	share    []float64 // w
+	belief   []float64 // w before any evidence; not state
 }
 
-func newBOA(n int) boa {
-	a := boa{variance: make([]float64, n), gains: make([]float64, n), share: make([]float64, n)}
-	uniform(a.share)
-	return a
+func newBOA(belief []float64) boa {
+	n := len(belief)
+	return boa{variance: make([]float64, n), gains: make([]float64, n), share: slices.Clone(belief), belief: belief}
 }
 
 // gain takes in by how much forecaster k did better than the mixture.
@@ -29,7 +31,7 @@ func (a *boa) gain(k int, r float64) {
 	}
 }
 
-// mix sets the shares; uniform while nobody has differed from the mixture. Of a forecaster that never has, the exponent
+// mix sets the shares: the belief while nobody has differed from the mixture. Of a forecaster that never has, the exponent
 // is that of no evidence and its V the least one seen.
 func (a *boa) mix() {
 	least := math.Inf(1)
@@ -39,7 +41,7 @@ func (a *boa) mix() {
 		}
 	}
 	if math.IsInf(least, 1) {
-		uniform(a.share)
+		copy(a.share, a.belief)
 		return
 	}
 	top := math.Inf(-1)
@@ -52,7 +54,7 @@ func (a *boa) mix() {
 	}
 	sum := 0.0
 	for k, s := range a.share {
-		a.share[k] = detmath.Exp(s - top)
+		a.share[k] = float64(a.belief[k] * detmath.Exp(s-top))
 		sum += a.share[k]
 	}
 	for k := range a.share {

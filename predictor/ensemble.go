@@ -16,6 +16,7 @@ const (
 	costMemory   = 0.97 // of the mean squared distance between two experts' forecasts
 	costBound    = 100  // of an element of the ground cost
 	maxRate      = 1.0  // of the adaptive learner
+	learnerShare = 0.02 // of the mixture that all learners have alike, so that every step is a transport
 	expertMemory = 0.98 // of an expert's mean squared error
 	expertClip   = 9    // an expert's squared error counts at most so many times its mean
 )
@@ -38,7 +39,7 @@ type ensemble struct {
 	learners []learner
 	boa      boa
 	poly     mlPoly
-	outer    mlPoly // over the learners, BOA and ML-Poly behind them
+	outer    mlPoly    // over the learners, BOA and ML-Poly behind them
 	distance []float64 // n×n: smoothed squared distance of forecasts
 	errors   []float64 // mean squared error of each expert
 	scored   uint64
@@ -53,15 +54,17 @@ type ensemble struct {
 	ws                 *ot.Workspace
 }
 
-func newEnsemble(n int) ensemble {
+// newEnsemble returns the ensemble of experts that are believed so much before any evidence, in sum 1.
+func newEnsemble(belief []float64) ensemble {
+	n := len(belief)
 	m := ensemble{n: n, forecast: make([]float64, n), rho: make([]float64, n), distance: make([]float64, n*n),
 		errors: make([]float64, n), cost: make([]float64, n*n), kernel: make([]float64, n*n), loss: make([]float64, n),
-		ws: ot.NewWorkspace(n), learners: make([]learner, len(rates)), outer: newMLPoly(len(rates) + 2), boa: newBOA(n), poly: newMLPoly(n)}
+		ws: ot.NewWorkspace(n), learners: make([]learner, len(rates)), outer: newMLPoly(len(rates) + 2), boa: newBOA(belief), poly: newMLPoly(n)}
 	for k := range m.learners {
 		m.learners[k] = learner{rho: make([]float64, n), variance: 1}
-		uniform(m.learners[k].rho)
+		copy(m.learners[k].rho, belief)
 	}
-	uniform(m.rho)
+	copy(m.rho, belief)
 	return m
 }
 
@@ -122,6 +125,9 @@ func (m *ensemble) learn(y, scale, epsilon float64, cfg *Config) {
 	m.boa.mix()
 	m.poly.mix()
 	m.outer.mix()
+	for k, v := range m.outer.share {
+		m.outer.share[k] = float64((1-learnerShare)*v) + learnerShare/float64(len(m.outer.share))
+	}
 	m.combine()
 }
 

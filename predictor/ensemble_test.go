@@ -29,6 +29,38 @@ func TestMLPolyOracle(t *testing.T) {
 	}
 }
 
+// equal believes n experts alike.
+func equal(n int) []float64 {
+	b := make([]float64, n)
+	uniform(b)
+	return b
+}
+
+// BOA on the same rounds: own computation with numpy from the formula.
+func TestBOAOracle(t *testing.T) {
+	experts := [][]float64{{1, 2, 4}, {2, 2.5, 1}, {3, 2, 2}, {1, 1.5, 3}}
+	values := []float64{1.5, 2.25, 2.5, 1.25}
+	a := newBOA(equal(3))
+	for i, want := range []float64{7. / 3, 2.3441571630380554, 2.2002661764416673, 1.4470800421892703} {
+		forecast := detmath.Dot(a.share, experts[i])
+		near(t, "forecast", forecast, want, 1e-14)
+		for k, x := range experts[i] {
+			a.gain(k, 2*(forecast-values[i])*(forecast-x))
+		}
+		a.mix()
+	}
+}
+
+func TestBOABelievesUntilSomebodyDiffers(t *testing.T) {
+	a := newBOA([]float64{.5, .3, .2})
+	for k := range 3 {
+		a.gain(k, 0)
+	}
+	if a.mix(); !slices.Equal(a.share, []float64{.5, .3, .2}) {
+		t.Errorf("shares %v", a.share)
+	}
+}
+
 func TestMLPolyIsUniformWhileAllAgree(t *testing.T) {
 	a := newMLPoly(4)
 	for k := range 4 {
@@ -65,7 +97,7 @@ func checkRegret(t *rapid.T, p *Predictor, y []float64) {
 	for k := range best {
 		best[k] = make([]float64, n)
 		for i := range n {
-			best[k][i] = math.Log(float64(n)) / max(rates[k], 1e-300)
+			best[k][i] = -math.Log(m.rho[i]) / max(rates[k], 1e-300)
 		}
 	}
 	next, loss := make([]float64, n), make([]float64, n)
@@ -113,7 +145,7 @@ func checkRegret(t *rapid.T, p *Predictor, y []float64) {
 
 // The ensemble follows when another expert becomes the right one.
 func TestEnsembleSwitches(t *testing.T) {
-	m := newEnsemble(3)
+	m := newEnsemble(equal(3))
 	cfg := Config{}.WithDefaults()
 	e := noise(15, 600)
 	forecasts := func(i int) {
@@ -138,7 +170,7 @@ func TestEnsembleSwitches(t *testing.T) {
 }
 
 func TestSoften(t *testing.T) {
-	m := newEnsemble(4)
+	m := newEnsemble(equal(4))
 	for k := range m.learners {
 		copy(m.learners[k].rho, []float64{1, 0, 0, 0})
 	}
@@ -155,7 +187,7 @@ func TestSoften(t *testing.T) {
 
 // The learner without a rate of its own must have found one that is fast enough for this.
 func TestAdaptiveRate(t *testing.T) {
-	m := newEnsemble(3)
+	m := newEnsemble(equal(3))
 	cfg := Config{}.WithDefaults()
 	for _, x := range noise(18, 300) {
 		m.forecast[0], m.forecast[1], m.forecast[2] = 0, 1, 2
@@ -170,15 +202,15 @@ func TestAdaptiveRate(t *testing.T) {
 // Each expert on the signal that it is made for.
 func TestExperts(t *testing.T) {
 	cfg := Config{Season: 12}.WithDefaults()
-	line, wave, flat := make([]float64, 200), make([]float64, 200), make([]float64, 200)
-	e := noise(16, 200)
+	line, wave, flat := make([]float64, 300), make([]float64, 300), make([]float64, 300)
+	e := noise(16, 300)
 	oscillation := []float64{1, 2}
 	for i := range line {
 		line[i] = 3 + .5*float64(i)
 		wave[i] = 10*math.Sin(2*math.Pi*float64(i)/12) + float64(i%3)
 		flat[i] = 5 + .1*e[i]
 	}
-	for i := 2; i < 200; i++ {
+	for i := 2; i < 300; i++ {
 		oscillation = append(oscillation, 1.5*oscillation[i-1]-.9*oscillation[i-2]+.01*e[i])
 	}
 	for _, c := range []struct {

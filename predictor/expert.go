@@ -1,5 +1,7 @@
 package predictor
 
+import "github.com/usp-project/usp/ot"
+
 // expert is one way of forecasting the next value. An expert holds whatever it has learned; it may look at the
 // shared history but not keep it. Its forecasts must be finite whatever finite values it is shown.
 type expert interface {
@@ -19,6 +21,27 @@ type shaped interface {
 	expert
 	// spread adds weight times the density of the next value to g. It allocates nothing and changes no state.
 	spread(g *lawGrid, weight float64)
+}
+
+// believed is an expert that is given more weight than others before there is evidence. What can take the shape of many
+// others deserves it: on short series the mixture would else spend its time finding that out.
+type believed interface {
+	expert
+	// belief is that weight relative to an expert that does not say, for which it is 1.
+	belief() float64
+}
+
+// beliefs returns the weights before any evidence, summing to 1.
+func beliefs(experts []expert) []float64 {
+	b := make([]float64, len(experts))
+	for i, e := range experts {
+		b[i] = 1
+		if e, ok := e.(believed); ok {
+			b[i] = e.belief()
+		}
+	}
+	ot.Normalize(b)
+	return b
 }
 
 // Family is a kind of model. Its value is the letter that the specification gives it.
@@ -66,7 +89,8 @@ func (*naive) family() Family          { return FamilyLinear }
 func (*naive) step(h *history) float64 { return h.back(0) }
 func (*naive) visit(*codec)            {}
 
-// seasonalNaive forecasts the value of one season ago; without a season, or before one is complete, the mean.
+// seasonalNaive forecasts the value of one season ago; without a season, or before one is complete, the
+// last value.
 type seasonalNaive struct{}
 
 func (*seasonalNaive) name() string   { return "seasonal-naive" }
@@ -75,7 +99,7 @@ func (*seasonalNaive) step(h *history) float64 {
 	if m := h.season; m > 1 && h.has(m-1) {
 		return h.back(m - 1)
 	}
-	return h.mean
+	return h.back(0)
 }
 func (*seasonalNaive) visit(*codec) {}
 

@@ -43,8 +43,9 @@ func newKernelRidge(window int) *kernelRidge {
 		weights: make([]float64, window), row: make([]float64, window)}
 }
 
-func (*kernelRidge) name() string   { return "kernel" }
-func (*kernelRidge) family() Family { return FamilyLinear }
+func (*kernelRidge) name() string    { return "kernel" }
+func (*kernelRidge) family() Family  { return FamilyLinear }
+func (*kernelRidge) belief() float64 { return 6 }
 
 func (e *kernelRidge) step(h *history) float64 {
 	y := h.back(0)

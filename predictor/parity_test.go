@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "ad3983ea91cdcdb8caee37b46e1deb14045c33d38a6ec9b0b2e0581284f80d2c",
-	10_000:  "91ebd1d0b4ae022b4d6bf756d83eb227ad75ab4db10041932cc48c585a19248f",
-	100_000: "7dcceecf08326deee7aa0b4b96bb68a1155fd2783fc7e31f22a93627b50c13a4",
+	1_000:   "3f4acad046492efb2b291b83e61677c7c54cb3acd9f876d147bd765e80ca8acc",
+	10_000:  "ce9f16d7808e402d8451c597feeaa784769623ceacddcf824f45534b8a39b755",
+	100_000: "1564475928c7bcf2e4a50a6ab84aae5486350f535bfcd2c8d3a80668d42f947f",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice

@@ -106,7 +106,7 @@ func newPredictor(cfg Config) (*Predictor, error) {
 	}
 	p := &Predictor{cfg: cfg, configID: cfg.sum(), history: newHistory(cfg.Season), experts: newExperts(cfg),
 		monitor: newMonitor(&cfg), cusum: newCusum(&cfg), conf: newConformal(&cfg), gate: newGate(&cfg)}
-	p.ensemble = newEnsemble(len(p.experts))
+	p.ensemble = newEnsemble(beliefs(p.experts))
 	p.prior = make([]float64, len(p.experts))
 	p.ensemble.epsilon = p.epsilon()
 	p.sections = p.parts()

@@ -39,8 +39,9 @@ func newRough(id string, forgetting float64, windows ...int) *rough {
 	return &rough{id: id, rls: newRLS(forgetting, 1+len(windows)*n, prior), transform: t, windows: windows}
 }
 
-func (e *rough) name() string { return e.id }
-func (*rough) family() Family { return FamilyRough }
+func (e *rough) name() string  { return e.id }
+func (*rough) family() Family  { return FamilyRough }
+func (*rough) belief() float64 { return 3 }
 
 func (e *rough) step(h *history) float64 {
 	if h.n > 3 && e.unit > float64(unitFloors*h.floor()) { // else the unit says nothing yet
