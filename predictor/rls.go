@@ -3,7 +3,7 @@ package predictor
 import "math"
 
 const (
-	rlsPrior    = 3   // variance of a coefficient before any evidence, in units of the noise
+	rlsPrior    = 1   // variance of a coefficient before any evidence, in units of the noise
 	rlsClip     = 5.0 // innovations are winsorised at so many of their standard deviations
 	rlsMaxTrace = 1e4 // per coefficient: beyond it nothing is forgotten, against wind-up
 )
