@@ -1,5 +1,7 @@
 package predictor
 
+import "math"
+
 // autoregression forecasts by recursive least squares. The target is the next increment; the features are a constant,
 // the distance to the mean, the distances to the preceding values and, if seasonal, to those about one season ago, all
 // in units of the history's spread. Without evidence all coefficients are zero, which is the naive forecast.
@@ -10,13 +12,15 @@ type autoregression struct {
 
 	rls
 	unit   float64 // of features and target, at the last forecast
+	reach  float64 // greatest |increment| in memory, in units: a forecast goes no farther
 	season int     // the features are for
 }
 
 const (
 	arFeature   = 50 // features are cut at so many spreads
 	arOutermost = 20 // targets and forecasts stay within so many spreads of the last value
-	unitFloors  = 4  // numerical floors that a unit must exceed: a signal that has not moved yet has no unit
+	reachMemory = 0.999
+	unitFloors  = 4 // numerical floors that a unit must exceed: a signal that has not moved yet has no unit
 )
 
 func newAutoregression(id string, forgetting float64, lags int, seasonal bool) *autoregression {
@@ -41,7 +45,10 @@ func (*autoregression) belief() float64  { return 5 }
 
 func (e *autoregression) step(h *history) float64 {
 	if h.n > 3 && e.unit > float64(unitFloors*h.floor()) { // else the unit says nothing yet
-		e.learn(clip((h.back(0)-h.back(1))/e.unit, arOutermost))
+		e.rescale(h.spread)
+		target := (h.back(0) - h.back(1)) / e.unit
+		e.reach = max(float64(reachMemory*e.reach), math.Abs(clip(target, arOutermost)))
+		e.learn(clip(target, arOutermost))
 	}
 	if e.seasonal && e.season != h.season { // what was learned of another period is void
 		for i := 3 + e.lags; i < len(e.theta); i++ {
@@ -50,8 +57,19 @@ func (e *autoregression) step(h *history) float64 {
 		e.season = h.season
 	}
 	e.look(h)
-	d := e.predict()
-	return h.back(0) + float64(e.unit*max(-arOutermost, min(arOutermost, d)))
+	return h.back(0) + float64(e.unit*clip(e.predict(), e.reach))
+}
+
+// rescale takes the features of the last forecast into a greater unit, where the newest value has shown that the unit
+// was too small: else the first move of a signal at rest would be learned as one of many spreads.
+func (e *autoregression) rescale(unit float64) {
+	if !(unit > e.unit) {
+		return
+	}
+	for i := 1; i < len(e.features); i++ {
+		e.features[i] = float64(e.features[i] * (e.unit / unit))
+	}
+	e.unit = unit
 }
 
 // look computes the features for the forecast after the newest value.
@@ -87,5 +105,6 @@ func (e *autoregression) feature(v, y float64) float64 {
 func (e *autoregression) visit(c *codec) {
 	e.rls.visit(c)
 	c.float(&e.unit)
+	c.float(&e.reach)
 	c.int(&e.season, 0, MaxSeason)
 }

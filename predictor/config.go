@@ -21,6 +21,10 @@ type Config struct {
 	WarmUp     int     `toml:"warm_up"`    // scored forecasts before alarms, outliers and measured intervals; default 10
 	Forgetting float64 `toml:"forgetting"` // of the autoregressions, per step; default 0.998
 
+	// KernelWindow is the number of delay vectors of the kernel expert, 16 to 256, default 64; 1 leaves the expert out.
+	// The cost of a step grows with its third power.
+	KernelWindow int `toml:"kernel_window"`
+
 	CusumSlack      float64 `toml:"cusum_slack"`       // k, in standard deviations of the clipped score; default 0.5
 	CusumClip       float64 `toml:"cusum_clip"`        // where scores are clipped, in standard deviations; default 1.5
 	TargetRunLength float64 `toml:"target_run_length"` // steps between false alarms on Gaussian scores; default 500
@@ -62,6 +66,7 @@ func (c Config) WithDefaults() Config {
 	}
 	defInt(&c.WarmUp, 10)
 	def(&c.Forgetting, 0.998)
+	defInt(&c.KernelWindow, 64)
 	o := &c.Orchestrator
 	def(&o.SwitchCost, 0.5)
 	def(&o.EpsilonBase, 0.07)
@@ -95,6 +100,9 @@ func (c Config) Validate() error {
 		{"confirm_steps", c.ConfirmSteps, 1, maxPending}, {"freeze_steps", c.FreezeSteps, 3, 1 << 20},
 		{"kurtosis_window", c.KurtosisWindow, 8, 1 << 16}, {"holder_window", c.HolderWindow, 32, 1 << 12},
 	}
+	if w := c.KernelWindow; w != 1 && (w < 16 || w > 256) {
+		return fmt.Errorf("predictor: kernel_window is %d, want 16 to 256, or 1 for none", w)
+	}
 	for _, p := range ints {
 		if p.v < p.lo || p.v > p.hi {
 			return fmt.Errorf("predictor: %s is %d, want %d to %d", p.name, p.v, p.lo, p.hi)
@@ -121,7 +129,7 @@ func (c Config) Validate() error {
 // sum identifies the configuration in a saved state. c has its defaults filled in.
 func (c Config) sum() [32]byte {
 	var b []byte
-	for _, v := range []int{c.Season, c.WarmUp, c.Grace, c.ConfirmSteps, c.FreezeSteps, c.KurtosisWindow, c.HolderWindow} {
+	for _, v := range []int{c.Season, c.WarmUp, c.Grace, c.ConfirmSteps, c.FreezeSteps, c.KurtosisWindow, c.HolderWindow, c.KernelWindow} {
 		b = binary.LittleEndian.AppendUint64(b, uint64(v))
 	}
 	o := c.Orchestrator

@@ -220,7 +220,7 @@ func TestExperts(t *testing.T) {
 	}{
 		{"naive", line, .5001}, {"seasonal-naive", wave, 1e-9}, {"seasonal-drift", wave, 1e-9}, {"seasonal-drift", line, 1e-9},
 		{"ses.2", flat, .4}, {"ses.5", flat, .45}, {"holt.85", line, .25}, {"holt.60", line, .6}, {"drift.3", line, 1e-9}, {"drift.6", wave, 1e-6},
-		{"ar.short", oscillation, .06}, {"ar.seasonal", oscillation, .06}, {"ar.long", wave, .3},
+		{"ar.short", oscillation, .06}, {"ar.seasonal", oscillation, .06}, {"ar.long", wave, .3}, {"kernel", oscillation, .2},
 	} {
 		h := newHistory(cfg.Season)
 		experts := newExperts(cfg)

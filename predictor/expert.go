@@ -64,7 +64,7 @@ func newExperts(cfg Config) []expert {
 }
 
 func linearExperts(cfg Config) []expert {
-	return []expert{
+	experts := []expert{
 		&naive{},
 		&seasonalNaive{},
 		&seasonalDrift{},
@@ -77,8 +77,11 @@ func linearExperts(cfg Config) []expert {
 		newAutoregression("ar.short", cfg.Forgetting, 2, false),
 		newAutoregression("ar.seasonal", cfg.Forgetting, 3, true),
 		newAutoregression("ar.long", cfg.Forgetting, 9, true),
-		newKernelRidge(64),
 	}
+	if cfg.KernelWindow > 1 {
+		experts = append(experts, newKernelRidge(cfg.KernelWindow))
+	}
+	return experts
 }
 
 // naive forecasts the last value.

@@ -5,10 +5,10 @@ import "testing"
 // The chains were computed by this package on linux/amd64. They change with anything that changes a bit of any
 // forecast: then stored runs no longer compare, so say so in the changelog and raise stateVersion.
 var golden = []struct{ name, chain string }{
-	{"sunspots", "bc602f2f4d942c93ef1a9e543148b7154180eef30b735083ccbd3bccc12db2b1"},
-	{"nile", "a9637e63328bf2d38f634804465271525456d2ddda6f775066707805a60e86e9"},
-	{"co2", "3a9a3a9f78c8752e3aba8f5252b7e12db524f5f31c4b6e9077d4fbde6107354a"},
-	{"disturbed", "72b4e2685e538bbfa9af1139ddd13e38a2c0209d936cff317598d5fbd2569935"}, // through quarantine, shift, freeze, alarm and the search for a season
+	{"sunspots", "2ed89cab4401ac8f4f4ecee5c1341edcaeb48b52f6338984575dbe654715884d"},
+	{"nile", "460f042be44ce462097a68e340d71af58eb692a1a39049c0b846d1d06627badc"},
+	{"co2", "c5b097ff9a0a28bc048557e99f18d58489ce67177937405a1618c212739d01f7"},
+	{"disturbed", "9430e008ab74355c801fe69cd36fec7e4e7ba4703a46f05b1ef904c3cb80bf12"}, // through quarantine, shift, freeze, alarm and the search for a season
 }
 
 func disturbed() []float64 {

@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "3f4acad046492efb2b291b83e61677c7c54cb3acd9f876d147bd765e80ca8acc",
-	10_000:  "ce9f16d7808e402d8451c597feeaa784769623ceacddcf824f45534b8a39b755",
-	100_000: "1564475928c7bcf2e4a50a6ab84aae5486350f535bfcd2c8d3a80668d42f947f",
+	1_000:   "b70dd925f9391d7283f893daa3984a03e516dbdb664ec1bac3a3ee48732f4dbc",
+	10_000:  "0d97e086bb0319fb8e10f39dd33640888015b7b7055ff17ade152d1ef55fb1d8",
+	100_000: "84d3a48bf115093cf2385bd1d09d3b2a33f54976776a57744812563f8c98be10",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice

@@ -145,6 +145,7 @@ func TestConfig(t *testing.T) {
 	for name, c := range map[string]Config{
 		"season": {Season: -1}, "coverage": {Coverage: 1}, "grace": {Grace: -3}, "confirm_steps": {ConfirmSteps: 9}, "forgetting": {Forgetting: math.NaN()},
 		"epsilon_max": {Orchestrator: Orchestrator{EpsilonMin: 1, EpsilonMax: .5}}, "soft_reset": {Orchestrator: Orchestrator{SoftReset: 2}}, "holder_window": {HolderWindow: 1 << 20},
+		"kernel_window": {KernelWindow: 15},
 	} {
 		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: error %v", name, err)

@@ -182,6 +182,7 @@ func predictorDocs() map[string]string {
 		"season":             "Observations in one period; 0: found from what was seen, 1: there is none.",
 		"warm_up":            "Scored forecasts before alarms, outliers and measured intervals.",
 		"forgetting":         "Forgetting of the autoregressions, per step.",
+		"kernel_window":      "Delay vectors of the kernel expert, 16 to 256; 1: no such expert.",
 		"switch_cost":        "Least cost of moving weight between two experts.",
 		"epsilon_base":       "Regularisation of the transport at no volatility.",
 		"epsilon_volatility": "How much relative volatility raises the regularisation.",
