@@ -28,7 +28,7 @@ const runLong = `Predict a series one step ahead and record every step.
 
 INPUT is a CSV file with a header line, "-" for CSV on standard input (each line is
 predicted as it arrives), or example:NAME for a shipped series (sunspots, nile,
-co2). Without INPUT it is example:sunspots.
+co2, unemployment, gdp). Without INPUT it is example:sunspots.
 
 The columns are "time" (RFC 3339 date or date-time, or nanoseconds) and "value", or
 those named by --time-column and --value-column.

@@ -1,6 +1,7 @@
-// Package examples holds the three real series that usp ships, so that a first
-// run needs no download: yearly sunspot numbers, the flow of the Nile, and
-// weekly CO₂ at Mauna Loa. All are in the public domain; SOURCES.md names where
+// Package examples holds the five real series that usp ships, so that a first
+// run needs no download: yearly sunspot numbers, the flow of the Nile, weekly
+// CO₂ at Mauna Loa, and quarterly unemployment and gross domestic product of
+// the United States. All are in the public domain; SOURCES.md names where
 // each comes from and what was changed. The bytes never change between builds
 // of one version, so a run on an example is reproducible to the digest.
 package examples
@@ -27,7 +28,7 @@ type Series struct {
 	Source string // who measured or published it, and its licence
 }
 
-//go:embed sunspots.csv nile.csv co2.csv
+//go:embed sunspots.csv nile.csv co2.csv unemployment.csv gdp.csv
 var files embed.FS
 
 // All returns the shipped series in the order in which they are shown.
@@ -45,6 +46,14 @@ func All() []Series {
 		{
 			Name: "co2", Title: "Weekly atmospheric CO₂ at Mauna Loa, 1958–2001", Season: 52, Unit: "ppm",
 			Source: "Keeling and Whorf (2004), CDIAC, via statsmodels 0.13.5; public domain; 59 missing weeks interpolated",
+		},
+		{
+			Name: "unemployment", Title: "Quarterly unemployment rate of the United States, 1959–2009", Season: 4, Unit: "%",
+			Source: "Bureau of Labor Statistics, via statsmodels; public domain",
+		},
+		{
+			Name: "gdp", Title: "Quarterly real gross domestic product of the United States, 1959–2009", Unit: "100 ln(10^9 $ of 2005)",
+			Source: "Bureau of Economic Analysis via FRED and statsmodels; public domain; 100 times the natural logarithm",
 		},
 	}
 	for i := range list {

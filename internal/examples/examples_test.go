@@ -59,6 +59,8 @@ func TestFacts(t *testing.T) {
 		{"sunspots", 309, 11, 18.19967532, 23.9754088, 22.6090604, "1700-01-01", "2008-01-01"},
 		{"nile", 100, 0, 133.2525253, 167.3246406, 0, "1871-01-01", "1970-01-01"},
 		{"co2", 2284, 52, .3837932545, .4886074778, 1.313802427, "1958-03-29", "2001-12-29"},
+		{"unemployment", 203, 4, .2376237624, .3438281864, .7618090452, "1959-01-01", "2009-07-01"},
+		{"gdp", 203, 0, .9741443324, 1.171332462, 0, "1959-01-01", "2009-07-01"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -94,7 +96,7 @@ func TestFacts(t *testing.T) {
 }
 
 func TestLookup(t *testing.T) {
-	if got := Names(); !slices.Equal(got, []string{"sunspots", "nile", "co2"}) {
+	if got := Names(); !slices.Equal(got, []string{"sunspots", "nile", "co2", "unemployment", "gdp"}) {
 		t.Errorf("Names() = %q", got)
 	}
 	if _, ok := Lookup(Default); !ok {
@@ -126,7 +128,7 @@ func TestSources(t *testing.T) {
 			t.Errorf("%s lacks a title, a unit or its licence: %+v", s.Name, s)
 		}
 	}
-	if got := strings.Count(string(text), "public domain.\""); got != 3 {
-		t.Errorf("SOURCES.md quotes %d licences, want 3", got)
+	if got := strings.Count(string(text), "public domain.\""); got != 4 {
+		t.Errorf("SOURCES.md quotes %d licences, want 4", got)
 	}
 }
