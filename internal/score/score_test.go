@@ -2,7 +2,10 @@ package score
 
 import (
 	"math"
+	"reflect"
 	"testing"
+
+	"github.com/usp-project/usp/predictor"
 )
 
 // TestRules holds both aggregation rules to forecasts computed by another program (canonical BOA, and opera's ML-Poly).
@@ -52,6 +55,38 @@ func TestSimplex(t *testing.T) {
 		}
 		if value > least+1e-10 || value < least-1e-4 || math.Abs(w[0]+w[1]+w[2]-1) > 1e-12 || min(w[0], w[1], w[2]) < 0 {
 			t.Errorf("%v: %v, %g; the grid has %g", g, w, value, least)
+		}
+	}
+}
+
+// TestState wants a restored board to go on to the bit.
+func TestState(t *testing.T) {
+	a := New(2)
+	step := func(b *Board, i int) {
+		out := predictor.Output{Step: uint64(i + 1), HasPrior: i > 0, Weights: []float64{1 / float64(i+1), 1 - 1/float64(i+1)}, PriorExperts: []float64{float64(i), 3}}
+		if i%7 == 0 {
+			out.Flags = predictor.FlagAlarmUp
+		}
+		b.Add(float64(i%5), &out)
+	}
+	for i := range 30 {
+		step(a, i)
+	}
+	state, _ := a.AppendBinary(nil)
+	b := New(2)
+	if err := b.UnmarshalBinary(state); err != nil {
+		t.Fatal(err)
+	}
+	for i := 30; i < 60; i++ {
+		step(a, i)
+		step(b, i)
+	}
+	if !reflect.DeepEqual(a, b) {
+		t.Errorf("restored %+v, want %+v", b, a)
+	}
+	for _, bad := range [][]byte{nil, state[:len(state)-1], append(state, 0)} {
+		if New(2).UnmarshalBinary(bad) == nil {
+			t.Errorf("%d bytes accepted", len(bad))
 		}
 	}
 }
