@@ -147,7 +147,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
 	})
-	root.AddCommand(a.runCommand(), a.recordCommand(), a.runsCommand(), a.showCommand(), a.logCommand(), a.verifyCommand(),
+	root.AddCommand(a.runCommand(), a.backtestCommand(), a.recordCommand(), a.runsCommand(), a.showCommand(), a.logCommand(), a.verifyCommand(),
 		a.compareCommand(), a.replayCommand(), a.exportCommand(), a.proveCommand(), a.snapshotCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
 	return root
 }

@@ -193,7 +193,7 @@ func (s *session) restore(state *usp.State) error {
 	if err := json.Unmarshal(sections[sectionInput], &at); err != nil {
 		return fmt.Errorf("snapshot %s: section %s: %w", state.Snapshot, sectionInput, err)
 	}
-	if err := s.scores.restore(sections[sectionScores]); err != nil {
+	if err := s.restoreScores(sections[sectionScores]); err != nil {
 		return fmt.Errorf("snapshot %s: %w", state.Snapshot, err)
 	}
 	if err := s.events.restore(sections[sectionEvents]); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/usp-project/usp"
 	"github.com/usp-project/usp/internal/input"
+	"github.com/usp-project/usp/internal/score"
 	"github.com/usp-project/usp/predictor"
 	"github.com/usp-project/usp/record"
 	"github.com/usp-project/usp/snapshot"
@@ -92,6 +93,7 @@ type session struct {
 	values    *record.Values
 	out       predictor.Output
 	scores    scores
+	board     *score.Board // see experts
 	emits     latencies
 	forecasts *forecastWriter
 	progress  *progress
@@ -255,6 +257,7 @@ func (s *session) step(obs input.Observation) error {
 		return fmt.Errorf("%s:%d: %w", s.source.name, obs.Line, err)
 	}
 	s.scores.add(obs.Value, out.Prior, out.PriorLower, out.PriorUpper, out.HasPrior)
+	s.experts().Add(obs.Value, out)
 	if out.Flags&predictor.FlagSaturated != 0 && !s.saturated {
 		s.saturated = true
 		fmt.Fprintf(s.app.err, "usp: warning: %s:%d: values beyond ±%g are taken as that; scale the series\n", s.source.name, obs.Line, predictor.MaxMagnitude)
@@ -291,8 +294,17 @@ func (s *session) state() []usp.Section {
 	if err != nil { // three numbers and a digest
 		panic("usp run: input position: " + err.Error())
 	}
-	return append(s.sections, usp.Section{Name: sectionInput, Data: consumed}, usp.Section{Name: sectionScores, Data: s.scores.state()},
+	scores, _ := s.experts().AppendBinary(s.scores.state()) // never an error
+	return append(s.sections, usp.Section{Name: sectionInput, Data: consumed}, usp.Section{Name: sectionScores, Data: scores},
 		usp.Section{Name: sectionEvents, Data: s.events.state()})
+}
+
+// experts is the board of the experts' scores, made when the predictor is known.
+func (s *session) experts() *score.Board {
+	if s.board == nil {
+		s.board = score.New(len(s.predictor.Experts()))
+	}
+	return s.board
 }
 
 func (s *session) snapshot(reason uint32) {

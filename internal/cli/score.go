@@ -75,6 +75,15 @@ func (s *scores) state() []byte {
 	return b.Bytes()
 }
 
+// restoreScores takes the section: the scores of the forecasts, then those of the experts.
+func (s *session) restoreScores(b []byte) error {
+	n := min(len(b), binary.Size(&s.scores))
+	if err := s.scores.restore(b[:n]); err != nil {
+		return err
+	}
+	return s.experts().UnmarshalBinary(b[n:])
+}
+
 func (s *scores) restore(b []byte) error {
 	if len(b) != binary.Size(s) {
 		return fmt.Errorf("section scores has %d bytes, want %d", len(b), binary.Size(s))

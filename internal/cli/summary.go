@@ -38,13 +38,14 @@ type runSummary struct {
 	MASE       undefined `json:"mase"`  // null if the naive forecast makes no error
 	Skill      undefined `json:"skill"` // likewise
 	Coverage   float64   `json:"coverage"`
-	Next       float64   `json:"next_forecast"`
-	NextLower  float64   `json:"next_lower"`
-	NextUpper  float64   `json:"next_upper"`
-	Seconds    float64   `json:"seconds"`
-	EmitP50    int64     `json:"emit_ns_p50"`
-	EmitP99    int64     `json:"emit_ns_p99"`
-	EmitMax    int64     `json:"emit_ns_max"`
+	hindsight
+	Next      float64 `json:"next_forecast"`
+	NextLower float64 `json:"next_lower"`
+	NextUpper float64 `json:"next_upper"`
+	Seconds   float64 `json:"seconds"`
+	EmitP50   int64   `json:"emit_ns_p50"`
+	EmitP99   int64   `json:"emit_ns_p99"`
+	EmitMax   int64   `json:"emit_ns_max"`
 
 	Anchor  *recorder.Committed `json:"anchor,omitempty"`  // where the last signed head was copied to
 	Witness *recorder.Committed `json:"witness,omitempty"` // who cosigned it
@@ -111,7 +112,8 @@ func (s *session) report(sum usp.Summary, complete bool) runSummary {
 		Type: "summary", RunID: sum.RunID, RunDir: sum.Dir, Generation: sum.Generation, Complete: complete, FromStep: s.from, Steps: s.out.Step,
 		Emitted: sum.Emitted, Stored: sum.Stored, Lost: sum.Lost, LostToDisk: sum.LostStorage, Unsaved: sum.Unsaved, Digests: sum.Digests, Snapshots: sum.Snapshots, Dropped: s.rejected, EventsLost: s.eventsDropped,
 		RMSE: s.scores.rmse(), RMSENaive: s.scores.rmseNaive(), MAE: s.scores.mae(), MASE: undefined(s.scores.mase()), Skill: undefined(s.scores.skill()), Coverage: s.scores.coverage(),
-		Next: finite(s.out.Forecast), NextLower: finite(s.out.Lower), NextUpper: finite(s.out.Upper),
+		hindsight: judge(s.experts(), s.predictor.Experts()),
+		Next:      finite(s.out.Forecast), NextLower: finite(s.out.Lower), NextUpper: finite(s.out.Upper),
 		Seconds: s.app.now().Sub(s.started).Seconds(),
 		EmitP50: s.emits.quantile(.5).Nanoseconds(), EmitP99: s.emits.quantile(.99).Nanoseconds(), EmitMax: s.emits.max.Nanoseconds(),
 		ResumedFrom: s.resumed, Rejected: s.rejections, Anchor: sum.Anchor, Witness: sum.Witness,
@@ -133,6 +135,11 @@ func (s *session) print(r runSummary, interrupted bool) {
 	} else {
 		fmt.Fprintf(w, "  accuracy   RMSE %.6g, naive %.6g (%s); MAE %.6g%s; %.0f %% interval held %.1f %%\n",
 			r.RMSE, r.RMSENaive, skillText(r), r.MAE, maseText(r.MASE), 100*s.predictor.Config().Coverage, 100*r.Coverage)
+		fmt.Fprintf(w, "  hindsight  RMSE of %s %.6g, best mixture %.6g, mean of the experts %.6g, BOA %.6g, ML-Poly %.6g\n", r.BestExpert, r.BestRMSE, r.ConvexRMSE, r.UniformRMSE, r.BOARMSE, r.MLPolyRMSE)
+		if r.RMSE >= r.RMSENaive {
+			fmt.Fprintf(w, "             %s\n", nothingBetter(r))
+		}
+		fmt.Fprintf(w, "  weights    turnover %.4g; %s\n", r.Turnover, count(r.AlarmCount, "alarm"))
 	}
 	fmt.Fprintf(w, "  next       %.6g in [%.6g, %.6g]\n", r.Next, r.NextLower, r.NextUpper)
 	fmt.Fprintf(w, "  recorded   %d emitted, %d stored, %d lost%s; %s, %s%s\n",

@@ -1,0 +1,155 @@
+// Package score says what one-step forecasts were worth: beside the forecasts themselves it keeps what each expert, the
+// best fixed mixture of them in hindsight, their plain mean and two standard aggregation rules would have achieved on the
+// same observations. Its memory is quadratic in the number of experts and does not grow with the series.
+package score
+
+import (
+	"math"
+
+	"github.com/usp-project/usp/predictor"
+)
+
+// MaxAlarms is how many alarms are kept with step and time; beyond them they are only counted.
+const MaxAlarms = 1000
+
+// Alarm is one change that the detector reported.
+type Alarm struct {
+	Step uint64 `json:"step"`
+	Time int64  `json:"time"` // nanoseconds since the Unix epoch
+	Up   bool   `json:"up"`
+}
+
+// Board accumulates the scores. Everything that it needs later is in exported fields; it is not safe for concurrent use.
+type Board struct {
+	N       uint64      // observations that had forecasts
+	Unit    float64     // largest error of an expert so far, at least the smallest normal number
+	Gram    [][]float64 // N×N sums of products of the experts' errors, in units of Unit²
+	Abs     []float64   // sums of the experts' absolute errors, in units of Unit
+	Uniform float64     // sum of squared errors of the experts' mean, in units of Unit²
+	BOASq   float64     // likewise of Bernstein online aggregation
+	PolySq  float64     // likewise of ML-Poly
+	BOA     boa
+	Poly    poly
+
+	Turnover float64   // Σ|Δρ| of the ensemble's weights
+	Rho      []float64 // weights at the last step; nil before the first
+	Alarms   []Alarm   // the first MaxAlarms
+	AlarmsN  uint64    // all of them
+
+	errs []float64
+}
+
+// New returns an empty board for so many experts.
+func New(experts int) *Board {
+	b := &Board{Unit: 0x1p-1022, Abs: make([]float64, experts), BOA: newBOA(experts), Poly: newPoly(experts),
+		Alarms: make([]Alarm, 0, MaxAlarms), Rho: make([]float64, experts), errs: make([]float64, experts)}
+	for range experts {
+		b.Gram = append(b.Gram, make([]float64, experts))
+	}
+	return b
+}
+
+// Add takes the value of a step and what the predictor yielded at it. Further scores of the predictive law belong here.
+func (b *Board) Add(value float64, out *predictor.Output) {
+	if out.HasPrior {
+		b.learn(value, out.PriorExperts)
+		for i, w := range out.Weights {
+			b.Turnover += math.Abs(w - b.Rho[i])
+		}
+	}
+	copy(b.Rho, out.Weights)
+	if out.Flags&(predictor.FlagAlarmUp|predictor.FlagAlarmDown) != 0 {
+		b.AlarmsN++
+		if len(b.Alarms) < MaxAlarms {
+			b.Alarms = append(b.Alarms, Alarm{out.Step, out.Time, out.Flags&predictor.FlagAlarmUp != 0})
+		}
+	}
+}
+
+// learn scores the experts' forecasts x of one value.
+func (b *Board) learn(value float64, x []float64) {
+	b.N++
+	largest := b.Unit
+	for i := range x {
+		b.errs[i] = x[i] - value
+		largest = max(largest, math.Abs(b.errs[i]))
+	}
+	b.rescale(largest)
+	var mean, boa, poly float64
+	for i := range b.errs {
+		b.errs[i] /= b.Unit
+		mean += b.errs[i] / float64(len(x))
+		boa += float64(b.BOA.W[i] * b.errs[i])
+		poly += float64(b.Poly.W[i] * b.errs[i])
+	}
+	b.Uniform += float64(mean * mean)
+	b.BOASq += float64(boa * boa)
+	b.PolySq += float64(poly * poly)
+	b.BOA.learn(b.errs, boa)
+	b.Poly.learn(b.errs, poly)
+	for i, e := range b.errs {
+		b.Abs[i] += math.Abs(e)
+		for j := range i + 1 {
+			b.Gram[i][j] += float64(e * b.errs[j])
+			b.Gram[j][i] = b.Gram[i][j]
+		}
+	}
+}
+
+// rescale makes unit the unit of all sums. Both rules do not depend on the unit of the errors.
+func (b *Board) rescale(unit float64) {
+	f := b.Unit / unit
+	if f == 1 {
+		return
+	}
+	b.Unit = unit
+	b.Uniform *= float64(f * f)
+	b.BOASq *= float64(f * f)
+	b.PolySq *= float64(f * f)
+	b.BOA.rescale(float64(f * f))
+	b.Poly.rescale(float64(f * f))
+	for i := range b.Gram {
+		b.Abs[i] *= f
+		for j := range b.Gram[i] {
+			b.Gram[i][j] *= float64(f * f)
+		}
+	}
+}
+
+// rmse is the root mean square of a sum of squares in units of Unit².
+func (b *Board) rmse(sq float64) float64 {
+	if b.N == 0 {
+		return 0
+	}
+	return math.Sqrt(max(0, sq)/float64(b.N)) * b.Unit
+}
+
+// Report is what the experts and the mixtures of them achieved: root mean square errors, in the unit of the value.
+type Report struct {
+	Best       int     // expert with the smallest RMSE
+	BestRMSE   float64 // its RMSE
+	BestMAE    float64 // its mean absolute error
+	ConvexRMSE float64 // of the best fixed convex combination in hindsight
+	Convex     []float64
+	Uniform    float64
+	BOA        float64
+	MLPoly     float64
+}
+
+// Report evaluates the sums.
+func (b *Board) Report() Report {
+	var r Report
+	for i := range b.Gram {
+		if b.Gram[i][i] < b.Gram[r.Best][r.Best] {
+			r.Best = i
+		}
+	}
+	w, sq := Simplex(b.Gram)
+	r.Convex, r.ConvexRMSE = w, b.rmse(sq)
+	r.BestRMSE = b.rmse(b.Gram[r.Best][r.Best])
+	if b.N > 0 {
+		r.BestMAE = b.Abs[r.Best] / float64(b.N) * b.Unit
+	}
+	r.Uniform, r.BOA, r.MLPoly = b.rmse(b.Uniform), b.rmse(b.BOASq), b.rmse(b.PolySq)
+	return r
+}
