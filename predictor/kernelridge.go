@@ -166,7 +166,8 @@ func (e *kernelRidge) regress(y float64, h *history) {
 	}
 	e.mean = y + float64(h.spread*clip(mean, arOutermost))
 	// The targets' mean square is that of signal and noise together, 1 + λ.
-	variance := float64(power/float64(m)/(1+krrRidge)) * max(0, 1-explained+krrRidge)
+	signal := power / float64(m) / (1 + krrRidge)
+	variance := float64(signal * max(0, 1-explained+krrRidge))
 	e.sd = float64(h.spread * math.Sqrt(variance))
 }
 
