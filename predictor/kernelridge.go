@@ -13,6 +13,7 @@ import (
 type kernelRidge struct {
 	window, lags int
 
+	season  int       // the vectors are for
 	vectors []float64 // window×lags, a ring of slots
 	targets []float64 // window
 	next    []float64 // lags: the delay vector that waits for its target
@@ -49,20 +50,32 @@ func (*kernelRidge) belief() float64 { return 6 }
 
 func (e *kernelRidge) step(h *history) float64 {
 	y := h.back(0)
+	if e.season != h.season { // vectors of another make do not compare
+		e.season, e.n, e.scale, e.ready = h.season, 0, 0, false
+	}
 	if e.ready {
 		e.keep(y - h.back(1))
 	}
 	e.mean, e.sd = y, 0
-	if e.ready = h.has(e.lags); !e.ready {
+	if e.ready = h.has(e.lag(e.lags - 1)); !e.ready {
 		return y
 	}
 	for k := range e.next {
-		e.next[k] = h.back(k+1) - y
+		e.next[k] = h.back(e.lag(k)) - y
 	}
 	if e.n >= krrLeast {
 		e.regress(y, h)
 	}
 	return e.mean
+}
+
+// lag returns how far back element k of a delay vector lies: the last values or, where a season is longer than that, in
+// place of the oldest three, those one season before the target and the two values after it.
+func (e *kernelRidge) lag(k int) int {
+	if e.season > e.lags && k >= e.lags-3 {
+		return e.season - (e.lags - k)
+	}
+	return k + 1
 }
 
 // keep puts the waiting vector and its target into the window.
@@ -164,6 +177,7 @@ func (e *kernelRidge) spread(g *lawGrid, weight float64) {
 }
 
 func (e *kernelRidge) visit(c *codec) {
+	c.int(&e.season, 0, MaxSeason)
 	c.floats(e.vectors)
 	c.floats(e.targets)
 	c.floats(e.next)
