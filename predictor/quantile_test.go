@@ -40,3 +40,29 @@ func TestLawQuantile(t *testing.T) {
 		}
 	})
 }
+
+// TestLawAfterRestore: a restored predictor tells the same law to the bit; before the warm-up there is none.
+func TestLawAfterRestore(t *testing.T) {
+	p, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := p.Law(); ok {
+		t.Error("a law before the first value")
+	}
+	var out Output
+	for i := range 400 {
+		if err := p.Step(Observation{Time: int64(i + 1), Value: math.Sin(float64(i * i))}, &out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q, err := Restore(p.Config(), state(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, ok := p.Law()
+	b, ok2 := q.Law()
+	if !ok || !ok2 || a != b {
+		t.Errorf("laws %t %t, equal %t", ok, ok2, a == b)
+	}
+}
