@@ -30,7 +30,7 @@ func tiers() map[string]int {
 		"ot": 5, "internal/signature": 5, "internal/fokkerplanck": 5,
 		"internal/segment": 10, "snapshot": 10, "predictor": 10,
 		"internal/score": 15,
-		"digestlog": 20, "internal/rundir": 20,
+		"digestlog":      20, "internal/rundir": 20,
 		"internal/witness": 25, "internal/witness/witnesstest": 26,
 		"recorder": 30, "internal/audit": 30, "internal/compare": 30,
 		".": 35, "internal/bench": 35,

@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "b70dd925f9391d7283f893daa3984a03e516dbdb664ec1bac3a3ee48732f4dbc",
-	10_000:  "0d97e086bb0319fb8e10f39dd33640888015b7b7055ff17ade152d1ef55fb1d8",
-	100_000: "84d3a48bf115093cf2385bd1d09d3b2a33f54976776a57744812563f8c98be10",
+	1_000:   "df5ff9eecf0166ad4ba38a23b30628007a3e78b24c76f8c9260194f3af881fc5",
+	10_000:  "577fc07a17df591fa11b7b0304887a108cef21f32aa9c262fad483d22ee7bdde",
+	100_000: "e0401c080cbdf427843ffa86cca5860f0fbd0db4eafd3ddce020e943c2ed437a",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice

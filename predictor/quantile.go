@@ -121,5 +121,5 @@ func (l *Law) CRPS(y float64) float64 {
 // simpson returns ∫(F − less)² over the fractions a to b of the cell above node k, in steps of the grid.
 func (l *Law) simpson(k int, a, b, less float64) float64 {
 	f, m, g := l.within(k, a)-less, l.within(k, float64(0.5*(a+b)))-less, l.within(k, b)-less
-	return float64((b-a)/6) * (float64(f*f) + float64(4*m*m) + float64(g*g))
+	return float64((b - a) * (float64(f*f) + float64(4*m*m) + float64(g*g)) / 6)
 }

@@ -30,6 +30,7 @@ type backtestRow struct {
 	BOA        undefined `json:"boa_relative"`
 	MLPoly     undefined `json:"ml_poly_relative"`
 	MASE       undefined `json:"mase"`
+	CRPS       float64   `json:"crps"` // in the unit of the value
 	Coverage   float64   `json:"coverage"`
 	Alarms     uint64    `json:"alarms"`
 }
@@ -77,12 +78,12 @@ func (a *app) backtest(ctx context.Context, names []string) error {
 		}{rows, mean}, true)
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "series\tn\tnaive RMSE\tours\tbest expert\t\tbest convex\tuniform\tBOA\tML-Poly\tMASE\tcoverage\talarms")
+	fmt.Fprintln(w, "series\tn\tnaive RMSE\tours\tbest expert\t\tbest convex\tuniform\tBOA\tML-Poly\tMASE\tCRPS\tcoverage\talarms")
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%d\t%.5g\t%.3f\t%.3f\t%s\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.1f %%\t%d\n", display(r.Series), r.N, r.NaiveRMSE, r.Ours, r.Best, r.BestExpert,
-			r.Convex, r.Uniform, r.BOA, r.MLPoly, r.MASE, 100*r.Coverage, r.Alarms)
+		fmt.Fprintf(w, "%s\t%d\t%.5g\t%.3f\t%.3f\t%s\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%.4g\t%.1f %%\t%d\n", display(r.Series), r.N, r.NaiveRMSE, r.Ours, r.Best, r.BestExpert,
+			r.Convex, r.Uniform, r.BOA, r.MLPoly, r.MASE, r.CRPS, 100*r.Coverage, r.Alarms)
 	}
-	fmt.Fprintf(w, "geometric mean\t\t\t%.3f\t%.3f\t\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t\t\n", mean.Ours, mean.Best, mean.Convex, mean.Uniform, mean.BOA, mean.MLPoly, mean.MASE)
+	fmt.Fprintf(w, "geometric mean\t\t\t%.3f\t%.3f\t\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t\t\t\n", mean.Ours, mean.Best, mean.Convex, mean.Uniform, mean.BOA, mean.MLPoly, mean.MASE)
 	return w.Flush()
 }
 
@@ -115,11 +116,15 @@ func (a *app) backtestOne(ctx context.Context, name string) (backtestRow, error)
 		if errors.Is(err, io.EOF) {
 			break
 		}
+		law, hasLaw := p.Law()
 		if err == nil {
 			err = p.Step(predictor.Observation{Time: obs.Time, Value: obs.Value}, &out)
 		}
 		if err != nil {
-			return row, err
+			return row, fmt.Errorf("%s: %w", name, err)
+		}
+		if hasLaw {
+			board.AddLaw(obs.Value, &law)
 		}
 		s.add(obs.Value, out.Prior, out.PriorLower, out.PriorUpper, out.HasPrior)
 		board.Add(obs.Value, &out)
@@ -127,7 +132,7 @@ func (a *app) backtestOne(ctx context.Context, name string) (backtestRow, error)
 	h, naive := judge(board, p.Experts()), s.rmseNaive()
 	share := func(x float64) undefined { return undefined(x / naive) }
 	row = backtestRow{name, out.Step, naive, share(s.rmse()), h.BestExpert, share(h.BestRMSE), share(h.ConvexRMSE), share(h.UniformRMSE), share(h.BOARMSE),
-		share(h.MLPolyRMSE), undefined(s.mase()), s.coverage(), h.AlarmCount}
+		share(h.MLPolyRMSE), undefined(s.mase()), h.CRPS, s.coverage(), h.AlarmCount}
 	return row, nil
 }
 

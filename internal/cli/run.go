@@ -253,10 +253,14 @@ func (s *session) loop(ctx context.Context) error {
 
 func (s *session) step(obs input.Observation) error {
 	out := &s.out
+	law, hasLaw := s.predictor.Law()
 	if err := s.predictor.Step(predictor.Observation{Time: obs.Time, Value: obs.Value}, out); err != nil {
 		return fmt.Errorf("%s:%d: %w", s.source.name, obs.Line, err)
 	}
 	s.scores.add(obs.Value, out.Prior, out.PriorLower, out.PriorUpper, out.HasPrior)
+	if hasLaw {
+		s.experts().AddLaw(obs.Value, &law)
+	}
 	s.experts().Add(obs.Value, out)
 	if out.Flags&predictor.FlagSaturated != 0 && !s.saturated {
 		s.saturated = true

@@ -139,7 +139,7 @@ func (s *session) print(r runSummary, interrupted bool) {
 		if r.RMSE >= r.RMSENaive {
 			fmt.Fprintf(w, "             %s\n", nothingBetter(r))
 		}
-		fmt.Fprintf(w, "  weights    turnover %.4g; %s\n", r.Turnover, count(r.AlarmCount, "alarm"))
+		fmt.Fprintf(w, "  weights    turnover %.4g; CRPS %.4g; %s\n", r.Turnover, r.CRPS, alarmText(r.Alarms, r.AlarmCount))
 	}
 	fmt.Fprintf(w, "  next       %.6g in [%.6g, %.6g]\n", r.Next, r.NextLower, r.NextUpper)
 	fmt.Fprintf(w, "  recorded   %d emitted, %d stored, %d lost%s; %s, %s%s\n",

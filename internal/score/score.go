@@ -33,6 +33,8 @@ type Board struct {
 
 	Turnover float64   // Σ|Δρ| of the ensemble's weights
 	Rho      []float64 // weights at the last step; nil before the first
+	CRPS     float64   // sum of the scores of the predictive laws, in the unit of the value
+	Laws     uint64    // how many there were
 	Alarms   []Alarm   // the first MaxAlarms
 	AlarmsN  uint64    // all of them
 
@@ -49,7 +51,19 @@ func New(experts int) *Board {
 	return b
 }
 
-// Add takes the value of a step and what the predictor yielded at it. Further scores of the predictive law belong here.
+// AddLaw takes the value of a step and the predictive law that stood before it. A value beyond the numbers that a score can
+// be computed of is left out.
+func (b *Board) AddLaw(value float64, law *predictor.Law) {
+	if s := law.CRPS(value); s >= 0 && !math.IsInf(b.CRPS+s, 0) {
+		b.CRPS += s
+		b.Laws++
+	}
+}
+
+// MeanCRPS is the mean score of the laws, 0 if there was none.
+func (b *Board) MeanCRPS() float64 { return b.CRPS / float64(max(1, b.Laws)) }
+
+// Add takes the value of a step and what the predictor yielded at it.
 func (b *Board) Add(value float64, out *predictor.Output) {
 	if out.HasPrior {
 		b.learn(value, out.PriorExperts)

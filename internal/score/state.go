@@ -7,10 +7,10 @@ import (
 )
 
 // counts and numbers are everything that a board learned, apart from its alarms, in the order of the state.
-func (b *Board) counts() []*uint64 { return []*uint64{&b.N, &b.AlarmsN} }
+func (b *Board) counts() []*uint64 { return []*uint64{&b.N, &b.AlarmsN, &b.Laws} }
 
 func (b *Board) numbers() (list []*float64) {
-	list = append(list, &b.Unit, &b.Uniform, &b.BOASq, &b.PolySq, &b.Turnover)
+	list = append(list, &b.Unit, &b.Uniform, &b.BOASq, &b.PolySq, &b.Turnover, &b.CRPS)
 	for _, s := range append([][]float64{b.Abs, b.Rho, b.BOA.W, b.BOA.V, b.BOA.S, b.Poly.W, b.Poly.R, b.Poly.Inv}, b.Gram...) {
 		for i := range s {
 			list = append(list, &s[i])
@@ -21,7 +21,7 @@ func (b *Board) numbers() (list []*float64) {
 
 const alarmSize = 17 // bytes
 
-// AppendBinary appends the state: two counts, the numbers, then the alarms; little-endian. It returns no error.
+// AppendBinary appends the state: three counts, the numbers, then the alarms; little-endian. It returns no error.
 func (b *Board) AppendBinary(to []byte) ([]byte, error) {
 	for _, n := range b.counts() {
 		to = binary.LittleEndian.AppendUint64(to, *n)
