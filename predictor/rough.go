@@ -13,7 +13,6 @@ type rough struct {
 
 	transform *signature.Transform
 	windows   []int
-	values    []float64 // scratch
 }
 
 const (
