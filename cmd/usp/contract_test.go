@@ -199,7 +199,7 @@ func overwrite(t *testing.T, path string, b []byte) {
 // damage.
 func TestVerifyWhileRecording(t *testing.T) {
 	w := newWorld(t)
-	input := w.writeSeries("series.csv", 40_000, 5)
+	input := w.writeSeries("series.csv", 10_000, 5)
 	cmd := w.command("run", input, "--dir", "runs", "--snapshot-interval", "20")
 	cmd.Env = append(cmd.Env, "USP_RECORDER_SEGMENT_SIZE=1MiB")
 	if err := cmd.Start(); err != nil {
@@ -228,7 +228,7 @@ func TestVerifyWhileRecording(t *testing.T) {
 // was resumed to the end of its input.
 func TestInterrupted(t *testing.T) {
 	w := newWorld(t)
-	input := w.writeSeries("series.csv", 40_000, 5)
+	input := w.writeSeries("series.csv", 10_000, 5)
 	cmd := w.command("run", input, "--json")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ func (j *judge) checkSnapshots() error {
 	}
 	for name, e := range j.book.snapshots {
 		_, pruned := j.book.pruned[name]
-		if pruned || slices.Contains(j.inv.snapshots, name) || j.InProgress && j.prunedSince(name) {
+		if pruned || slices.Contains(j.inv.snapshots, name) || j.InProgress && (j.publishedSince(name) || j.prunedSince(name)) {
 			continue
 		}
 		step := e.Step
@@ -44,6 +44,12 @@ func (j *judge) checkSnapshots() error {
 			Detail: "in the log and not pruned, but gone"})
 	}
 	return nil
+}
+
+// publishedSince looks whether a snapshot has appeared after the directory was listed, which is before the log was read.
+func (j *judge) publishedSince(name string) bool {
+	_, err := j.fsys.Stat(j.dir.Snapshot(name))
+	return err == nil
 }
 
 // prunedSince looks whether a recorder has logged a snapshot's removal after the
