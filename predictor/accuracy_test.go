@@ -139,9 +139,13 @@ func TestStepDoesNotAllocate(t *testing.T) {
 	}
 }
 
-func BenchmarkStep(b *testing.B) {
+func BenchmarkStep(b *testing.B) { benchmarkStep(b, 0) }
+
+func BenchmarkStepWithoutKernel(b *testing.B) { benchmarkStep(b, 1) }
+
+func benchmarkStep(b *testing.B, window int) {
 	y, season := example(b, "co2")
-	p := create(b, Config{Season: season})
+	p := create(b, Config{Season: season, KernelWindow: window})
 	var out Output
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
