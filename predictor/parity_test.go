@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "df5ff9eecf0166ad4ba38a23b30628007a3e78b24c76f8c9260194f3af881fc5",
-	10_000:  "577fc07a17df591fa11b7b0304887a108cef21f32aa9c262fad483d22ee7bdde",
-	100_000: "e0401c080cbdf427843ffa86cca5860f0fbd0db4eafd3ddce020e943c2ed437a",
+	1_000:   "2079bd871f20647f492a2a41e554f8377a4a848cbdc1dc604383adc5e42c4c45",
+	10_000:  "13824ec89ac7fa24e53ff8b976fb6713ef2994d4d60a4b9b948c39463e091a2c",
+	100_000: "a063c50575d00d80f25f167cad4ce0d7049dcb08dcd90d6cc929732d936a3696",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice

@@ -31,6 +31,10 @@ const traceArg = "trace"
 // traceEvery is the number of observations between two checkpoints.
 const traceEvery = 1000
 
+// traceConfig has a small kernel window: 10⁵ steps are also run in an emulator. The default one runs in TestGoldenChains, on
+// the same machines.
+var traceConfig = Config{KernelWindow: 16}
+
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == traceArg {
 		if err := trace(os.Args[2:], os.Stdout); err != nil {
@@ -247,7 +251,7 @@ func trace(args []string, w io.Writer) error {
 	}
 	out := bufio.NewWriter(w)
 	fmt.Fprintln(out, machine())
-	p, err := New(Config{})
+	p, err := New(traceConfig)
 	if err != nil {
 		return err
 	}
@@ -306,7 +310,7 @@ func (t *tracer) load(dir string, at int) error {
 	for _, s := range sections {
 		state[s.Name] = s.Data
 	}
-	p, err := Restore(Config{}, state)
+	p, err := Restore(traceConfig, state)
 	if err != nil {
 		return err
 	}
