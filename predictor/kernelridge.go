@@ -36,6 +36,8 @@ const (
 	krrBandwidth = 1.0 // squared bandwidth, in mean squared distances
 	krrEvery     = 8   // vectors between two choices of the bandwidth
 	krrLeast     = 8   // vectors before the forecast leaves the last value
+
+	krrNarrowest = 0x1p-1000 // squared bandwidth: the reciprocal of one below 2⁻¹⁰²³ is infinite, and infinity times no distance no number
 )
 
 func newKernelRidge(window int) *kernelRidge {
@@ -107,7 +109,7 @@ func (e *kernelRidge) measure(slot int) {
 		}
 	}
 	e.scale = float64(krrBandwidth*total) / float64(m*(m-1)/2)
-	if math.IsInf(e.scale, 0) {
+	if math.IsInf(e.scale, 0) || e.scale < krrNarrowest {
 		e.scale = 0
 	}
 	for i := range m {

@@ -161,3 +161,14 @@ func TestAutoregressionsAreRobust(t *testing.T) {
 		}
 	}
 }
+
+// Vectors whose squared distances are subnormal have no bandwidth that can be divided by; the state must stay finite.
+func TestKernelOnAlmostEqualVectors(t *testing.T) {
+	y := make([]float64, 17)
+	y[6] = 1e-160
+	p := create(t, Config{})
+	feed(t, p, y, nil)
+	if _, err := Restore(Config{}, state(p)); err != nil {
+		t.Error(err)
+	}
+}
