@@ -17,10 +17,10 @@ type autoregression struct {
 }
 
 const (
-	arFeature   = 50 // features are cut at so many spreads
-	arOutermost = 20 // targets and forecasts stay within so many spreads of the last value
-	reachMemory = 0.999
-	unitFloors  = 4 // numerical floors that a unit must exceed: a signal that has not moved yet has no unit
+	arFeature   = 50    // features are cut at so many spreads
+	arOutermost = 20    // targets and forecasts stay within so many spreads of the last value
+	reachMemory = 0.999 // of the greatest increment, per step
+	unitFloors  = 4     // numerical floors that a unit must exceed: a signal that has not moved yet has no unit
 )
 
 func newAutoregression(id string, forgetting float64, lags int, seasonal bool) *autoregression {

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"github.com/usp-project/usp/detmath"
+	"github.com/usp-project/usp/internal/aggregate"
 	"github.com/usp-project/usp/ot"
 )
 
@@ -12,6 +13,7 @@ import (
 var rates = [...]float64{0.01, 0.03, 0.1, 0.3, 0}
 
 const (
+	polyPrior    = 4    // squared gains that ML-Poly assumes before any were seen
 	lossBound    = 8    // |loss| of an expert, in squared scales
 	costMemory   = 0.97 // of the mean squared distance between two experts' forecasts
 	costBound    = 100  // of an element of the ground cost
@@ -29,19 +31,19 @@ type learner struct {
 }
 
 // ensemble mixes the experts' forecasts. Its weights move by the Hellinger–Kantorovich step in the geometry of the
-// experts' forecast distances, for several learning rates at once; ML-Poly (Gaillard, Stoltz and van Erven, COLT
-// 2014) mixes the learners. The mixture is again one vector ρ, the executed plan the same mixture of plans. Each
-// learner by itself obeys the regret bound that ot.HK states.
+// experts' forecast distances, for several learning rates at once; beside these learners, which obey the regret bound that
+// ot.HK states, stand BOA and ML-Poly on the same experts, which transport nothing. A second ML-Poly mixes all of them.
+// The mixture is again one vector ρ, and the executed plan the same mixture of the learners' plans.
 type ensemble struct {
 	n        int
 	forecast []float64 // of each expert, for the next value
 	rho      []float64
 	learners []learner
-	boa      boa
-	poly     mlPoly
-	outer    mlPoly    // over the learners, BOA and ML-Poly behind them
-	distance []float64 // n×n: smoothed squared distance of forecasts
-	errors   []float64 // mean squared error of each expert
+	boa      aggregate.BOA
+	poly     aggregate.MLPoly
+	outer    aggregate.MLPoly // over the learners, BOA and ML-Poly behind them
+	distance []float64        // n×n: smoothed squared distance of forecasts
+	errors   []float64        // mean squared error of each expert
 	scored   uint64
 
 	epsilon    float64
@@ -59,19 +61,14 @@ func newEnsemble(belief []float64) ensemble {
 	n := len(belief)
 	m := ensemble{n: n, forecast: make([]float64, n), rho: make([]float64, n), distance: make([]float64, n*n),
 		errors: make([]float64, n), cost: make([]float64, n*n), kernel: make([]float64, n*n), loss: make([]float64, n),
-		ws: ot.NewWorkspace(n), learners: make([]learner, len(rates)), outer: newMLPoly(len(rates) + 2), boa: newBOA(belief), poly: newMLPoly(n)}
+		ws: ot.NewWorkspace(n), learners: make([]learner, len(rates)), outer: aggregate.NewMLPoly(len(rates)+2, polyPrior), boa: aggregate.NewBOA(belief),
+		poly: aggregate.NewMLPoly(n, polyPrior)}
 	for k := range m.learners {
 		m.learners[k] = learner{rho: make([]float64, n), variance: 1}
 		copy(m.learners[k].rho, belief)
 	}
 	copy(m.rho, belief)
 	return m
-}
-
-func uniform(p []float64) {
-	for i := range p {
-		p[i] = 1 / float64(len(p))
-	}
 }
 
 // hold records that no step is executed.
@@ -113,20 +110,20 @@ func (m *ensemble) learn(y, scale, epsilon float64, cfg *Config) {
 			l.variance += float64(l.rho[i] * m.loss[i] * m.loss[i])
 		}
 		l.result = ot.HKKernel(l.rho, l.rho, m.loss, m.cost, m.kernel, eta, m.ws)
-		m.outer.gain(k, -tangent(mixed, own, y, scale))
+		m.outer.Gain(k, -tangent(mixed, own, y, scale))
 	}
-	byBOA, byPoly := detmath.Dot(m.boa.share, m.forecast), detmath.Dot(m.poly.share, m.forecast)
-	m.outer.gain(len(rates), -tangent(mixed, byBOA, y, scale))
-	m.outer.gain(len(rates)+1, -tangent(mixed, byPoly, y, scale))
+	byBOA, byPoly := detmath.Dot(m.boa.Share, m.forecast), detmath.Dot(m.poly.Share, m.forecast)
+	m.outer.Gain(len(rates), -tangent(mixed, byBOA, y, scale))
+	m.outer.Gain(len(rates)+1, -tangent(mixed, byPoly, y, scale))
 	for i, x := range m.forecast {
-		m.boa.gain(i, -tangent(byBOA, x, y, scale))
-		m.poly.gain(i, -tangent(byPoly, x, y, scale))
+		m.boa.Gain(i, -tangent(byBOA, x, y, scale))
+		m.poly.Gain(i, -tangent(byPoly, x, y, scale))
 	}
-	m.boa.mix()
-	m.poly.mix()
-	m.outer.mix()
-	for k, v := range m.outer.share {
-		m.outer.share[k] = float64((1-learnerShare)*v) + learnerShare/float64(len(m.outer.share))
+	m.boa.Mix()
+	m.poly.Mix()
+	m.outer.Mix()
+	for k, v := range m.outer.Share {
+		m.outer.Share[k] = float64((1-learnerShare)*v) + learnerShare/float64(len(m.outer.Share))
 	}
 	m.combine()
 }
@@ -141,17 +138,20 @@ func tangent(centre, x, y, scale float64) float64 {
 func (m *ensemble) combine() {
 	m.otCost, m.freeEnergy, m.residual, m.iterations = 0, 0, 0, 1
 	clear(m.rho)
+	transported := 0.0
 	for k := range m.learners {
-		l, share := &m.learners[k], m.outer.share[k]
+		l, share := &m.learners[k], m.outer.Share[k]
 		for i, w := range l.rho {
 			m.rho[i] += float64(share * w)
 		}
 		m.otCost += float64(share * l.result.OTCost)
 		m.freeEnergy += float64(share * l.result.MixLoss)
 		m.residual = max(m.residual, l.result.Residual)
+		transported += share
 	}
-	for k, weights := range [][]float64{m.boa.share, m.poly.share} {
-		share := m.outer.share[len(m.learners)+k]
+	m.freeEnergy /= transported // of those that have one
+	for k, weights := range [][]float64{m.boa.Share, m.poly.Share} {
+		share := m.outer.Share[len(m.learners)+k]
 		for i, w := range weights {
 			m.rho[i] += float64(share * w)
 		}
@@ -169,6 +169,8 @@ func (m *ensemble) soften(part float64) {
 		}
 		ot.Normalize(rho)
 	}
+	m.boa.Soften(part)
+	m.poly.Soften(part)
 	for i := range m.rho {
 		m.rho[i] = float64((1-part)*m.rho[i]) + u
 	}
@@ -198,9 +200,11 @@ func (m *ensemble) visit(c *codec) {
 		c.floats(l.rho)
 		c.float(&l.variance)
 	}
-	m.boa.visit(c)
-	m.poly.visit(c)
-	m.outer.visit(c)
+	for _, state := range [][3][]float64{m.boa.State(), m.poly.State(), m.outer.State()} {
+		for _, numbers := range state {
+			c.floats(numbers)
+		}
+	}
 	c.floats(m.distance)
 	c.floats(m.errors)
 	c.uint(&m.scored)

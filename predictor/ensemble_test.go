@@ -8,67 +8,14 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/usp-project/usp/detmath"
+	"github.com/usp-project/usp/internal/aggregate"
 )
-
-// The ML-Poly forecasts that the R package opera gives for four rounds of three experts: 7/3, 2.4, …, with its
-// initial 1/η = exp(−700).
-func TestMLPolyOracle(t *testing.T) {
-	experts := [][]float64{{1, 2, 4}, {2, 2.5, 1}, {3, 2, 2}, {1, 1.5, 3}}
-	values := []float64{1.5, 2.25, 2.5, 1.25}
-	a := newMLPoly(3)
-	for k := range a.inverse {
-		a.inverse[k] = math.Exp(-700)
-	}
-	for i, want := range []float64{7. / 3, 2.4, 2.2178586192641587, 1.3481778881949529} {
-		forecast := detmath.Dot(a.share, experts[i])
-		near(t, "forecast", forecast, want, 1e-14)
-		for k, x := range experts[i] {
-			a.gain(k, 2*(forecast-values[i])*(forecast-x))
-		}
-		a.mix()
-	}
-}
 
 // equal believes n experts alike.
 func equal(n int) []float64 {
 	b := make([]float64, n)
-	uniform(b)
+	aggregate.Uniform(b)
 	return b
-}
-
-// BOA on the same rounds: own computation with numpy from the formula.
-func TestBOAOracle(t *testing.T) {
-	experts := [][]float64{{1, 2, 4}, {2, 2.5, 1}, {3, 2, 2}, {1, 1.5, 3}}
-	values := []float64{1.5, 2.25, 2.5, 1.25}
-	a := newBOA(equal(3))
-	for i, want := range []float64{7. / 3, 2.3441571630380554, 2.2002661764416673, 1.4470800421892703} {
-		forecast := detmath.Dot(a.share, experts[i])
-		near(t, "forecast", forecast, want, 1e-14)
-		for k, x := range experts[i] {
-			a.gain(k, 2*(forecast-values[i])*(forecast-x))
-		}
-		a.mix()
-	}
-}
-
-func TestBOABelievesUntilSomebodyDiffers(t *testing.T) {
-	a := newBOA([]float64{.5, .3, .2})
-	for k := range 3 {
-		a.gain(k, 0)
-	}
-	if a.mix(); !slices.Equal(a.share, []float64{.5, .3, .2}) {
-		t.Errorf("shares %v", a.share)
-	}
-}
-
-func TestMLPolyIsUniformWhileAllAgree(t *testing.T) {
-	a := newMLPoly(4)
-	for k := range 4 {
-		a.gain(k, 0)
-	}
-	if a.mix(); !slices.Equal(a.share, []float64{.25, .25, .25, .25}) {
-		t.Errorf("shares %v", a.share)
-	}
 }
 
 // TestTrackingRegret asserts on whole runs of the predictor, for every learner of fixed rate, the inequality that
@@ -175,7 +122,16 @@ func TestSoften(t *testing.T) {
 		copy(m.learners[k].rho, []float64{1, 0, 0, 0})
 	}
 	copy(m.rho, []float64{1, 0, 0, 0})
+	for k, r := range []float64{3, -1, 1, -2} {
+		m.boa.Gain(k, r)
+		m.poly.Gain(k, r)
+	}
+	m.boa.Mix()
+	m.poly.Mix()
+	before := [2]float64{m.boa.Share[0], m.poly.Share[0]}
 	m.soften(.2)
+	near(t, "BOA's first weight", m.boa.Share[0], .8*before[0]+.05, 1e-14)
+	near(t, "ML-Poly's first weight", m.poly.Share[0], .8*before[1]+.05, 1e-14)
 	want := []float64{.85, .05, .05, .05}
 	for i, w := range want {
 		near(t, "mixture weight", m.rho[i], w, 1e-15)

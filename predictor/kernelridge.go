@@ -9,7 +9,7 @@ import (
 // kernelRidge forecasts by kernel ridge regression on the newest delay vectors (Gaussian kernel, the same as the mean of
 // a Gaussian process). A delay vector holds the preceding values relative to the last one; its target is the increment
 // that followed, so that far from all that was seen the forecast is the naive one. The system is factored afresh at
-// every step: nothing drifts, and the state is the window alone.
+// every step, so nothing drifts.
 type kernelRidge struct {
 	window, lags int
 
@@ -19,7 +19,7 @@ type kernelRidge struct {
 	next    []float64 // lags: the delay vector that waits for its target
 	n       uint64    // vectors with a target so far
 	ready   bool      // next is filled
-	mean    float64   // of the law, relative to nothing: the forecast
+	mean    float64   // of the law: the forecast
 	sd      float64   // of the law, unit of the value
 
 	scale    float64   // squared bandwidth; 0 while the vectors do not differ
@@ -93,11 +93,7 @@ func (e *kernelRidge) keep(target float64) {
 // set anew whenever the number of vectors is a multiple of krrEvery, so that in between one row suffices.
 func (e *kernelRidge) measure(slot int) {
 	m := int(min(e.n, uint64(e.window)))
-	x := e.vectors[slot*e.lags : (slot+1)*e.lags]
-	for i := range m {
-		d := squaredDistance(x, e.vectors[i*e.lags:(i+1)*e.lags])
-		e.distance[slot*e.window+i], e.distance[i*e.window+slot] = d, d
-	}
+	e.place(slot, m)
 	if e.n%krrEvery != 0 {
 		e.link(slot, m)
 		return
@@ -114,6 +110,15 @@ func (e *kernelRidge) measure(slot int) {
 	}
 	for i := range m {
 		e.link(i, i)
+	}
+}
+
+// place computes the distances between the vector in a slot and the first m.
+func (e *kernelRidge) place(slot, m int) {
+	x := e.vectors[slot*e.lags : (slot+1)*e.lags]
+	for i := range m {
+		d := squaredDistance(x, e.vectors[i*e.lags:(i+1)*e.lags])
+		e.distance[slot*e.window+i], e.distance[i*e.window+slot] = d, d
 	}
 }
 
@@ -189,13 +194,8 @@ func (e *kernelRidge) visit(c *codec) {
 	c.float(&e.sd)
 	c.float(&e.scale)
 	if c.load && c.err == nil {
-		m := int(min(e.n, uint64(e.window)))
-		for i := range m {
-			x := e.vectors[i*e.lags : (i+1)*e.lags]
-			for j := range i {
-				d := squaredDistance(x, e.vectors[j*e.lags:(j+1)*e.lags])
-				e.distance[i*e.window+j], e.distance[j*e.window+i] = d, d
-			}
+		for i := range int(min(e.n, uint64(e.window))) {
+			e.place(i, i)
 			e.link(i, i)
 		}
 	}

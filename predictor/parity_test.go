@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "2079bd871f20647f492a2a41e554f8377a4a848cbdc1dc604383adc5e42c4c45",
-	10_000:  "13824ec89ac7fa24e53ff8b976fb6713ef2994d4d60a4b9b948c39463e091a2c",
-	100_000: "a063c50575d00d80f25f167cad4ce0d7049dcb08dcd90d6cc929732d936a3696",
+	1_000:   "4f9c40984c6ff679c2207afd68a2a9297bc0d9d8c1dd7f4b4cd944b0cec1966a",
+	10_000:  "28972a7d1518d02bff45c0aa6e49c29e8d09f3b0dc47d2222a92b78d5388416d",
+	100_000: "facf2442d62d5e5af857fe95c09afbf6ea3f0e7d568798e3868e3d6b2a8c1e78",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice

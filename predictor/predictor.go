@@ -82,6 +82,7 @@ type Predictor struct {
 	conf     conformal
 	gate     gate
 	law      lawGrid   // of the next value
+	laid     bool      // law is that of the present state
 	prior    []float64 // what each expert had forecast for the newest value
 
 	sections []section // views of the above for State and Restore
@@ -151,6 +152,7 @@ func (p *Predictor) Step(obs Observation, out *Output) error {
 	}
 	p.steps++
 	p.time = obs.Time
+	p.laid = false
 	y := obs.Value
 	if math.Abs(y) > MaxMagnitude {
 		y = math.Copysign(MaxMagnitude, y)
@@ -269,7 +271,7 @@ func (p *Predictor) report(out *Output) {
 	out.CusumPos, out.CusumNeg = p.cusum.shownUp, p.cusum.shownDown
 	if p.warm() {
 		out.Scale = p.monitor.scale(p.history.floor())
-		if p.law.lay(p.experts, m.rho, m.forecast, m.errors) {
+		if p.lay() {
 			out.LawEntropy = p.law.entropy(out.Scale)
 		}
 	} else {

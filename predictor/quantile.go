@@ -11,18 +11,20 @@ type Law struct {
 	mass float64           // of the grid as laid
 }
 
+// lay computes the law of the next value, if it has one.
+func (p *Predictor) lay() bool {
+	m := &p.ensemble
+	p.laid = p.law.lay(p.experts, m.rho, m.forecast, m.errors)
+	return p.laid
+}
+
 // Law returns the predictive law of the next value. It follows from the state alone, so that a restored predictor
 // returns the same. There is none, and ok is false, before the warm-up has ended or while the mixture has no width.
 func (p *Predictor) Law() (l Law, ok bool) {
-	if !p.warm() {
+	if !p.warm() || !p.laid && !p.lay() {
 		return l, false
 	}
-	var g lawGrid
-	m := &p.ensemble
-	if !g.lay(p.experts, m.rho, m.forecast, m.errors) {
-		return l, false
-	}
-	return l, l.of(&g)
+	return l, l.of(&p.law)
 }
 
 // of fills l from g and reports whether g has any mass.

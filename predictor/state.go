@@ -6,7 +6,7 @@ import (
 )
 
 // stateVersion begins every section. A change of what a section holds raises it.
-const stateVersion = 1
+const stateVersion = 2
 
 // section is one independently stored part of the state.
 type section struct {

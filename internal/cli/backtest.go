@@ -117,11 +117,11 @@ func (a *app) backtestOne(ctx context.Context, name string) (backtestRow, error)
 			break
 		}
 		law, hasLaw := p.Law()
-		if err == nil {
-			err = p.Step(predictor.Observation{Time: obs.Time, Value: obs.Value}, &out)
-		}
 		if err != nil {
-			return row, fmt.Errorf("%s: %w", name, err)
+			return row, err
+		}
+		if err := p.Step(predictor.Observation{Time: obs.Time, Value: obs.Value}, &out); err != nil {
+			return row, fmt.Errorf("%s:%d: %w", src.name, obs.Line, err)
 		}
 		if hasLaw {
 			board.AddLaw(obs.Value, &law)

@@ -6,6 +6,7 @@ package score
 import (
 	"math"
 
+	"github.com/usp-project/usp/internal/aggregate"
 	"github.com/usp-project/usp/predictor"
 )
 
@@ -28,8 +29,8 @@ type Board struct {
 	Uniform float64     // sum of squared errors of the experts' mean, in units of Unit²
 	BOASq   float64     // likewise of Bernstein online aggregation
 	PolySq  float64     // likewise of ML-Poly
-	BOA     boa
-	Poly    poly
+	BOA     aggregate.BOA
+	Poly    aggregate.MLPoly
 
 	Turnover float64   // Σ|Δρ| of the ensemble's weights
 	Rho      []float64 // weights at the last step; nil before the first
@@ -43,8 +44,11 @@ type Board struct {
 
 // New returns an empty board for so many experts.
 func New(experts int) *Board {
-	b := &Board{Unit: 0x1p-1022, Abs: make([]float64, experts), BOA: newBOA(experts), Poly: newPoly(experts),
+	b := &Board{Unit: 0x1p-1022, Abs: make([]float64, experts), Poly: aggregate.NewMLPoly(experts, 0),
 		Alarms: make([]Alarm, 0, MaxAlarms), Rho: make([]float64, experts), errs: make([]float64, experts)}
+	equal := make([]float64, experts)
+	aggregate.Uniform(equal)
+	b.BOA = aggregate.NewBOA(equal)
 	for range experts {
 		b.Gram = append(b.Gram, make([]float64, experts))
 	}
@@ -93,21 +97,23 @@ func (b *Board) learn(value float64, x []float64) {
 	for i := range b.errs {
 		b.errs[i] /= b.Unit
 		mean += b.errs[i] / float64(len(x))
-		boa += float64(b.BOA.W[i] * b.errs[i])
-		poly += float64(b.Poly.W[i] * b.errs[i])
+		boa += float64(b.BOA.Share[i] * b.errs[i])
+		poly += float64(b.Poly.Share[i] * b.errs[i])
 	}
 	b.Uniform += float64(mean * mean)
 	b.BOASq += float64(boa * boa)
 	b.PolySq += float64(poly * poly)
-	b.BOA.learn(b.errs, boa)
-	b.Poly.learn(b.errs, poly)
 	for i, e := range b.errs {
+		b.BOA.Gain(i, float64(2*boa*(boa-e)))
+		b.Poly.Gain(i, float64(2*poly*(poly-e)))
 		b.Abs[i] += math.Abs(e)
 		for j := range i + 1 {
 			b.Gram[i][j] += float64(e * b.errs[j])
 			b.Gram[j][i] = b.Gram[i][j]
 		}
 	}
+	b.BOA.Mix()
+	b.Poly.Mix()
 }
 
 // rescale makes unit the unit of all sums. Both rules do not depend on the unit of the errors.
@@ -120,8 +126,8 @@ func (b *Board) rescale(unit float64) {
 	b.Uniform *= float64(f * f)
 	b.BOASq *= float64(f * f)
 	b.PolySq *= float64(f * f)
-	b.BOA.rescale(float64(f * f))
-	b.Poly.rescale(float64(f * f))
+	b.BOA.Scale(float64(f * f))
+	b.Poly.Scale(float64(f * f))
 	for i := range b.Gram {
 		b.Abs[i] *= f
 		for j := range b.Gram[i] {

@@ -18,8 +18,8 @@ func TestRules(t *testing.T) {
 	for i, row := range x {
 		var fb, fp float64
 		for j := range row {
-			fb += b.BOA.W[j] * row[j]
-			fp += b.Poly.W[j] * row[j]
+			fb += b.BOA.Share[j] * row[j]
+			fp += b.Poly.Share[j] * row[j]
 		}
 		if math.Abs(fb-boa[i]) > 1e-12 || math.Abs(fp-poly[i]) > 1e-12 {
 			t.Errorf("round %d: BOA %.17g, ML-Poly %.17g, want %.17g, %.17g", i, fb, fp, boa[i], poly[i])

@@ -1,12 +1,15 @@
 package score
 
+import "github.com/usp-project/usp/internal/aggregate"
+
 // Simplex returns the weights w ≥ 0 with Σw = 1 that minimise wᵀGw, and the minimum, for a symmetric positive
 // semidefinite G (n×n). It is pairwise Frank–Wolfe with exact steps (Lacoste-Julien and Jaggi, NIPS 2015): weight moves
 // from the worst supported vertex to the best one until the duality gap wᵀg − min g, g = 2Gw, which bounds how far the
 // value is from the optimum, is below 1e−10 of it.
 func Simplex(g [][]float64) (w []float64, value float64) {
 	n := len(g)
-	w = uniform(n)
+	w = make([]float64, n)
+	aggregate.Uniform(w)
 	grad := make([]float64, n) // Gw
 	for range 200000 {
 		value = 0

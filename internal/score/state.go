@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"slices"
 )
 
 // counts and numbers are everything that a board learned, apart from its alarms, in the order of the state.
@@ -11,7 +12,8 @@ func (b *Board) counts() []*uint64 { return []*uint64{&b.N, &b.AlarmsN, &b.Laws}
 
 func (b *Board) numbers() (list []*float64) {
 	list = append(list, &b.Unit, &b.Uniform, &b.BOASq, &b.PolySq, &b.Turnover, &b.CRPS)
-	for _, s := range append([][]float64{b.Abs, b.Rho, b.BOA.W, b.BOA.V, b.BOA.S, b.Poly.W, b.Poly.R, b.Poly.Inv}, b.Gram...) {
+	boa, poly := b.BOA.State(), b.Poly.State()
+	for _, s := range slices.Concat([][]float64{b.Abs, b.Rho}, boa[:], poly[:], b.Gram) {
 		for i := range s {
 			list = append(list, &s[i])
 		}
