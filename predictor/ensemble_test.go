@@ -198,3 +198,31 @@ func TestExperts(t *testing.T) {
 		}
 	}
 }
+
+// Before a season is complete, and where there is none, the value of one season ago is the last value.
+func TestSeasonalNaiveBeforeASeason(t *testing.T) {
+	h, e := newHistory(4), &seasonalNaive{}
+	for i, want := range []float64{1, 2, 4, 1, 2} {
+		h.push([]float64{1, 2, 4, 8, 16}[i])
+		if got := e.step(&h); got != want {
+			t.Errorf("after %d values: %v, want %v", i+1, got, want)
+		}
+	}
+}
+
+// A regression is believed more than the naive forecast before there is evidence.
+func TestBelief(t *testing.T) {
+	p := create(t, Config{})
+	b := beliefs(p.experts)
+	at := func(name string) float64 {
+		return b[slices.Index(p.Experts(), name)] / b[slices.Index(p.Experts(), "naive")]
+	}
+	for name, want := range map[string]float64{"naive": 1, "ar.short": 5, "signature": 3, "kernel": 6} {
+		near(t, name, at(name), want, 1e-12)
+	}
+	near(t, "sum", detmath.Sum(b), 1, 1e-15)
+	feed(t, p, []float64{5}, nil)
+	if !slices.Equal(p.ensemble.rho, b) {
+		t.Errorf("the first weights are %v, want the beliefs %v", p.ensemble.rho, b)
+	}
+}

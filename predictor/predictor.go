@@ -82,7 +82,7 @@ type Predictor struct {
 	conf     conformal
 	gate     gate
 	law      lawGrid   // of the next value
-	laid     bool      // law is that of the present state
+	laid     bool      // law is that of the present state: report lays it; after Restore, Law does
 	prior    []float64 // what each expert had forecast for the newest value
 
 	sections []section // views of the above for State and Restore
@@ -152,7 +152,6 @@ func (p *Predictor) Step(obs Observation, out *Output) error {
 	}
 	p.steps++
 	p.time = obs.Time
-	p.laid = false
 	y := obs.Value
 	if math.Abs(y) > MaxMagnitude {
 		y = math.Copysign(MaxMagnitude, y)

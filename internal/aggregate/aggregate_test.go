@@ -62,6 +62,9 @@ func TestOraclesInAnyUnit(t *testing.T) {
 			a.Scale(1e5)
 			a.Mix()
 			near(t, name+" in another unit", share(a), before)
+			same := both()[name]
+			play(same, unit)
+			near(t, name+" played on", play(a, 1e5*unit), play(same, unit))
 		}
 	}
 }
@@ -99,9 +102,10 @@ func TestWhileNobodyDiffers(t *testing.T) {
 	boa.Gain(0, 1)
 	boa.Gain(1, -1)
 	boa.Mix()
-	if s := boa.Share; !(s[0] > s[1] && s[2] > 0 && math.Abs(s[0]+s[1]+s[2]-1) < 1e-15) {
-		t.Errorf("BOA, one that never differed: %v", s)
-	}
+	// Its exponent is 0, that of the others ±1/√2.2 − 1/2.2.
+	w := []float64{.5 * math.Exp(1/math.Sqrt(2.2)-1/2.2), .3 * math.Exp(-1/math.Sqrt(2.2)-1/2.2), .2}
+	sum := w[0] + w[1] + w[2]
+	near(t, "BOA, one that never differed", boa.Share, []float64{w[0] / sum, w[1] / sum, w[2] / sum})
 	if n := testing.AllocsPerRun(10, func() { boa.Mix(); poly.Mix(); boa.Soften(.1) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
