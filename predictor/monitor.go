@@ -20,8 +20,8 @@ type monitor struct {
 	scored           uint64
 	scale2           float64 // mean squared error, winsorised
 	fast2, slow2     float64
-	scores           []float64 // ring of standardised errors, for the kurtosis
-	steps            []int64   // ring of the same in fixed point, for the variogram
+	scores           moments // of the standardised errors in fixed point, for the kurtosis
+	steps            []int64 // ring of the same, for the variogram
 	sums             [holderLags]int64
 	kurtosis, holder float64
 	logs             [holderLags]float64 // regression weights of the exponent; not state
@@ -33,7 +33,7 @@ type monitor struct {
 const fixed = 1 << 18
 
 func newMonitor(cfg *Config) monitor {
-	m := monitor{scores: make([]float64, cfg.KurtosisWindow), steps: make([]int64, cfg.HolderWindow+holderLags), kurtosis: 3, holder: 0.5}
+	m := monitor{scores: newMoments(cfg.KurtosisWindow), steps: make([]int64, cfg.HolderWindow+holderLags), kurtosis: 3, holder: 0.5}
 	mean := 0.0
 	for l := range holderLags {
 		m.logs[l] = detmath.Log(float64(l + 1))
@@ -86,41 +86,18 @@ func (m *monitor) observe(err, score, floor float64) {
 	if m.scored < 3 { // scores in units of a scale that rests on one error say nothing
 		return
 	}
-	z := clip(score, scoreBound)
-	m.tails(z)
-	m.roughness(z)
+	q := toFixed(clip(score, scoreBound))
+	m.scores.push(q, m.seen())
+	m.kurtosis = m.scores.kurtosis(m.seen())
+	m.roughness(q)
 }
 
-// seen is the number of scores that the windows were shown.
-func (m *monitor) seen() uint64 { return m.scored - 2 }
-
-// tails updates the kurtosis over the window, from scratch each time, so that no rounding accumulates.
-func (m *monitor) tails(z float64) {
-	n := m.seen()
-	m.scores[(n-1)%uint64(len(m.scores))] = z
-	k := int(min(n, uint64(len(m.scores))))
-	mean := 0.0
-	for _, x := range m.scores[:k] {
-		mean += x
-	}
-	mean /= float64(k)
-	s2, s4 := 0.0, 0.0
-	for _, x := range m.scores[:k] {
-		d := x - mean
-		d2 := float64(d * d)
-		s2 += d2
-		s4 += float64(d2 * d2)
-	}
-	if k < 8 || !(s2 > 0) {
-		m.kurtosis = 3
-		return
-	}
-	m.kurtosis = max(1, min(100, float64(k)*s4/float64(s2*s2)))
-}
+// seen is the number of scores that the windows were shown: the first two were in units of too little.
+func (m *monitor) seen() uint64 { return max(m.scored, 2) - 2 }
 
 // roughness updates the Hölder exponent of the cumulated scores: half the slope of the log variogram over lags
 // 1…8 (white scores: ½; their standard deviation at a window of 256 is about 0.045).
-func (m *monitor) roughness(z float64) {
+func (m *monitor) roughness(q int64) {
 	n, size := m.seen(), uint64(len(m.steps))
 	window := size - holderLags
 	at := func(back uint64) int64 { // score of back steps ago; zero before the first
@@ -139,7 +116,7 @@ func (m *monitor) roughness(z float64) {
 			}
 		}
 	}
-	m.steps[(n-1)%size] = int64(math.Floor(float64(z*fixed) + 0.5))
+	m.steps[(n-1)%size] = q
 	sum := int64(0)
 	for l := range uint64(holderLags) {
 		sum += at(l)
@@ -170,7 +147,7 @@ func (m *monitor) visit(c *codec) {
 	c.float(&m.scale2)
 	c.float(&m.fast2)
 	c.float(&m.slow2)
-	c.floats(m.scores)
+	m.scores.visit(c, m.seen())
 	for i := range m.steps {
 		c.int64(&m.steps[i])
 	}
