@@ -30,14 +30,23 @@ type Config struct {
 	TargetRunLength float64 `toml:"target_run_length"` // steps between false alarms on Gaussian scores; default 500
 	Grace           int     `toml:"grace"`             // steps after an alarm in which no other is raised; default 20
 
+	// VarianceRunLength is the number of steps between false alarms of the variance chart on Gaussian scores; default 1000.
+	VarianceRunLength float64 `toml:"variance_run_length"`
+
 	OutlierSigma float64 `toml:"outlier_sigma"` // errors beyond so many scales are quarantined; default 20
 	ConfirmSteps int     `toml:"confirm_steps"` // observations after which a quarantine is decided, 1 to 8; default 2
 	FreezeSteps  int     `toml:"freeze_steps"`  // equal values in a row that raise the frozen flag, at least 3; default 5
+
+	// StaleAfter is the number of sampling periods after which an input counts as stale, 2 to 10⁶; default 10.
+	StaleAfter float64 `toml:"stale_after"`
 
 	Coverage       float64 `toml:"coverage"`        // of the prediction interval; default 0.9
 	ConformalRate  float64 `toml:"conformal_rate"`  // γ of adaptive conformal inference; default 0.01
 	KurtosisWindow int     `toml:"kurtosis_window"` // steps; default 252
 	HolderWindow   int     `toml:"holder_window"`   // steps; default 256
+
+	HolderMin        float64 `toml:"holder_min"`        // exponent below which an emergency is possible; default 0.25
+	HolderHysteresis float64 `toml:"holder_hysteresis"` // above that, it ends; default 0.05
 
 	Orchestrator Orchestrator `toml:"-"` // a section of its own in a configuration file
 }
@@ -77,14 +86,18 @@ func (c Config) WithDefaults() Config {
 	def(&c.CusumSlack, 0.5)
 	def(&c.CusumClip, 1.5)
 	def(&c.TargetRunLength, 500)
+	def(&c.VarianceRunLength, 1000)
 	defInt(&c.Grace, 20)
 	def(&c.OutlierSigma, 20)
 	defInt(&c.ConfirmSteps, 2)
 	defInt(&c.FreezeSteps, 5)
+	def(&c.StaleAfter, 10)
 	def(&c.Coverage, 0.9)
 	def(&c.ConformalRate, 0.01)
 	defInt(&c.KurtosisWindow, 252)
 	defInt(&c.HolderWindow, 256)
+	def(&c.HolderMin, 0.25)
+	def(&c.HolderHysteresis, 0.05)
 	return c
 }
 
@@ -115,7 +128,8 @@ func (c Config) Validate() error {
 		{"forgetting", c.Forgetting, 0.5, 1}, {"switch_cost", o.SwitchCost, 1e-3, 100}, {"epsilon_base", o.EpsilonBase, 1e-3, 100},
 		{"epsilon_volatility", o.EpsilonVolatility, 1e-9, 100}, {"epsilon_min", o.EpsilonMin, 1e-3, 100},
 		{"epsilon_max", o.EpsilonMax, o.EpsilonMin, 1000}, {"cusum_slack", c.CusumSlack, 0.01, 0.9}, {"cusum_clip", c.CusumClip, 1, 10},
-		{"target_run_length", c.TargetRunLength, 20, 1e6}, {"soft_reset", o.SoftReset, 1e-9, 1}, {"outlier_sigma", c.OutlierSigma, 5, 1e6},
+		{"target_run_length", c.TargetRunLength, 20, 1e6}, {"variance_run_length", c.VarianceRunLength, 20, 1e6}, {"soft_reset", o.SoftReset, 1e-9, 1}, {"outlier_sigma", c.OutlierSigma, 5, 1e6},
+		{"stale_after", c.StaleAfter, 2, 1e6}, {"holder_min", c.HolderMin, 0.01, 0.5}, {"holder_hysteresis", c.HolderHysteresis, 1e-9, 0.5},
 		{"coverage", c.Coverage, 0.5, 0.995}, {"conformal_rate", c.ConformalRate, 1e-4, 0.2},
 	}
 	for _, p := range floats {
@@ -134,7 +148,7 @@ func (c Config) sum() [32]byte {
 	}
 	o := c.Orchestrator
 	for _, v := range []float64{c.Forgetting, o.SwitchCost, o.EpsilonBase, o.EpsilonVolatility, o.EpsilonMin, o.EpsilonMax, c.CusumSlack,
-		c.CusumClip, c.TargetRunLength, o.SoftReset, c.OutlierSigma, c.Coverage, c.ConformalRate} {
+		c.CusumClip, c.TargetRunLength, c.VarianceRunLength, o.SoftReset, c.OutlierSigma, c.StaleAfter, c.Coverage, c.ConformalRate, c.HolderMin, c.HolderHysteresis} {
 		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v))
 	}
 	return sha256.Sum256(b)

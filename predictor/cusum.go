@@ -10,7 +10,7 @@ import (
 //
 //	G⁺ ← max(0, G⁺ + ψ − k),  G⁻ ← max(0, G⁻ − ψ − k),  alarm when either exceeds h.
 //
-// Clipping bounds what one wild score can do, so h needs no correction for heavy tails; sd is that of a clipped
+// Clipping bounds what one wild score can do, so h needs no correction for heavy tails. sd is that of a clipped
 // standard normal variable.
 type cusum struct {
 	up, down  float64
@@ -18,7 +18,8 @@ type cusum struct {
 	shownDown float64
 	grace     int // steps left without alarms
 	threshold float64
-	clip, sd  float64
+	clip      float64
+	sd        float64
 	slack     float64
 	wait      int
 }
@@ -75,8 +76,13 @@ func clippedDeviation(c float64) float64 {
 // independent standard normal scores. The log of the run length is nearly linear in h, so secant steps find it; under
 // a tight clip it can jump past the target, and then bisection finds the least h beyond.
 func cusumThreshold(slack, bound, target float64) float64 {
+	return thresholdFor(target, func(h float64) float64 { return cusumRunLength(slack, bound, h, 0) })
+}
+
+// thresholdFor returns the threshold at which runLength is target.
+func thresholdFor(target float64, runLength func(h float64) float64) float64 {
 	goal := detmath.Log(target)
-	miss := func(h float64) float64 { return detmath.Log(cusumRunLength(slack, bound, h, 0)) - goal }
+	miss := func(h float64) float64 { return detmath.Log(runLength(h)) - goal }
 	h0, h1 := 2.0, 4.0
 	f0, f1 := miss(h0), miss(h1)
 	for range 12 {
@@ -111,18 +117,27 @@ func cusumRunLength(slack, bound, h, mean float64) float64 {
 	return 1 / (1/sideRunLength(slack, bound, h, mean) + 1/sideRunLength(slack, bound, h, -mean))
 }
 
-// sideRunLength returns the mean run length of the upper sum alone, by the Markov chain of Brook and Evans (Biometrika
-// 59, 1972): L = (I − Q)⁻¹·1 over the states between alarms. The masses that clipping puts on its two bounds are
-// shared between the states beside where they fall, which keeps their mean.
+// sideRunLength returns the mean run length of the upper sum alone.
 func sideRunLength(slack, bound, h, mean float64) float64 {
-	const m = runLengthStates
 	sd := clippedDeviation(bound)
-	width := 2 * h / (2*m - 1)
 	lower, upper := detmath.NormalCDF(-bound-mean), detmath.NormalCDF(mean-bound) // masses on the bounds
 	inside := func(x float64) float64 {                                           // P(ψ − k ≤ x and ψ is not clipped)
 		z := clip(float64((x+slack)*sd), bound)
 		return detmath.NormalCDF(z-mean) - lower
 	}
+	return chainRunLength(h, inside, jump{bound/sd - slack, upper}, jump{-(bound/sd + slack), lower})
+}
+
+// jump is a change of a sum that has a probability of its own.
+type jump struct{ by, mass float64 }
+
+// chainRunLength returns the mean run length from zero of a sum that is kept from falling below zero, by the Markov chain
+// of Brook and Evans (Biometrika 59, 1972): L = (I − Q)⁻¹·1 over the states between alarms. The sum changes by at most x with
+// probability inside(x) and the jumps beside; their masses are shared between the states beside where they fall, which
+// keeps their mean.
+func chainRunLength(h float64, inside func(x float64) float64, jumps ...jump) float64 {
+	const m = runLengthStates
+	width := 2 * h / (2*m - 1)
 	a := make([]float64, m*m)
 	b := make([]float64, m)
 	for i := range m {
@@ -133,8 +148,9 @@ func sideRunLength(slack, bound, h, mean float64) float64 {
 			row[j] -= p - last
 			last = p
 		}
-		land(row, float64(i)+(bound/sd-slack)/width, upper)
-		land(row, float64(i)-(bound/sd+slack)/width, lower)
+		for _, u := range jumps {
+			land(row, float64(i)+u.by/width, u.mass)
+		}
 		row[i]++
 		b[i] = 1
 	}

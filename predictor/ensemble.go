@@ -44,6 +44,7 @@ type ensemble struct {
 	outer    aggregate.MLPoly // over the learners, BOA and ML-Poly behind them
 	distance []float64        // n×n: smoothed squared distance of forecasts
 	errors   []float64        // mean squared error of each expert
+	rough    []bool    // which experts look at rough paths; not state
 	scored   uint64
 
 	epsilon    float64
@@ -62,7 +63,7 @@ func newEnsemble(belief []float64) ensemble {
 	m := ensemble{n: n, forecast: make([]float64, n), rho: make([]float64, n), distance: make([]float64, n*n),
 		errors: make([]float64, n), cost: make([]float64, n*n), kernel: make([]float64, n*n), loss: make([]float64, n),
 		ws: ot.NewWorkspace(n), learners: make([]learner, len(rates)), outer: aggregate.NewMLPoly(len(rates)+2, polyPrior), boa: aggregate.NewBOA(belief),
-		poly: aggregate.NewMLPoly(n, polyPrior)}
+		poly: aggregate.NewMLPoly(n, polyPrior), rough: make([]bool, n)}
 	for k := range m.learners {
 		m.learners[k] = learner{rho: make([]float64, n), variance: 1}
 		copy(m.learners[k].rho, belief)
@@ -86,8 +87,9 @@ func (m *ensemble) score(y, floor float64) {
 }
 
 // learn executes one step of the weights for the value y: scale is the ensemble's error scale before y, epsilon the
-// regularisation of the transport.
-func (m *ensemble) learn(y, scale, epsilon float64, cfg *Config) {
+// regularisation of the transport. In an emergency the loss is Huber's, and rough-path experts have at least half of the
+// mixture; the learners' own weights, the transport and its cost are without that share.
+func (m *ensemble) learn(y, scale, epsilon float64, emergency bool, cfg *Config) {
 	m.epsilon = epsilon
 	s2 := float64(scale * scale)
 	for i := range m.cost {
@@ -95,6 +97,10 @@ func (m *ensemble) learn(y, scale, epsilon float64, cfg *Config) {
 		if i%(m.n+1) != 0 {
 			m.cost[i] += cfg.Orchestrator.SwitchCost
 		}
+	}
+	bend := float64(lossBound * MaxMagnitude) // residuals beyond it count as much; no bound but in an emergency
+	if emergency {
+		bend = roughHuber
 	}
 	ot.Kernel(m.kernel, m.cost, epsilon)
 	mixed := detmath.Dot(m.rho, m.forecast)
@@ -106,18 +112,18 @@ func (m *ensemble) learn(y, scale, epsilon float64, cfg *Config) {
 			eta = min(maxRate, math.Sqrt(detmath.Log(float64(m.n))/l.variance))
 		}
 		for i, x := range m.forecast {
-			m.loss[i] = tangent(own, x, y, scale)
+			m.loss[i] = tangent(own, x, y, scale, bend)
 			l.variance += float64(l.rho[i] * m.loss[i] * m.loss[i])
 		}
 		l.result = ot.HKKernel(l.rho, l.rho, m.loss, m.cost, m.kernel, eta, m.ws)
-		m.outer.Gain(k, -tangent(mixed, own, y, scale))
+		m.outer.Gain(k, -tangent(mixed, own, y, scale, bend))
 	}
 	byBOA, byPoly := detmath.Dot(m.boa.Share, m.forecast), detmath.Dot(m.poly.Share, m.forecast)
-	m.outer.Gain(len(rates), -tangent(mixed, byBOA, y, scale))
-	m.outer.Gain(len(rates)+1, -tangent(mixed, byPoly, y, scale))
+	m.outer.Gain(len(rates), -tangent(mixed, byBOA, y, scale, bend))
+	m.outer.Gain(len(rates)+1, -tangent(mixed, byPoly, y, scale, bend))
 	for i, x := range m.forecast {
-		m.boa.Gain(i, -tangent(byBOA, x, y, scale))
-		m.poly.Gain(i, -tangent(byPoly, x, y, scale))
+		m.boa.Gain(i, -tangent(byBOA, x, y, scale, bend))
+		m.poly.Gain(i, -tangent(byPoly, x, y, scale, bend))
 	}
 	m.boa.Mix()
 	m.poly.Mix()
@@ -126,12 +132,40 @@ func (m *ensemble) learn(y, scale, epsilon float64, cfg *Config) {
 		m.outer.Share[k] = float64((1-learnerShare)*v) + learnerShare/float64(len(m.outer.Share))
 	}
 	m.combine()
+	if emergency {
+		m.prefer(m.rough, roughShare)
+	}
 }
 
 // tangent is the loss of forecast x where the mixture forecast centre and the value turned out to be y: the slope of
-// the squared error at centre times x − centre, in squared scales, bounded.
-func tangent(centre, x, y, scale float64) float64 {
-	return clip(float64(2*((centre-y)/scale)*((x-centre)/scale)), lossBound)
+// the squared error at centre, or of Huber's loss that is linear beyond bend scales, times x − centre, in squared scales, bounded.
+func tangent(centre, x, y, scale, bend float64) float64 {
+	return clip(float64(2*clip((centre-y)/scale, bend)*((x-centre)/scale)), lossBound)
+}
+
+// prefer gives the chosen experts at least that share of the mixture, in the proportions they have; nothing if there are none.
+func (m *ensemble) prefer(chosen []bool, share float64) {
+	has, n := 0.0, 0
+	for i, yes := range chosen {
+		if yes {
+			has += m.rho[i]
+			n++
+		}
+	}
+	if n == 0 || has >= share {
+		return
+	}
+	for i, yes := range chosen {
+		switch {
+		case !yes:
+			m.rho[i] = float64(m.rho[i] * ((1 - share) / (1 - has)))
+		case has > 0:
+			m.rho[i] = float64(m.rho[i] * (share / has))
+		default:
+			m.rho[i] = share / float64(n)
+		}
+	}
+	ot.Normalize(m.rho)
 }
 
 // combine mixes the learners' weights, and what their steps cost, by their shares.

@@ -68,7 +68,7 @@ func checkRegret(t *rapid.T, p *Predictor, y []float64) {
 			}
 			own, mean, end := detmath.Dot(rho[k], forecast), 0.0, math.Inf(1)
 			for i, x := range forecast {
-				loss[i] = tangent(own, x, v, scale)
+				loss[i] = tangent(own, x, v, scale, lossBound*MaxMagnitude)
 				mean += rho[k][i] * loss[i]
 				end = min(end, best[k][i]+loss[i])
 			}
@@ -105,7 +105,7 @@ func TestEnsembleSwitches(t *testing.T) {
 	forecasts(0)
 	for i, x := range e {
 		m.score(x, 1e-9)
-		m.learn(x, 1, .1, &cfg) // the value is 0 but for noise
+		m.learn(x, 1, .1, false, &cfg) // the value is 0 but for noise
 		if i == 299 && slices.Index(m.rho, slices.Max(m.rho)) != 0 {
 			t.Errorf("after 300 steps the weights are %v, want most on the first", m.rho)
 		}
@@ -148,7 +148,7 @@ func TestAdaptiveRate(t *testing.T) {
 	for _, x := range noise(18, 300) {
 		m.forecast[0], m.forecast[1], m.forecast[2] = 0, 1, 2
 		m.look()
-		m.learn(x, 1, .05, &cfg)
+		m.learn(x, 1, .05, false, &cfg)
 	}
 	if adaptive := m.learners[slices.Index(rates[:], 0)].rho; adaptive[0] < .9 {
 		t.Errorf("after 300 steps its weights are %v, want most on the first", adaptive)

@@ -32,6 +32,9 @@ var (
 type Observation struct {
 	Time  int64 // nanoseconds since the Unix epoch, strictly increasing
 	Value float64
+
+	// Arrival is when the value reached the predictor, nanoseconds since the Unix epoch; 0, or a time before Time: at Time.
+	Arrival int64
 }
 
 // Output is what one step yields. Forecast and interval carry the signal and are for the caller alone; what Fill puts
@@ -45,7 +48,8 @@ type Output struct {
 	HasPrior                      bool    // false at the first step
 
 	CusumPos, CusumNeg float64 // the two sums before an alarm clears them, in standard deviations of the clipped score
-	Threshold          float64 // of the sums
+	CusumVar           float64 // the sum of the variance chart likewise, in standard deviations of the bounded square
+	Threshold          float64 // of the first two sums
 	Entropy            float64 // of the weights, nats
 	LawEntropy         float64 // differential, of the predictive law in units of the error scale, nats; 0 in warm-up
 	OTCost             float64 // ⟨C,π⟩ of the transport executed in this step; 0 if none was
@@ -56,6 +60,7 @@ type Output struct {
 	RelVolatility      float64 // short-term error volatility relative to the long-term one
 	Kurtosis           float64 // of the standardised errors in the window, within [1, 100]; 3 until known
 	Holder             float64 // Hölder exponent of the cumulated standardised errors, within [0, 1]; ½ if white
+	HolderError        float64 // standard error of Holder, were the errors white
 	Scale              float64 // error scale, unit of the value; 0 in warm-up
 	Flags              uint64  // see FlagWarmUp and the others
 
@@ -79,6 +84,10 @@ type Predictor struct {
 	ensemble ensemble
 	monitor  monitor
 	cusum    cusum
+	variance varianceChart
+	slow     slowChart
+	stale    staleness
+	rough    emergency
 	conf     conformal
 	gate     gate
 	law      lawGrid   // of the next value
@@ -96,18 +105,24 @@ func New(cfg Config) (*Predictor, error) {
 		return nil, err
 	}
 	p.cusum.threshold = cusumThreshold(p.cfg.CusumSlack, p.cfg.CusumClip, p.cfg.TargetRunLength)
+	p.slow.chart.threshold = cusumThreshold(slowSlack, slowClip, float64(slowTarget*p.cfg.TargetRunLength))
+	p.variance.threshold = thresholdFor(p.cfg.VarianceRunLength, func(h float64) float64 { return varianceRunLength(h, 1) })
 	return p, nil
 }
 
-// newPredictor is New without the detector's threshold.
+// newPredictor is New without the detectors' thresholds.
 func newPredictor(cfg Config) (*Predictor, error) {
 	cfg = cfg.WithDefaults()
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	p := &Predictor{cfg: cfg, configID: cfg.sum(), history: newHistory(cfg.Season), experts: newExperts(cfg),
-		monitor: newMonitor(&cfg), cusum: newCusum(&cfg), conf: newConformal(&cfg), gate: newGate(&cfg)}
+		monitor: newMonitor(&cfg), cusum: newCusum(&cfg), variance: varianceChart{wait: cfg.Grace}, slow: newSlowChart(), stale: staleness{after: cfg.StaleAfter},
+		rough: newEmergency(&cfg), conf: newConformal(&cfg), gate: newGate(&cfg)}
 	p.ensemble = newEnsemble(beliefs(p.experts))
+	for i, e := range p.experts {
+		p.ensemble.rough[i] = e.family() == FamilyRough
+	}
 	p.prior = make([]float64, len(p.experts))
 	p.ensemble.epsilon = p.epsilon()
 	p.sections = p.parts()
@@ -150,6 +165,14 @@ func (p *Predictor) Step(obs Observation, out *Output) error {
 	if out.HasPrior {
 		out.Prior, out.PriorLower, out.PriorUpper = p.forecast, p.lower, p.upper
 	}
+	if out.HasPrior {
+		// The difference of two int64 fits a uint64.
+		gap, age := float64(uint64(obs.Time)-uint64(p.time)), 0.0
+		if obs.Arrival != 0 && obs.Arrival > obs.Time {
+			age = float64(uint64(obs.Arrival) - uint64(obs.Time))
+		}
+		p.stale.observe(gap, age)
+	}
 	p.steps++
 	p.time = obs.Time
 	y := obs.Value
@@ -161,6 +184,7 @@ func (p *Predictor) Step(obs Observation, out *Output) error {
 	copy(p.prior, p.ensemble.forecast)
 	if !out.HasPrior {
 		p.gate.watch(y)
+		p.slow.observe(y, p.history.floor(), true)
 		p.absorb(y)
 	} else {
 		p.take(y, out)
@@ -185,7 +209,10 @@ func (p *Predictor) take(y float64, out *Output) {
 		p.monitor.widen(p.gate.spread2(y))
 		p.release(false)
 		p.cusum.restart()
-		p.ensemble.soften(p.cfg.Orchestrator.SoftReset)
+		p.slow.restart()
+		if !p.stale.stale {
+			p.ensemble.soften(p.cfg.Orchestrator.SoftReset)
+		}
 	case drop:
 		out.Flags |= FlagDropped
 		p.release(true)
@@ -222,15 +249,37 @@ func (p *Predictor) settle(y float64, out *Output) {
 		out.Flags |= alarm
 		p.conf.observe(math.Abs(score))
 	}
+	out.Flags |= p.watchLevel(y, floor, alarm)
 	p.ensemble.score(y, floor)
-	if p.monitor.scored > 0 {
-		p.ensemble.learn(y, scale, p.epsilon(), &p.cfg)
+	if p.monitor.scored > 0 && !p.stale.stale {
+		p.ensemble.learn(y, scale, p.epsilon(), p.rough.on, &p.cfg)
 	}
-	if alarm != 0 {
+	if alarm != 0 && !p.stale.stale {
 		p.ensemble.soften(p.cfg.Orchestrator.SoftReset)
+		if p.rough.on {
+			p.ensemble.prefer(p.ensemble.rough, roughShare)
+		}
 	}
 	p.monitor.observe(err, score, floor)
+	p.rough.observe(p.monitor.holder, p.monitor.seen())
+	if p.warm() {
+		out.Flags |= p.variance.observe(err, p.monitor.scale2, floor)
+	}
 	p.absorb(y)
+}
+
+// watchLevel shows y to the slow chart and returns the alarm flag it raises, or 0. Nothing else follows from such an alarm: it
+// says that the level is another one, not that the forecasts have failed, so weights and the first chart go on as they would
+// have without. In warm-up, grace, and after the alarm given the slow chart learns and is silent.
+func (p *Predictor) watchLevel(y, floor float64, alarm uint64) uint64 {
+	if alarm != 0 {
+		p.slow.restart()
+	}
+	slow := p.slow.observe(y, floor, !p.warm() || p.cusum.grace > 0)
+	if slow != 0 {
+		p.slow.restart()
+	}
+	return slow
 }
 
 // epsilon returns the regularisation of the transport: the more volatile the errors, the more freely weight moves.
@@ -266,8 +315,9 @@ func (p *Predictor) report(out *Output) {
 	out.OTCost, out.FreeEnergy, out.Epsilon = m.otCost, m.freeEnergy, m.epsilon
 	out.Residual, out.Iterations = m.residual, m.iterations
 	out.RelVolatility, out.Kurtosis, out.Holder = p.monitor.relative(), p.monitor.kurtosis, p.monitor.holder
+	out.HolderError = holderError(max(1, min(p.monitor.seen(), uint64(p.cfg.HolderWindow))))
 	out.Weights, out.PriorExperts = m.rho, p.prior
-	out.CusumPos, out.CusumNeg = p.cusum.shownUp, p.cusum.shownDown
+	out.CusumPos, out.CusumNeg, out.CusumVar = p.cusum.shownUp, p.cusum.shownDown, p.variance.shown
 	if p.warm() {
 		out.Scale = p.monitor.scale(p.history.floor())
 		if p.lay() {
@@ -281,5 +331,11 @@ func (p *Predictor) report(out *Output) {
 	}
 	if p.gate.frozen {
 		out.Flags |= FlagFrozen
+	}
+	if p.rough.on {
+		out.Flags |= FlagEmergency
+	}
+	if p.stale.stale {
+		out.Flags |= FlagStale | FlagDegraded
 	}
 }

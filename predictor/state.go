@@ -30,6 +30,10 @@ func (p *Predictor) parts() []section {
 func (p *Predictor) visitDetector(c *codec) {
 	p.monitor.visit(c)
 	p.cusum.visit(c)
+	p.variance.visit(c)
+	p.slow.visit(c)
+	p.stale.visit(c)
+	p.rough.visit(c)
 	p.conf.visit(c)
 	p.gate.visit(c)
 }

@@ -10,6 +10,7 @@ import (
 const (
 	fieldCusumPos = iota
 	fieldCusumNeg
+	fieldCusumVar
 	fieldThreshold
 	fieldEntropy
 	fieldLawEntropy
@@ -22,6 +23,7 @@ const (
 	fieldRelVolatility
 	fieldKurtosis
 	fieldHolder
+	fieldHolderError
 	fieldScale
 	fieldRho
 	fieldOTCostDigest
@@ -34,6 +36,7 @@ func Schema(experts int) *record.Schema {
 	s, err := record.NewSchema("usp.predictor.v1",
 		record.Field{Name: "cusum_pos", Class: record.Metric, Unit: "sd"},
 		record.Field{Name: "cusum_neg", Class: record.Metric, Unit: "sd"},
+		record.Field{Name: "cusum_var", Class: record.Metric, Unit: "sd"},
 		record.Field{Name: "threshold", Class: record.Metric, Unit: "sd"},
 		record.Field{Name: "entropy", Class: record.Metric, Unit: "nat"},
 		record.Field{Name: "law_entropy", Class: record.Metric, Unit: "nat"},
@@ -46,6 +49,7 @@ func Schema(experts int) *record.Schema {
 		record.Field{Name: "rel_volatility", Class: record.Metric},
 		record.Field{Name: "kurtosis", Class: record.Metric},
 		record.Field{Name: "holder", Class: record.Metric},
+		record.Field{Name: "holder_se", Class: record.Metric},
 		record.Field{Name: "scale", Class: record.Metric, Unit: "value"},
 		record.Field{Name: "rho", Class: record.Digest, Len: experts},
 		record.Field{Name: "ot_cost_digest", Class: record.Digest},
@@ -56,11 +60,12 @@ func Schema(experts int) *record.Schema {
 	return s
 }
 
-// Fill puts out into v, whose schema is Schema(len(out.Weights)). The scale is rounded to about 1 % so that the
-// growth of consecutive scales does not give away the error between them.
+// Fill puts out into v, whose schema is Schema(len(out.Weights)). The scale and the sum of the variance chart are
+// rounded to about 1 %, so that their growth from step to step does not give away the error between them.
 func Fill(v *record.Values, out *Output) {
 	v.SetFloat64(fieldCusumPos, out.CusumPos)
 	v.SetFloat64(fieldCusumNeg, out.CusumNeg)
+	v.SetFloat64(fieldCusumVar, coarse(out.CusumVar))
 	v.SetFloat64(fieldThreshold, out.Threshold)
 	v.SetFloat64(fieldEntropy, out.Entropy)
 	v.SetFloat64(fieldLawEntropy, out.LawEntropy)
@@ -73,6 +78,7 @@ func Fill(v *record.Values, out *Output) {
 	v.SetFloat64(fieldRelVolatility, out.RelVolatility)
 	v.SetFloat64(fieldKurtosis, out.Kurtosis)
 	v.SetFloat64(fieldHolder, out.Holder)
+	v.SetFloat64(fieldHolderError, out.HolderError)
 	v.SetFloat64(fieldScale, coarse(out.Scale))
 	v.SetFloat64s(fieldRho, out.Weights)
 	v.SetFloat64(fieldOTCostDigest, out.OTCost)

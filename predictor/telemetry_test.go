@@ -16,8 +16,8 @@ func TestSchema(t *testing.T) {
 	if s.Name() != "usp.predictor.v1" || !slices.Equal(s.DigestFields(), []string{"rho", "ot_cost_digest"}) {
 		t.Errorf("schema:\n%s", s.Text())
 	}
-	for i, name := range []string{"cusum_pos", "cusum_neg", "threshold", "entropy", "law_entropy", "flags", "ot_cost", "free_energy", "epsilon",
-		"residual", "iterations", "rel_volatility", "kurtosis", "holder", "scale", "rho", "ot_cost_digest"} {
+	for i, name := range []string{"cusum_pos", "cusum_neg", "cusum_var", "threshold", "entropy", "law_entropy", "flags", "ot_cost", "free_energy", "epsilon",
+		"residual", "iterations", "rel_volatility", "kurtosis", "holder", "holder_se", "scale", "rho", "ot_cost_digest"} {
 		if at, ok := s.Index(name); !ok || at != i {
 			t.Errorf("field %s is at %d, want %d", name, at, i)
 		}
@@ -71,12 +71,12 @@ func TestRecordHoldsNoSignal(t *testing.T) {
 }
 
 func TestFill(t *testing.T) {
-	out := Output{CusumPos: 1, CusumNeg: 2, Threshold: 3, Entropy: 4, LawEntropy: 5, Flags: 6, OTCost: 7, FreeEnergy: 8, Epsilon: 9, Residual: 10,
-		Iterations: 11, RelVolatility: 12, Kurtosis: 13, Holder: 14, Scale: 15.01, Weights: []float64{.25, .75}}
+	out := Output{CusumPos: 1, CusumNeg: 2, CusumVar: 2.501, Threshold: 3, Entropy: 4, LawEntropy: 5, Flags: 6, OTCost: 7, FreeEnergy: 8, Epsilon: 9, Residual: 10,
+		Iterations: 11, RelVolatility: 12, Kurtosis: 13, Holder: 14, HolderError: 14.5, Scale: 15.01, Weights: []float64{.25, .75}}
 	v := record.NewValues(Schema(2))
 	Fill(v, &out)
 	want := []uint64{100, 200}
-	for _, x := range []float64{1, 2, 3, 4, 5} {
+	for _, x := range []float64{1, 2, 2.5, 3, 4, 5} {
 		want = append(want, math.Float64bits(x))
 	}
 	want = append(want, 6)
@@ -84,7 +84,7 @@ func TestFill(t *testing.T) {
 		want = append(want, math.Float64bits(x))
 	}
 	want = append(want, 11)
-	for _, x := range []float64{12, 13, 14, 15, .25, .75, 7} {
+	for _, x := range []float64{12, 13, 14, 14.5, 15, .25, .75, 7} {
 		want = append(want, math.Float64bits(x))
 	}
 	if got := v.Payload(100, 200); !slices.Equal(got, want) {
@@ -101,8 +101,8 @@ func TestStepRefuses(t *testing.T) {
 		obs  Observation
 		want error
 	}{
-		{Observation{1e15, math.NaN()}, ErrNotFinite}, {Observation{1e15, math.Inf(1)}, ErrNotFinite}, {Observation{1e15, math.Inf(-1)}, ErrNotFinite},
-		{Observation{p.time, 1}, ErrTime}, {Observation{p.time - 1, 1}, ErrTime}, {Observation{math.MinInt64, 1}, ErrTime},
+		{Observation{Time: 1e15, Value: math.NaN()}, ErrNotFinite}, {Observation{Time: 1e15, Value: math.Inf(1)}, ErrNotFinite}, {Observation{Time: 1e15, Value: math.Inf(-1)}, ErrNotFinite},
+		{Observation{Time: p.time, Value: 1}, ErrTime}, {Observation{Time: p.time - 1, Value: 1}, ErrTime}, {Observation{Time: math.MinInt64, Value: 1}, ErrTime},
 	} {
 		if err := p.Step(c.obs, &out); !errors.Is(err, c.want) {
 			t.Errorf("%v: error %v, want %v", c.obs, err, c.want)
@@ -145,7 +145,7 @@ func TestConfig(t *testing.T) {
 	for name, c := range map[string]Config{
 		"season": {Season: -1}, "coverage": {Coverage: 1}, "grace": {Grace: -3}, "confirm_steps": {ConfirmSteps: 9}, "forgetting": {Forgetting: math.NaN()},
 		"epsilon_max": {Orchestrator: Orchestrator{EpsilonMin: 1, EpsilonMax: .5}}, "soft_reset": {Orchestrator: Orchestrator{SoftReset: 2}}, "holder_window": {HolderWindow: 1 << 20},
-		"kernel_window": {KernelWindow: 15},
+		"kernel_window": {KernelWindow: 15}, "variance_run_length": {VarianceRunLength: 1}, "stale_after": {StaleAfter: 1}, "holder_min": {HolderMin: .6},
 	} {
 		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: error %v", name, err)
@@ -159,8 +159,8 @@ func TestConfig(t *testing.T) {
 // sane checks what must hold of any output for any input.
 func sane(t *testing.T, out *Output) {
 	t.Helper()
-	for i, x := range []float64{out.Forecast, out.Lower, out.Upper, out.CusumPos, out.CusumNeg, out.Threshold, out.Entropy, out.LawEntropy, out.OTCost,
-		out.FreeEnergy, out.Epsilon, out.Residual, out.RelVolatility, out.Kurtosis, out.Holder, out.Scale} {
+	for i, x := range []float64{out.Forecast, out.Lower, out.Upper, out.CusumPos, out.CusumNeg, out.CusumVar, out.Threshold, out.Entropy, out.LawEntropy, out.OTCost,
+		out.FreeEnergy, out.Epsilon, out.Residual, out.RelVolatility, out.Kurtosis, out.Holder, out.HolderError, out.Scale} {
 		if math.IsNaN(x) || math.IsInf(x, 0) {
 			t.Fatalf("step %d: number %d of the output is %v: %+v", out.Step, i, x, *out)
 		}
@@ -178,28 +178,63 @@ func sane(t *testing.T, out *Output) {
 	}
 }
 
-// FuzzStep feeds whatever the bytes spell: short tokens stand for the values that break forecasters.
+// FuzzStep feeds whatever the bytes spell: letters stand for the values that break forecasters, for values that are no
+// numbers, for a repeat of the value before, and for clocks that stand, run back or leap. Whatever comes, what Step accepts is
+// sane in Output and in the record, what it refuses changes nothing, and the state has its size and can be restored.
 func FuzzStep(f *testing.F) {
 	f.Add([]byte("abcdefgh"), 0)
 	f.Add([]byte("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabababaababbbbabbbabab"), 7)
 	f.Add([]byte("hhhhhhhhhhhhgggggggggggghhggfefefefecdcdcdcdhhhggghghghghghghghghghg"), 1)
 	f.Add([]byte("0123456789!#$%&()*+,-./:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&()*+,-./hA0bB1cgC2dD3eE4fF5gG6hH"), 11)
-	special := map[byte]float64{'a': 0, 'b': 1, 'c': -1, 'd': math.SmallestNonzeroFloat64, 'e': 1e-160, 'f': -1e160, 'g': math.MaxFloat64, 'h': -math.MaxFloat64}
+	f.Add([]byte("aaaaaaeaaaaaaaaaa"), 0) // squares that are almost nothing
+	f.Add([]byte("iABCjDEFkGHIlJKLmNOPnQRSTlllllllllllAnBBBmCCoDDoEEEmmFFFlnGiiHjjIkkJJoKLMNn1h2g3f4e5nnd6llll"), 0)
+	ready := create(f, Config{}) // the thresholds take longer to find than a short series to run
+	special := map[byte]float64{'a': 0, 'b': 1, 'c': -1, 'd': math.SmallestNonzeroFloat64, 'e': 1e-160, 'f': -1e160, 'g': math.MaxFloat64, 'h': -math.MaxFloat64,
+		'i': math.NaN(), 'j': math.Inf(1), 'k': math.Inf(-1)}
+	clock := map[byte]int64{'m': 0, 'n': -3, 'o': 1e15}
 	f.Fuzz(func(t *testing.T, data []byte, season int) {
-		p, err := New(Config{Season: max(0, min(60, season))})
+		p, err := newPredictor(Config{Season: max(0, min(60, season)), KernelWindow: 16})
 		if err != nil {
 			t.Fatal(err)
 		}
+		p.cusum.threshold, p.slow.chart.threshold, p.variance.threshold = ready.cusum.threshold, ready.slow.chart.threshold, ready.variance.threshold
 		var out Output
-		for i, b := range data[:min(len(data), 400)] {
-			y, ok := special[b]
-			if !ok {
-				y = float64(b)
+		v := record.NewValues(Schema(len(p.Experts())))
+		size := p.StateSize()
+		obs, last := Observation{}, int64(-1)
+		for _, b := range data[:min(len(data), 400)] {
+			step := int64(1)
+			if d, ok := clock[b]; ok {
+				step = d
 			}
-			if err := p.Step(Observation{Time: int64(i), Value: y}, &out); err != nil {
-				t.Fatal(err)
+			obs.Time = last + step
+			obs.Arrival = obs.Time * int64(b%5) // also before the time, and past the end of the clock
+			if y, ok := special[b]; ok {
+				obs.Value = y
+			} else if b != 'l' {
+				obs.Value = float64(b)
 			}
+			err := p.Step(obs, &out)
+			switch finite := !math.IsNaN(obs.Value - obs.Value); {
+			case !finite && errors.Is(err, ErrNotFinite):
+				obs.Value = 0
+				continue
+			case finite && step <= 0 && p.Steps() > 0 && errors.Is(err, ErrTime):
+				continue
+			case err != nil || !finite:
+				t.Fatalf("%+v after %d: error %v", obs, last, err)
+			}
+			last = obs.Time
 			sane(t, &out)
+			Fill(v, &out)
+			for i, w := range v.Payload(out.Step, out.Time)[2:] {
+				if x := math.Float64frombits(w); i != fieldFlags && i != fieldIterations && math.IsNaN(x-x) {
+					t.Fatalf("step %d: field %d of the record is %v", out.Step, i, x)
+				}
+			}
+		}
+		if n := p.StateSize(); n != size {
+			t.Fatalf("the state has grown from %d to %d bytes", size, n)
 		}
 		same(t, p, restore(t, p))
 	})

@@ -32,8 +32,8 @@ const traceArg = "trace"
 const traceEvery = 1000
 
 // traceConfig has a small kernel window: 10⁵ steps are also run in an emulator. The default one runs in TestGoldenChains, on
-// the same machines.
-var traceConfig = Config{KernelWindow: 16}
+// the same machines. So is the window of the exponent small, which else is hardly ever low enough.
+var traceConfig = Config{KernelWindow: 16, HolderWindow: 64, HolderMin: .45}
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == traceArg {
@@ -52,6 +52,7 @@ type series struct {
 	noise       detmath.Uniform
 	i           int
 	level, walk float64
+	late        int64 // how long no observation came, ns
 }
 
 // regimeLength is no divisor of traceEvery, so that checkpoints fall everywhere in a regime.
@@ -92,7 +93,13 @@ func (s *series) next() Observation {
 			v = -v
 		}
 	}
-	obs := Observation{Time: int64(i+1) * 1e9, Value: v}
+	if i%1789 == 1200 { // an outage
+		s.late += 60e9
+	}
+	obs := Observation{Time: int64(i+1)*1e9 + s.late, Value: v}
+	if i%1789 >= 1500 && i%1789 < 1510 { // a backlog
+		obs.Arrival = obs.Time + 20e9
+	}
 	switch {
 	case i%997 == 500, i%3001 == 2000, i%3001 == 2001: // outliers, also two in a row
 		obs.Value += 1e6
