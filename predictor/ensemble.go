@@ -44,7 +44,7 @@ type ensemble struct {
 	outer    aggregate.MLPoly // over the learners, BOA and ML-Poly behind them
 	distance []float64        // n×n: smoothed squared distance of forecasts
 	errors   []float64        // mean squared error of each expert
-	rough    []bool    // which experts look at rough paths; not state
+	rough    []bool           // which experts look at rough paths; not state
 	scored   uint64
 
 	epsilon    float64

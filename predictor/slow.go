@@ -29,7 +29,8 @@ type slowChart struct {
 }
 
 func newSlowChart() slowChart {
-	return slowChart{chart: cusum{clip: slowClip, sd: clippedDeviation(slowClip), slack: slowSlack, wait: 1}}
+	sd := clippedDeviation(slowClip)
+	return slowChart{chart: cusum{clip: slowClip, normal2: float64(sd * sd), own2: float64(sd * sd), slack: slowSlack, wait: 1}}
 }
 
 // observe takes in a value and returns the alarm flag it raises, or 0. It raises none while quiet, and both sums then stay
