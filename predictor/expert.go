@@ -60,7 +60,7 @@ func (f Family) String() string { return string(rune(f)) }
 
 // newExperts returns the experts of one ensemble, in the order of their weights.
 func newExperts(cfg Config) []expert {
-	return append(linearExperts(cfg), roughExperts(cfg)...)
+	return append(append(linearExperts(cfg), jumpExperts(cfg)...), roughExperts(cfg)...)
 }
 
 func linearExperts(cfg Config) []expert {
