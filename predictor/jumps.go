@@ -143,7 +143,7 @@ func (e *jump) look(h *history) {
 		// Two jumps say nothing about their mean; what it is denied goes into the spread, so that the second moment stays.
 		if e.jumps > 2 {
 			k := min(float64(e.jumps), 1/jumpSizes)
-			e.law.JumpMean = float64(e.size * shrink(k*float64(e.size*e.size), e.sq-float64(e.size*e.size), driftEvidence))
+			e.law.JumpMean = float64(e.size * shrink(float64(k*e.size*e.size), e.sq-float64(e.size*e.size), driftEvidence))
 		}
 		e.law.JumpSD = math.Sqrt(max(0, e.sq-float64(e.law.JumpMean*e.law.JumpMean)))
 	}
@@ -151,7 +151,7 @@ func (e *jump) look(h *history) {
 
 // drift returns the mean increment, shrunk to zero by the positive part rule of James and Stein.
 func (e *jump) drift(n float64) float64 {
-	return float64(e.my * shrink(n*float64(e.my*e.my), e.cyy, driftEvidence))
+	return float64(e.my * shrink(float64(n*e.my*e.my), e.cyy, driftEvidence))
 }
 
 // reversion returns b in [−1, 0], shrunk likewise.
@@ -161,7 +161,7 @@ func (e *jump) reversion(n float64) float64 {
 	}
 	b := e.cxy / e.cxx
 	explained := float64(b * e.cxy)
-	return max(-1, float64(b*shrink(n*explained, e.cyy-explained, jumpEvidence)))
+	return max(-1, float64(b*shrink(float64(n*explained), e.cyy-explained, jumpEvidence)))
 }
 
 // shrink returns (1 − evidence/t²)⁺ for t² = signal/noise.
