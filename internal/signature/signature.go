@@ -82,6 +82,55 @@ func (t *Transform) Words() [][]int {
 //
 //	Sₙ + (…((v/n + S₁) ⊗ v/(n−1) + S₂) ⊗ … + Sₙ₋₁) ⊗ v.
 func (t *Transform) Extend(v []float64) {
+	if t.dim == 2 && (t.depth == 3 || t.depth == 4) { // time and value: the common case
+		extendPlane(t.sig, t.depth, v[0], v[1])
+		return
+	}
+	t.extend(v)
+}
+
+// split takes a Horner step at one word: what it hands to its two continuations.
+func split(s0, s1, c, x, y float64) (a, b float64) { return s0 + float64(c*x), s1 + float64(c*y) }
+
+// extendPlane is extend for two dimensions and depth 3 or 4, word by word: the same operations, so the same bits.
+func extendPlane(s []float64, depth int, x, y float64) {
+	// A division by a power of two is compiled as a product, which must not be fused with the sum it goes into.
+	x2, y2, x3, y3 := float64(x/2), float64(y/2), float64(x/3), float64(y/3)
+	if depth == 4 {
+		s = s[:31]
+		a0, a1 := s[1]+float64(x/4), s[2]+float64(y/4)
+		b0, b1 := split(s[3], s[4], a0, x3, y3)
+		b2, b3 := split(s[5], s[6], a1, x3, y3)
+		c0, c1 := split(s[7], s[8], b0, x2, y2)
+		c2, c3 := split(s[9], s[10], b1, x2, y2)
+		c4, c5 := split(s[11], s[12], b2, x2, y2)
+		c6, c7 := split(s[13], s[14], b3, x2, y2)
+		s[15], s[16] = split(s[15], s[16], c0, x, y)
+		s[17], s[18] = split(s[17], s[18], c1, x, y)
+		s[19], s[20] = split(s[19], s[20], c2, x, y)
+		s[21], s[22] = split(s[21], s[22], c3, x, y)
+		s[23], s[24] = split(s[23], s[24], c4, x, y)
+		s[25], s[26] = split(s[25], s[26], c5, x, y)
+		s[27], s[28] = split(s[27], s[28], c6, x, y)
+		s[29], s[30] = split(s[29], s[30], c7, x, y)
+	}
+	s = s[:15]
+	a0, a1 := s[1]+x3, s[2]+y3
+	b0, b1 := split(s[3], s[4], a0, x2, y2)
+	b2, b3 := split(s[5], s[6], a1, x2, y2)
+	s[7], s[8] = split(s[7], s[8], b0, x, y)
+	s[9], s[10] = split(s[9], s[10], b1, x, y)
+	s[11], s[12] = split(s[11], s[12], b2, x, y)
+	s[13], s[14] = split(s[13], s[14], b3, x, y)
+	a0, a1 = s[1]+x2, s[2]+y2
+	s[3], s[4] = split(s[3], s[4], a0, x, y)
+	s[5], s[6] = split(s[5], s[6], a1, x, y)
+	s[1] += x
+	s[2] += y
+}
+
+// extend is Extend for any dimension and depth.
+func (t *Transform) extend(v []float64) {
 	d := t.dim
 	v = v[:d]
 	for k := range t.depth {
@@ -97,19 +146,10 @@ func (t *Transform) Extend(v []float64) {
 			level := t.sig[t.offset[k]:t.offset[k+1]]
 			part := t.parts[(n-k-1)*MaxDimension:][:d]
 			from := cur[:len(level)]
-			if d == 2 { // time and value: the common case
-				p, q, out := part[0], part[1], next[:2*len(level)]
-				for i, s := range level {
-					x := s + from[i]
-					out[2*i] = float64(x * p)
-					out[2*i+1] = float64(x * q)
-				}
-			} else {
-				for i, s := range level {
-					x := s + from[i]
-					for j, p := range part {
-						next[i*d+j] = float64(x * p)
-					}
+			for i, s := range level {
+				x := s + from[i]
+				for j, p := range part {
+					next[i*d+j] = float64(x * p)
 				}
 			}
 			size *= d

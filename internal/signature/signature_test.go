@@ -127,6 +127,23 @@ func TestIdentities(t *testing.T) {
 	})
 }
 
+// What is written out for the plane has the bits of the general rule.
+func TestPlane(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		depth := rapid.IntRange(3, 4).Draw(t, "depth")
+		a, b := New(2, depth), New(2, depth)
+		for _, v := range rapid.SliceOfN(rapid.SliceOfN(rapid.Float64Range(-1e9, 1e9), 2, 2), 1, 20).Draw(t, "segments") {
+			a.Extend(v)
+			b.extend(v)
+		}
+		for i, x := range a.sig {
+			if math.Float64bits(x) != math.Float64bits(b.sig[i]) {
+				t.Fatalf("element %d: %x and %x", i, x, b.sig[i])
+			}
+		}
+	})
+}
+
 func TestNothingIsAllocated(t *testing.T) {
 	s, x := New(2, 4), make([]float64, 8)
 	if n := testing.AllocsPerRun(10, func() {
