@@ -7,7 +7,7 @@ import (
 )
 
 // jumpExperts returns the experts for mean reversion with jumps and for heavy tails.
-func jumpExperts(Config) []expert { return []expert{&jump{}} }
+func jumpExperts(Config) []expert { return []expert{&jumpDiffusion{}} }
 
 // JumpLaw is the law of what a process gains within one step when it moves by a drift, a Brownian motion and a compound
 // Poisson process with normal jumps (Merton, J. Financial Economics 3, 1976, on the scale of the logarithm): the
@@ -54,12 +54,12 @@ const (
 	driftEvidence = 4    // the same for a drift
 )
 
-// jump is an Ornstein–Uhlenbeck process with Poisson jumps, seen at unit steps: Δx = drift + b·(x − mean) + σ·ε + jump
+// jumpDiffusion is an Ornstein–Uhlenbeck process with Poisson jumps, seen at unit steps: Δx = drift + b·(x − mean) + σ·ε + jump
 // with b = e^−θ − 1 ≤ 0. σ comes from bipower variation (Barndorff-Nielsen and Shephard, J. Financial Econometrics 2,
 // 2004), which a single jump hardly moves; an innovation beyond 4σ is a jump; drift and reversion come from the
 // regression of the other increments on the level before them (Mancini, Scand. J. Statistics 36, 2009). Everything is
 // forgotten exponentially and takes constant time; without evidence drift and reversion are nil.
-type jump struct {
+type jumpDiffusion struct {
 	last    float64 // |innovation| before, bounded
 	bipower float64 // mean product of neighbouring |innovations|
 	pairs   uint64  // products in it
@@ -76,10 +76,10 @@ type jump struct {
 	predicted float64 // gain without a jump that was expected for the next step
 }
 
-func (*jump) name() string   { return "jump" }
-func (*jump) family() Family { return FamilyJump }
+func (*jumpDiffusion) name() string   { return "jump" }
+func (*jumpDiffusion) family() Family { return FamilyJump }
 
-func (e *jump) step(h *history) float64 {
+func (e *jumpDiffusion) step(h *history) float64 {
 	if h.n > 1 {
 		e.learn(h.back(1), h.back(0)-h.back(1), h)
 	}
@@ -89,7 +89,7 @@ func (e *jump) step(h *history) float64 {
 }
 
 // learn takes in the increment d that followed level x.
-func (e *jump) learn(x, d float64, h *history) {
+func (e *jumpDiffusion) learn(x, d float64, h *history) {
 	z := d - e.predicted
 	size := math.Abs(z)
 	jumped := e.pairs > 20 && size > float64(jumpThreshold*e.law.SD)
@@ -128,7 +128,7 @@ func (e *jump) learn(x, d float64, h *history) {
 }
 
 // look computes the law of the next gain.
-func (e *jump) look(h *history) {
+func (e *jumpDiffusion) look(h *history) {
 	sd := max(math.Sqrt(float64(0.5*math.Pi*e.bipower)), h.floor())
 	e.law = JumpLaw{SD: sd}
 	n := float64(min(e.used, 2*jumpMemory)) // what exponential forgetting is worth
@@ -150,12 +150,12 @@ func (e *jump) look(h *history) {
 }
 
 // drift returns the mean increment, shrunk to zero by the positive part rule of James and Stein.
-func (e *jump) drift(n float64) float64 {
+func (e *jumpDiffusion) drift(n float64) float64 {
 	return float64(e.my * shrink(float64(n*e.my*e.my), e.cyy, driftEvidence))
 }
 
 // reversion returns b in [−1, 0], shrunk likewise.
-func (e *jump) reversion(n float64) float64 {
+func (e *jumpDiffusion) reversion(n float64) float64 {
 	if !(e.cxx > 0) || e.cxy >= 0 {
 		return 0
 	}
@@ -173,7 +173,7 @@ func shrink(signal, noise, evidence float64) float64 {
 }
 
 // spread adds the Poisson mixture.
-func (e *jump) spread(g *lawGrid, weight float64) {
+func (e *jumpDiffusion) spread(g *lawGrid, weight float64) {
 	w := float64(weight * detmath.Exp(-e.law.Rate))
 	for k := range jumpTerms {
 		if k > 0 && w < jumpLeast {
@@ -185,7 +185,7 @@ func (e *jump) spread(g *lawGrid, weight float64) {
 	}
 }
 
-func (e *jump) visit(c *codec) {
+func (e *jumpDiffusion) visit(c *codec) {
 	for _, p := range [...]*float64{&e.last, &e.bipower, &e.rate, &e.size, &e.sq, &e.mx, &e.my, &e.cxx, &e.cxy, &e.cyy, &e.law.Drift,
 		&e.law.SD, &e.law.Rate, &e.law.JumpMean, &e.law.JumpSD, &e.value, &e.predicted} {
 		c.float(p)

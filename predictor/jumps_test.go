@@ -42,7 +42,7 @@ func ouJumps(n int, b, sd, rate, mean, size float64) (y []float64, jumps int) {
 
 func TestJumpLearns(t *testing.T) {
 	y, _ := ouJumps(20000, -.3, .5, .02, 8, 1)
-	e, h := &jump{}, newHistory(1)
+	e, h := &jumpDiffusion{}, newHistory(1)
 	rate, sd, mean, sq, count, own, naive := 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
 	forecast := 0.0
 	for i, v := range y {
@@ -76,7 +76,7 @@ func TestJumpLearns(t *testing.T) {
 
 // Where there is no reversion and no drift the forecast is the last value.
 func TestJumpShrinks(t *testing.T) {
-	e, h := &jump{}, newHistory(1)
+	e, h := &jumpDiffusion{}, newHistory(1)
 	x, moved := 0.0, 0
 	for i, z := range noise(4, 6000) {
 		x += z

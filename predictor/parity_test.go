@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "4f9c40984c6ff679c2207afd68a2a9297bc0d9d8c1dd7f4b4cd944b0cec1966a",
-	10_000:  "28972a7d1518d02bff45c0aa6e49c29e8d09f3b0dc47d2222a92b78d5388416d",
-	100_000: "facf2442d62d5e5af857fe95c09afbf6ea3f0e7d568798e3868e3d6b2a8c1e78",
+	1_000:   "8abf8b306cf3228f2473e51d36187226df0d9fc97baecfa4272e94dcc5ace7f5",
+	10_000:  "e2cb89d28530f28157178dbbf637b21a5dafb090a64a7853fb603baf7007aafe",
+	100_000: "eb77c18604b2f64f9260dce9a3a80eb0e2a19c77cf9def116b010481e68167bb",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice
