@@ -1,6 +1,10 @@
 package predictor
 
-import "github.com/usp-project/usp/ot"
+import (
+	"slices"
+
+	"github.com/usp-project/usp/ot"
+)
 
 // expert is one way of forecasting the next value. An expert holds whatever it has learned; it may look at the
 // shared history but not keep it. Its forecasts must be finite whatever finite values it is shown.
@@ -60,7 +64,7 @@ func (f Family) String() string { return string(rune(f)) }
 
 // newExperts returns the experts of one ensemble, in the order of their weights.
 func newExperts(cfg Config) []expert {
-	return append(append(linearExperts(cfg), jumpExperts(cfg)...), roughExperts(cfg)...)
+	return slices.Concat(linearExperts(cfg), diffusionExperts(cfg), jumpExperts(cfg), roughExperts(cfg))
 }
 
 func linearExperts(cfg Config) []expert {
@@ -70,6 +74,7 @@ func linearExperts(cfg Config) []expert {
 		&seasonalDrift{},
 		&smoothing{id: "ses.2", rate: 0.2},
 		&smoothing{id: "ses.5", rate: 0.5},
+		newHoltWinters(longestSeason(cfg.Season)),
 		&dampedHolt{id: "holt.60", rate: 0.9, trendRate: 0.5, damping: 0.6},
 		&dampedHolt{id: "holt.85", rate: 0.8, trendRate: 0.3, damping: 0.85},
 		&driftSmoothing{id: "drift.3", rate: 0.3},

@@ -34,14 +34,19 @@ const (
 
 func newHistory(season int) history {
 	h := history{season: season, auto: season == 0, values: make([]float64, max(season+2, detectWindow)),
-		increments: make([]float64, max(season, 1))}
-	if h.auto {
-		h.increments = make([]float64, detectWindow/3)
-	}
+		increments: make([]float64, longestSeason(season))}
 	if season == 1 {
 		h.season = 0
 	}
 	return h
+}
+
+// longestSeason returns the longest period that can be in use where that season is configured.
+func longestSeason(configured int) int {
+	if configured == 0 {
+		return detectWindow / 3
+	}
+	return configured
 }
 
 // len returns how many values can be looked back on.

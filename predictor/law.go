@@ -52,6 +52,22 @@ func (g *lawGrid) addNormal(weight, mean, sd float64) {
 	}
 }
 
+// addMass adds a point mass at x, shared between the two nodes beside it so that its mean stays; beyond the grid it is lost.
+func (g *lawGrid) addMass(mass, x float64) {
+	at := (x-g.centre)/g.step + lawNodes/2
+	if !(at > -1 && at < lawNodes) {
+		return
+	}
+	j := int(math.Floor(at))
+	part := at - float64(j)
+	if j >= 0 {
+		g.density[j] += float64(mass * (1 - part) / g.step)
+	}
+	if j+1 < lawNodes {
+		g.density[j+1] += float64(mass * part / g.step)
+	}
+}
+
 // lay computes the law of the mixture of experts: forecast and variance of each, and the shape of those that know it.
 // It returns false, and leaves no law, if the mixture has no width.
 func (g *lawGrid) lay(experts []expert, rho, forecast, variance []float64) bool {

@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "8abf8b306cf3228f2473e51d36187226df0d9fc97baecfa4272e94dcc5ace7f5",
-	10_000:  "e2cb89d28530f28157178dbbf637b21a5dafb090a64a7853fb603baf7007aafe",
-	100_000: "eb77c18604b2f64f9260dce9a3a80eb0e2a19c77cf9def116b010481e68167bb",
+	1_000:   "a8cc553f7680cccdef37ec4ff36b206c5330eed8662d2c7d27bb06db311844e5",
+	10_000:  "fa92850589cec389c9b9b5b3d6d6931a7017667d66323bf86f6cf0df8c647343",
+	100_000: "82c674cd81b885a2e87a3d749fcce53a740ff16a3edfc2dc7e5d979d5083f29f",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice

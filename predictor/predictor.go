@@ -15,7 +15,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
+	"github.com/usp-project/usp/detmath"
 	"github.com/usp-project/usp/ot"
 )
 
@@ -52,6 +54,8 @@ type Output struct {
 	Threshold          float64 // of the first two sums
 	Entropy            float64 // of the weights, nats
 	LawEntropy         float64 // differential, of the predictive law in units of the error scale, nats; 0 in warm-up
+	DiffusionEntropy   float64 // the same of the diffusion expert's law alone
+	MixtureShare       float64 // part of Weights that is the orchestrator's; below 1 where that has lost to naive, which has the rest
 	OTCost             float64 // ⟨C,π⟩ of the transport executed in this step; 0 if none was
 	FreeEnergy         float64 // ⟨w,ℓ⟩ + KL(w‖ρ)/η at its minimum w, mixed over the learning rates; 0 likewise
 	Epsilon            float64 // regularisation of the transport, in units of the ground cost
@@ -88,7 +92,12 @@ type Predictor struct {
 	slow     slowChart
 	stale    staleness
 	rough    emergency
+	ordered  bool // an emergency ordered the weights of this step
+	guard    guard
+	weights  []float64 // ρ: the ensemble's, under the guard
+	mixed    float64   // the ensemble's share in them
 	conf     conformal
+	diffuse  *diffusion // among the experts
 	gate     gate
 	law      lawGrid   // of the next value
 	laid     bool      // law is that of the present state: report lays it; after Restore, Law does
@@ -120,8 +129,13 @@ func newPredictor(cfg Config) (*Predictor, error) {
 		monitor: newMonitor(&cfg), cusum: newCusum(&cfg), variance: varianceChart{wait: cfg.Grace}, slow: newSlowChart(), stale: staleness{after: cfg.StaleAfter},
 		rough: newEmergency(&cfg), conf: newConformal(&cfg), gate: newGate(&cfg)}
 	p.ensemble = newEnsemble(beliefs(p.experts))
+	p.mixed = 1
+	p.weights = slices.Clone(p.ensemble.rho)
 	for i, e := range p.experts {
 		p.ensemble.rough[i] = e.family() == FamilyRough
+		if e, ok := e.(*diffusion); ok {
+			p.diffuse = e
+		}
 	}
 	p.prior = make([]float64, len(p.experts))
 	p.ensemble.epsilon = p.epsilon()
@@ -181,6 +195,7 @@ func (p *Predictor) Step(obs Observation, out *Output) error {
 		out.Flags |= FlagSaturated
 	}
 	p.ensemble.hold()
+	p.ordered = p.rough.on
 	copy(p.prior, p.ensemble.forecast)
 	if !out.HasPrior {
 		p.gate.watch(y)
@@ -252,6 +267,7 @@ func (p *Predictor) settle(y float64, out *Output) {
 	out.Flags |= p.watchLevel(y, floor, alarm)
 	p.ensemble.score(y, floor)
 	if p.monitor.scored > 0 && !p.stale.stale {
+		p.guard.learn(y, p.history.back(0))
 		p.ensemble.learn(y, scale, p.epsilon(), p.rough.on, &p.cfg)
 	}
 	if alarm != 0 && !p.stale.stale {
@@ -299,7 +315,16 @@ func (p *Predictor) absorb(y float64) {
 		}
 		p.ensemble.forecast[i] = x
 	}
-	p.forecast = p.ensemble.look()
+	p.guard.mixture = p.ensemble.look()
+	p.mixed = 1
+	if p.warm() && !p.ordered && !p.rough.on {
+		p.mixed = p.guard.share()
+	}
+	weigh(p.weights, p.ensemble.rho, p.mixed)
+	p.forecast = p.guard.mixture
+	if p.mixed < 1 {
+		p.forecast = detmath.Dot(p.weights, p.ensemble.forecast)
+	}
 	half := float64(p.conf.width() * p.monitor.scale(p.history.floor()))
 	if p.monitor.scored < 2 { // nothing is known of the errors: as wide as the value is great
 		half = math.Abs(p.forecast)
@@ -311,17 +336,19 @@ func (p *Predictor) absorb(y float64) {
 func (p *Predictor) report(out *Output) {
 	m := &p.ensemble
 	out.Forecast, out.Lower, out.Upper = p.forecast, p.lower, p.upper
-	out.Entropy = ot.Entropy(m.rho)
+	out.Entropy = ot.Entropy(p.weights)
+	out.MixtureShare = p.mixed
 	out.OTCost, out.FreeEnergy, out.Epsilon = m.otCost, m.freeEnergy, m.epsilon
 	out.Residual, out.Iterations = m.residual, m.iterations
 	out.RelVolatility, out.Kurtosis, out.Holder = p.monitor.relative(), p.monitor.kurtosis, p.monitor.holder
 	out.HolderError = holderError(max(1, min(p.monitor.seen(), uint64(p.cfg.HolderWindow))))
-	out.Weights, out.PriorExperts = m.rho, p.prior
+	out.Weights, out.PriorExperts = p.weights, p.prior
 	out.CusumPos, out.CusumNeg, out.CusumVar = p.cusum.shownUp, p.cusum.shownDown, p.variance.shown
 	if p.warm() {
 		out.Scale = p.monitor.scale(p.history.floor())
 		if p.lay() {
 			out.LawEntropy = p.law.entropy(out.Scale)
+			out.DiffusionEntropy = p.diffuse.entropy(out.Scale)
 		}
 	} else {
 		out.Flags |= FlagWarmUp

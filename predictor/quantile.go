@@ -14,7 +14,7 @@ type Law struct {
 // lay computes the law of the next value, if it has one.
 func (p *Predictor) lay() bool {
 	m := &p.ensemble
-	p.laid = p.law.lay(p.experts, m.rho, m.forecast, m.errors)
+	p.laid = p.law.lay(p.experts, p.weights, m.forecast, m.errors)
 	return p.laid
 }
 

@@ -52,6 +52,9 @@ func (p *Predictor) visitOrchestrator(c *codec) {
 	c.float(&p.lower)
 	c.float(&p.upper)
 	p.ensemble.visit(c)
+	p.guard.visit(c)
+	c.floats(p.weights)
+	c.float(&p.mixed)
 }
 
 // State calls emit with every section of the state in a fixed order: "orchestrator", "detector", "histories" and

@@ -14,6 +14,8 @@ const (
 	fieldThreshold
 	fieldEntropy
 	fieldLawEntropy
+	fieldDiffusionEntropy
+	fieldMixtureShare
 	fieldFlags
 	fieldOTCost
 	fieldFreeEnergy
@@ -40,6 +42,8 @@ func Schema(experts int) *record.Schema {
 		record.Field{Name: "threshold", Class: record.Metric, Unit: "sd"},
 		record.Field{Name: "entropy", Class: record.Metric, Unit: "nat"},
 		record.Field{Name: "law_entropy", Class: record.Metric, Unit: "nat"},
+		record.Field{Name: "diffusion_entropy", Class: record.Metric, Unit: "nat"},
+		record.Field{Name: "mixture_share", Class: record.Metric},
 		record.Field{Name: "flags", Class: record.Flag, Type: record.Uint64},
 		record.Field{Name: "ot_cost", Class: record.Metric},
 		record.Field{Name: "free_energy", Class: record.Metric},
@@ -69,6 +73,8 @@ func Fill(v *record.Values, out *Output) {
 	v.SetFloat64(fieldThreshold, out.Threshold)
 	v.SetFloat64(fieldEntropy, out.Entropy)
 	v.SetFloat64(fieldLawEntropy, out.LawEntropy)
+	v.SetFloat64(fieldDiffusionEntropy, out.DiffusionEntropy)
+	v.SetFloat64(fieldMixtureShare, out.MixtureShare)
 	v.SetUint64(fieldFlags, out.Flags)
 	v.SetFloat64(fieldOTCost, out.OTCost)
 	v.SetFloat64(fieldFreeEnergy, out.FreeEnergy)

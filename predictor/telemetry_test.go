@@ -16,7 +16,7 @@ func TestSchema(t *testing.T) {
 	if s.Name() != "usp.predictor.v1" || !slices.Equal(s.DigestFields(), []string{"rho", "ot_cost_digest"}) {
 		t.Errorf("schema:\n%s", s.Text())
 	}
-	for i, name := range []string{"cusum_pos", "cusum_neg", "cusum_var", "threshold", "entropy", "law_entropy", "flags", "ot_cost", "free_energy", "epsilon",
+	for i, name := range []string{"cusum_pos", "cusum_neg", "cusum_var", "threshold", "entropy", "law_entropy", "diffusion_entropy", "mixture_share", "flags", "ot_cost", "free_energy", "epsilon",
 		"residual", "iterations", "rel_volatility", "kurtosis", "holder", "holder_se", "scale", "rho", "ot_cost_digest"} {
 		if at, ok := s.Index(name); !ok || at != i {
 			t.Errorf("field %s is at %d, want %d", name, at, i)
@@ -71,12 +71,12 @@ func TestRecordHoldsNoSignal(t *testing.T) {
 }
 
 func TestFill(t *testing.T) {
-	out := Output{CusumPos: 1, CusumNeg: 2, CusumVar: 2.501, Threshold: 3, Entropy: 4, LawEntropy: 5, Flags: 6, OTCost: 7, FreeEnergy: 8, Epsilon: 9, Residual: 10,
+	out := Output{CusumPos: 1, CusumNeg: 2, CusumVar: 2.501, Threshold: 3, Entropy: 4, LawEntropy: 5, DiffusionEntropy: 5.25, MixtureShare: .5, Flags: 6, OTCost: 7, FreeEnergy: 8, Epsilon: 9, Residual: 10,
 		Iterations: 11, RelVolatility: 12, Kurtosis: 13, Holder: 14, HolderError: 14.5, Scale: 15.01, Weights: []float64{.25, .75}}
 	v := record.NewValues(Schema(2))
 	Fill(v, &out)
 	want := []uint64{100, 200}
-	for _, x := range []float64{1, 2, 2.5, 3, 4, 5} {
+	for _, x := range []float64{1, 2, 2.5, 3, 4, 5, 5.25, .5} {
 		want = append(want, math.Float64bits(x))
 	}
 	want = append(want, 6)

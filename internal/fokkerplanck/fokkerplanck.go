@@ -8,10 +8,10 @@ import (
 	"github.com/usp-project/usp/detmath"
 )
 
-// Solver holds what a step needs between its two sweeps, for grids of a fixed number of cells.
+// Solver holds the operator of one step, for grids of a fixed number of cells.
 type Solver struct {
-	right, left []float64 // rates of flow out of cell j to j+1 and to j−1, times the step
-	pivot, q    []float64
+	right, left    []float64 // rates of flow out of cell j to j+1 and to j−1, times the step
+	inverse, carry []float64 // of the pivot; what a cell hands to the next in the first sweep
 }
 
 // New returns a solver for grids of cells cells, at least 2.
@@ -20,12 +20,11 @@ func New(cells int) *Solver {
 	return &Solver{a[:cells], a[cells : 2*cells], a[2*cells : 3*cells], a[3*cells:]}
 }
 
-// Step advances the density p by dt under ∂p/∂t = −∂(b·p)/∂x + ½∂²(v·p)/∂x² with reflecting ends. Drift b and squared
-// diffusion v ≥ 0 are given at the centres of the cells, width apart; all slices have one length, the solver's.
-// The fluxes are those of Chang and Cooper, J. Comput. Phys. 6, 1970; the Thomas sweeps are arranged without a
-// subtraction (columns of the matrix sum to one), so that no rounding can make a cell negative.
-func (s *Solver) Step(p, b, v []float64, width, dt float64) {
-	n := len(p)
+// Prepare sets the operator of Advance: a step of length dt under ∂p/∂t = −∂(b·p)/∂x + ½∂²(v·p)/∂x² with reflecting
+// ends. Drift b and squared diffusion v ≥ 0 are given at the centres of the cells, width apart; both have the solver's
+// length. The fluxes are those of Chang and Cooper, J. Comput. Phys. 6, 1970.
+func (s *Solver) Prepare(b, v []float64, width, dt float64) {
+	n := len(s.left)
 	s.left[0], s.right[n-1] = 0, 0
 	scale := dt / width
 	for j := range n - 1 {
@@ -35,15 +34,25 @@ func (s *Solver) Step(p, b, v []float64, width, dt float64) {
 	}
 	// kept is the pivot less the flow to the right: at least one.
 	kept := 1.0
-	s.q[0], s.pivot[0] = p[0], kept+s.right[0]
+	s.inverse[0], s.carry[0] = 1/(kept+s.right[0]), 0
 	for j := 1; j < n; j++ {
-		kept = 1 + float64(s.left[j]*(kept/s.pivot[j-1]))
-		s.pivot[j] = kept + s.right[j]
-		s.q[j] = p[j] + float64(s.right[j-1]/s.pivot[j-1]*s.q[j-1])
+		kept = 1 + float64(s.left[j]*float64(kept*s.inverse[j-1]))
+		s.inverse[j] = 1 / (kept + s.right[j])
+		s.carry[j] = float64(s.right[j-1] * s.inverse[j-1])
 	}
-	p[n-1] = s.q[n-1] / s.pivot[n-1]
+}
+
+// Advance takes the density p, of the solver's length, one prepared step on, implicitly. The Thomas sweeps are arranged
+// without a subtraction (columns of the matrix sum to one), so that no rounding can make a cell negative.
+func (s *Solver) Advance(p []float64) {
+	n := len(p)
+	left, inverse, carry := s.left[:n], s.inverse[:n], s.carry[:n]
+	for j := 1; j < n; j++ {
+		p[j] += float64(carry[j] * p[j-1])
+	}
+	p[n-1] = float64(p[n-1] * inverse[n-1])
 	for j := n - 2; j >= 0; j-- {
-		p[j] = (s.q[j] + float64(s.left[j+1]*p[j+1])) / s.pivot[j]
+		p[j] = float64((p[j] + float64(left[j+1]*p[j+1])) * inverse[j])
 	}
 }
 
@@ -55,9 +64,10 @@ func edge(drift, c float64) (up, down float64) {
 	switch {
 	case speed >= float64(40*c):
 		against = 0
-	case speed < float64(0.02*c):
+	case speed < float64(0.25*c): // the series, to 1e−11
 		w := speed / c
-		against = float64(c * (1 - float64(0.5*w) + float64(w*w)/12))
+		w2 := float64(w * w)
+		against = float64(c * (1 - float64(0.5*w) + float64(w2*(1-float64(w2*(1-float64(w2*(1.0/42)))*(1.0/60)))*(1.0/12))))
 	default:
 		e := detmath.Exp(-speed / c)
 		against = float64(speed*e) / (1 - e)

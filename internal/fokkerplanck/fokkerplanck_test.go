@@ -36,8 +36,9 @@ func TestOrnsteinUhlenbeck(t *testing.T) {
 			p[j] /= mass
 		}
 		s := New(c.cells)
+		s.Prepare(b, v, h, .5/float64(c.steps))
 		for range c.steps {
-			s.Step(p, b, v, h, .5/float64(c.steps))
+			s.Advance(p)
 		}
 		m, w := 0.0, 0.0
 		for j, f := range p {
@@ -62,7 +63,8 @@ func TestMassAndSign(t *testing.T) {
 		}
 		p, b, v := draw("p", 0, 1), draw("b", -50, 50), draw("v", 0, 20)
 		s, mass := New(n), sum(p)
-		s.Step(p, b, v, rapid.Float64Range(.01, 1).Draw(t, "width"), rapid.Float64Range(0, 1).Draw(t, "dt"))
+		s.Prepare(b, v, rapid.Float64Range(.01, 1).Draw(t, "width"), rapid.Float64Range(0, 1).Draw(t, "dt"))
+		s.Advance(p)
 		for j, f := range p {
 			if !(f >= 0) {
 				t.Fatalf("cell %d is %g", j, f)
@@ -72,4 +74,73 @@ func TestMassAndSign(t *testing.T) {
 			t.Fatalf("mass %g became %g", mass, sum(p))
 		}
 	})
+}
+
+// TestEdge compares both branches with the formula itself, written with expm1.
+func TestEdge(t *testing.T) {
+	for _, w := range []float64{0, 1e-9, 1e-3, .02, .1, .2499, .2501, 1, 5, 39, 41, 700} {
+		want := 1.0
+		if w > 0 {
+			want = w / math.Expm1(w)
+		}
+		for _, sign := range []float64{1, -1} {
+			up, down := edge(sign*w*3, 3)
+			if sign < 0 {
+				up, down = down, up
+			}
+			if math.Abs(down/3-want) > 2e-11*want+1e-16 || math.Abs(up/3-want-w) > 2e-11*(want+w) {
+				t.Errorf("w = %g: %g and %g, want %g and %g", sign*w, up/3, down/3, want+w, want)
+			}
+		}
+	}
+}
+
+// TestStationary holds the solver to the stationary law of dx = −0.7·x dt + 0.4 dW, N(0, 0.16/1.4), which the scheme has
+// but for the width of its cells, from a start far from it; and to a double well, density ∝ exp(−2U/v).
+func TestStationary(t *testing.T) {
+	for _, c := range []struct {
+		name            string
+		drift           func(x float64) float64
+		potential       func(x float64) float64
+		v, within, time float64
+	}{
+		{"Ornstein–Uhlenbeck", func(x float64) float64 { return -.7 * x }, func(x float64) float64 { return .35 * x * x }, .16, 1e-3, 60},
+		{"double well", func(x float64) float64 { return x - x*x*x }, func(x float64) float64 { return x*x*x*x/4 - x*x/2 }, .5, 1e-3, 200},
+	} {
+		const n, low, high = 256, -3.0, 3.0
+		h := (high - low) / n
+		p, want, b, v := make([]float64, n), make([]float64, n), make([]float64, n), make([]float64, n)
+		for j := range p {
+			x := low + (float64(j)+.5)*h
+			b[j], v[j], want[j] = c.drift(x), c.v, math.Exp(-2*c.potential(x)/c.v)
+		}
+		p[n/3] = 1
+		mass := sum(want)
+		s := New(n)
+		s.Prepare(b, v, h, .5)
+		for range int(c.time / .5) {
+			s.Advance(p)
+		}
+		far := 0.0
+		for j := range p {
+			far += math.Abs(p[j] - want[j]/mass)
+		}
+		t.Logf("%s: total variation %.3g, mass %.3g", c.name, far/2, sum(p)-1)
+		if far/2 > c.within || math.Abs(sum(p)-1) > 1e-13 {
+			t.Errorf("%s: %g from the stationary law, want at most %g; mass error %g", c.name, far/2, c.within, sum(p)-1)
+		}
+	}
+}
+
+func BenchmarkAdvance(b *testing.B) {
+	const n = 128
+	p, drift, v := make([]float64, n), make([]float64, n), make([]float64, n)
+	for j := range p {
+		p[j], drift[j], v[j] = 1.0/n, float64(64-j)/100, 1
+	}
+	s := New(n)
+	s.Prepare(drift, v, .1, .1)
+	for b.Loop() {
+		s.Advance(p)
+	}
 }
