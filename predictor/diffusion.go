@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	diffusionMemory = .999              // of the moments, per step
+	diffusionMemory = .999               // of the moments, per step
 	diffusionEnough = 24                 // weight of increments before which nothing is said
-	diffusionPrior  = 4                 // increments that the mean over all levels is worth at each
+	diffusionPrior  = 4                  // increments that the mean over all levels is worth at each
 	diffusionClip   = 6                  // |increment| that counts, in spreads of the history
 	diffusionReach  = 6.0                // half of the law's grid, in standard deviations of a step
 	diffusionCells  = 48                 // of the law's grid
