@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usp-project/usp/internal/examples"
-	"github.com/usp-project/usp/internal/input"
 	"github.com/usp-project/usp/internal/score"
 	"github.com/usp-project/usp/predictor"
 )
@@ -52,6 +51,7 @@ of it. --season is for files; the examples have their own.`,
 	}
 	a.setting(cmd, false, "time-column", "", "run.time_column", "`column` of the files with the times")
 	a.setting(cmd, false, "value-column", "", "run.value_column", "`column` of the files with the values")
+	a.setting(cmd, false, "arrival-column", "", "run.arrival_column", "`column` of the files with the times of arrival (default: none, rows arrive at their times)")
 	a.setting(cmd, false, "season", "", "predictor.season", "observations in one period of the files (0: find one)")
 	return cmd
 }
@@ -92,7 +92,7 @@ func (a *app) backtestOne(ctx context.Context, name string) (backtestRow, error)
 	if name == "-" {
 		return row, usageError(errors.New("backtest reads files and examples, not standard input"))
 	}
-	src, err := openSource(name, input.Options{TimeColumn: a.cfg.Run.TimeColumn, ValueColumn: a.cfg.Run.ValueColumn}, a.in)
+	src, err := openSource(name, a.columns(), a.in)
 	if err != nil {
 		return row, err
 	}
@@ -120,7 +120,7 @@ func (a *app) backtestOne(ctx context.Context, name string) (backtestRow, error)
 		if err != nil {
 			return row, err
 		}
-		if err := p.Step(predictor.Observation{Time: obs.Time, Value: obs.Value}, &out); err != nil {
+		if err := p.Step(observation(obs), &out); err != nil {
 			return row, fmt.Errorf("%s:%d: %w", src.name, obs.Line, err)
 		}
 		if hasLaw {

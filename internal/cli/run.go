@@ -32,7 +32,8 @@ predicted as it arrives), or example:NAME for a shipped series (sunspots, nile,
 co2, unemployment, gdp). Without INPUT it is example:sunspots.
 
 The columns are "time" (RFC 3339 date or date-time, or nanoseconds) and "value", or
-those named by --time-column and --value-column.
+those named by --time-column and --value-column. Where --arrival-column names one, it
+says when each row arrived, and what arrives late is stale.
 
 The recorder runs as a process of its own; the prediction never waits for it.
 --resume continues a run that was killed or interrupted behind its newest snapshot;
@@ -51,6 +52,7 @@ func (a *app) runCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.forecasts, "forecasts", "", "write time, forecast and interval of every step to `FILE` (CSV; - for standard output)")
 	a.setting(cmd, false, "time-column", "", "run.time_column", "`column` of the input with the times")
 	a.setting(cmd, false, "value-column", "", "run.value_column", "`column` of the input with the values")
+	a.setting(cmd, false, "arrival-column", "", "run.arrival_column", "`column` of the input with the times of arrival (default: none, rows arrive at their times)")
 	a.setting(cmd, false, "season", "", "predictor.season", "observations in one period (0: find one)")
 	a.setting(cmd, false, "digest-interval", "", "digest.interval", "log the digests of every `n`-th step")
 	a.setting(cmd, false, "anchor", "", "anchor.dir", "`directory` for a second copy of each run's newest signed head")
@@ -142,9 +144,8 @@ func (s *session) begin(ctx context.Context, args []string) error {
 	if len(args) > 0 {
 		name = args[0]
 	}
-	columns := input.Options{TimeColumn: a.cfg.Run.TimeColumn, ValueColumn: a.cfg.Run.ValueColumn}
 	var err error
-	if s.source, err = openSource(name, columns, a.in); err != nil {
+	if s.source, err = openSource(name, a.columns(), a.in); err != nil {
 		return err
 	}
 	cfg := a.cfg.PredictorConfig()
@@ -254,7 +255,7 @@ func (s *session) loop(ctx context.Context) error {
 func (s *session) step(obs input.Observation) error {
 	out := &s.out
 	law, hasLaw := s.predictor.Law()
-	if err := s.predictor.Step(predictor.Observation{Time: obs.Time, Value: obs.Value}, out); err != nil {
+	if err := s.predictor.Step(observation(obs), out); err != nil {
 		return fmt.Errorf("%s:%d: %w", s.source.name, obs.Line, err)
 	}
 	s.scores.add(obs.Value, out.Prior, out.PriorLower, out.PriorUpper, out.HasPrior)
