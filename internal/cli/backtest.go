@@ -31,7 +31,9 @@ type backtestRow struct {
 	MASE       undefined `json:"mase"`
 	CRPS       float64   `json:"crps"` // in the unit of the value
 	Coverage   float64   `json:"coverage"`
-	Alarms     uint64    `json:"alarms"`
+	Alarms     uint64    `json:"alarms"` // of the mean
+
+	Events map[string]uint64 `json:"event_counts,omitempty"` // all, by name
 }
 
 // shares are the numbers of a row of which the last row of the table has the geometric mean.
@@ -132,7 +134,7 @@ func (a *app) backtestOne(ctx context.Context, name string) (backtestRow, error)
 	h, naive := judge(board, p.Experts()), s.rmseNaive()
 	share := func(x float64) undefined { return undefined(x / naive) }
 	row = backtestRow{name, out.Step, naive, share(s.rmse()), h.BestExpert, share(h.BestRMSE), share(h.ConvexRMSE), share(h.UniformRMSE), share(h.BOARMSE),
-		share(h.MLPolyRMSE), undefined(s.mase()), h.CRPS, s.coverage(), h.AlarmCount}
+		share(h.MLPolyRMSE), undefined(s.mase()), h.CRPS, s.coverage(), h.AlarmCount, h.EventCounts}
 	return row, nil
 }
 

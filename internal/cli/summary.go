@@ -140,6 +140,9 @@ func (s *session) print(r runSummary, interrupted bool) {
 			fmt.Fprintf(w, "             %s\n", nothingBetter(r))
 		}
 		fmt.Fprintf(w, "  weights    turnover %.4g; CRPS %.4g; %s\n", r.Turnover, r.CRPS, alarmText(r.Alarms, r.AlarmCount))
+		for i, line := range eventTexts(&r.hindsight) {
+			fmt.Fprintf(w, "  %-10s %s\n", []string{"events", ""}[min(i, 1)], line)
+		}
 	}
 	fmt.Fprintf(w, "  next       %.6g in [%.6g, %.6g]\n", r.Next, r.NextLower, r.NextUpper)
 	fmt.Fprintf(w, "  recorded   %d emitted, %d stored, %d lost%s; %s, %s%s\n",

@@ -10,16 +10,6 @@ import (
 	"github.com/usp-project/usp/predictor"
 )
 
-// MaxAlarms is how many alarms are kept with step and time; beyond them they are only counted.
-const MaxAlarms = 1000
-
-// Alarm is one change that the detector reported.
-type Alarm struct {
-	Step uint64 `json:"step"`
-	Time int64  `json:"time"` // nanoseconds since the Unix epoch
-	Up   bool   `json:"up"`
-}
-
 // Board accumulates the scores. Everything that it needs later is in exported fields; it is not safe for concurrent use.
 type Board struct {
 	N       uint64      // observations that had forecasts
@@ -36,8 +26,10 @@ type Board struct {
 	Rho      []float64 // weights at the last step; nil before the first
 	CRPS     float64   // sum of the scores of the predictive laws, in the unit of the value
 	Laws     uint64    // how many there were
-	Alarms   []Alarm   // the first MaxAlarms
-	AlarmsN  uint64    // all of them
+
+	Flags    uint64             // of the last step
+	Events   []Event            // the first MaxEvents of each kind, in their order
+	Happened [len(kinds)]uint64 // all of them, by kind
 
 	errs []float64
 }
@@ -45,7 +37,7 @@ type Board struct {
 // New returns an empty board for so many experts.
 func New(experts int) *Board {
 	b := &Board{Unit: 0x1p-1022, Abs: make([]float64, experts), Poly: aggregate.NewMLPoly(experts, 0),
-		Alarms: make([]Alarm, 0, MaxAlarms), Rho: make([]float64, experts), errs: make([]float64, experts)}
+		Rho: make([]float64, experts), errs: make([]float64, experts)}
 	equal := make([]float64, experts)
 	aggregate.Uniform(equal)
 	b.BOA = aggregate.NewBOA(equal)
@@ -76,12 +68,7 @@ func (b *Board) Add(value float64, out *predictor.Output) {
 		}
 	}
 	copy(b.Rho, out.Weights)
-	if out.Flags&(predictor.FlagAlarmUp|predictor.FlagAlarmDown) != 0 {
-		b.AlarmsN++
-		if len(b.Alarms) < MaxAlarms {
-			b.Alarms = append(b.Alarms, Alarm{out.Step, out.Time, out.Flags&predictor.FlagAlarmUp != 0})
-		}
-	}
+	b.watch(out)
 }
 
 // learn scores the experts' forecasts x of one value.
