@@ -29,7 +29,7 @@ type backtestRow struct {
 	BOA        undefined `json:"boa_relative"`
 	MLPoly     undefined `json:"ml_poly_relative"`
 	MASE       undefined `json:"mase"`
-	CRPS       float64   `json:"crps"` // in the unit of the value
+	CRPS       undefined `json:"crps"` // in the unit of the value; null in a series shorter than the warm-up
 	Coverage   float64   `json:"coverage"`
 	Alarms     uint64    `json:"alarms"` // of the mean
 

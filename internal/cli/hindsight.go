@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -17,7 +18,7 @@ type hindsight struct {
 	UniformRMSE float64       `json:"uniform_rmse"`
 	BOARMSE     float64       `json:"boa_rmse"`
 	MLPolyRMSE  float64       `json:"ml_poly_rmse"`
-	CRPS        float64       `json:"crps"`     // mean over the predictive laws, which begin after the warm-up
+	CRPS        undefined     `json:"crps"`     // mean over the predictive laws, which begin after the warm-up; null if there were none
 	Turnover    float64       `json:"turnover"` // sum of |changes| of the weights
 	AlarmCount  uint64        `json:"alarm_count"`
 	Alarms      []score.Alarm `json:"alarms"` // of the mean; the first score.MaxEvents of each kind
@@ -31,7 +32,7 @@ func judge(b *score.Board, experts []string) hindsight {
 	alarms, n := b.Alarms()
 	return hindsight{
 		BestExpert: experts[r.Best], BestRMSE: finite(r.BestRMSE), BestMAE: finite(r.BestMAE), ConvexRMSE: finite(r.ConvexRMSE), UniformRMSE: finite(r.Uniform),
-		BOARMSE: finite(r.BOA), MLPolyRMSE: finite(r.MLPoly), CRPS: b.MeanCRPS(), Turnover: b.Turnover, AlarmCount: n, Alarms: alarms,
+		BOARMSE: finite(r.BOA), MLPolyRMSE: finite(r.MLPoly), CRPS: undefined(b.MeanCRPS()), Turnover: b.Turnover, AlarmCount: n, Alarms: alarms,
 		EventCounts: b.EventCounts(), Events: append([]score.Event{}, b.Events...),
 	}
 }
@@ -42,6 +43,14 @@ func nothingBetter(r runSummary) string {
 		return "nothing beat the naive forecast here"
 	}
 	return "the forecasts did not beat the naive forecast here, " + r.BestExpert + " alone would have"
+}
+
+// crpsText is the score of the laws, if there were any.
+func crpsText(crps undefined) string {
+	if math.IsNaN(float64(crps)) {
+		return ""
+	}
+	return fmt.Sprintf("; CRPS %.4g", float64(crps))
 }
 
 // alarmText names the first alarms by step and time.

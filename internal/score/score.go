@@ -56,8 +56,8 @@ func (b *Board) AddLaw(value float64, law *predictor.Law) {
 	}
 }
 
-// MeanCRPS is the mean score of the laws, 0 if there was none.
-func (b *Board) MeanCRPS() float64 { return b.CRPS / float64(max(1, b.Laws)) }
+// MeanCRPS is the mean score of the laws, NaN if there was none.
+func (b *Board) MeanCRPS() float64 { return b.CRPS / float64(b.Laws) }
 
 // Add takes the value of a step and what the predictor yielded at it.
 func (b *Board) Add(value float64, out *predictor.Output) {
