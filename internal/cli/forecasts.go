@@ -112,7 +112,7 @@ func (f *forecastWriter) keepThrough(step uint64) (kept uint64, err error) {
 		return 0, err
 	}
 	if end == 0 {
-		return step, f.header()
+		return 0, f.header()
 	}
 	return kept, nil
 }

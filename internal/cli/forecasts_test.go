@@ -190,7 +190,12 @@ func judgeQuantiles(t *testing.T, text string, values []float64) {
 	if first > 20 {
 		t.Errorf("there are no quantiles before row %d", first+1)
 	}
-	for k, p := range forecastQuantiles {
+	for k, name := range forecastColumns[5:] {
+		percent, err := strconv.Atoi(strings.TrimPrefix(name, "q"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := float64(percent) / 100
 		t.Logf("%g: %.4f below", p, below[k]/judged)
 		if share := below[k] / judged; math.Abs(share-p) > 0.015 {
 			t.Errorf("%.2f %% of the values are below the %g quantile", 100*share, p)
