@@ -12,13 +12,13 @@ import (
 
 // Board accumulates the scores. Everything that it needs later is in exported fields; it is not safe for concurrent use.
 type Board struct {
-	N       uint64      // observations that had forecasts
-	Unit    float64     // largest error of an expert so far, at least the smallest normal number
-	Gram    [][]float64 // N×N sums of products of the experts' errors, in units of Unit²
-	Abs     []float64   // sums of the experts' absolute errors, in units of Unit
-	Uniform float64     // sum of squared errors of the experts' mean, in units of Unit²
-	BOASq   float64     // likewise of Bernstein online aggregation
-	PolySq  float64     // likewise of ML-Poly
+	N       uint64    // observations that had forecasts
+	Unit    float64   // largest error of an expert so far, at least the smallest normal number
+	Gram    []float64 // sums of products of the experts' errors, in units of Unit²: the lower triangle, row by row
+	Abs     []float64 // sums of the experts' absolute errors, in units of Unit
+	Uniform float64   // sum of squared errors of the experts' mean, in units of Unit²
+	BOASq   float64   // likewise of Bernstein online aggregation
+	PolySq  float64   // likewise of ML-Poly
 	BOA     aggregate.BOA
 	Poly    aggregate.MLPoly
 
@@ -41,9 +41,7 @@ func New(experts int) *Board {
 	equal := make([]float64, experts)
 	aggregate.Uniform(equal)
 	b.BOA = aggregate.NewBOA(equal)
-	for range experts {
-		b.Gram = append(b.Gram, make([]float64, experts))
-	}
+	b.Gram = make([]float64, experts*(experts+1)/2)
 	return b
 }
 
@@ -83,10 +81,11 @@ func (b *Board) learn(value float64, x []float64) {
 	var mean, boa, poly float64
 	for i := range b.errs {
 		b.errs[i] /= b.Unit
-		mean += b.errs[i] / float64(len(x))
+		mean += b.errs[i]
 		boa += float64(b.BOA.Share[i] * b.errs[i])
 		poly += float64(b.Poly.Share[i] * b.errs[i])
 	}
+	mean /= float64(len(x))
 	b.Uniform += float64(mean * mean)
 	b.BOASq += float64(boa * boa)
 	b.PolySq += float64(poly * poly)
@@ -94,9 +93,13 @@ func (b *Board) learn(value float64, x []float64) {
 		b.BOA.Gain(i, float64(2*boa*(boa-e)))
 		b.Poly.Gain(i, float64(2*poly*(poly-e)))
 		b.Abs[i] += math.Abs(e)
-		for j := range i + 1 {
-			b.Gram[i][j] += float64(e * b.errs[j])
-			b.Gram[j][i] = b.Gram[i][j]
+	}
+	rest := b.Gram
+	for i, e := range b.errs {
+		row := rest[:i+1]
+		rest = rest[i+1:]
+		for j, f := range b.errs[:len(row)] {
+			row[j] += float64(e * f)
 		}
 	}
 	b.BOA.Mix()
@@ -115,11 +118,11 @@ func (b *Board) rescale(unit float64) {
 	b.PolySq *= float64(f * f)
 	b.BOA.Scale(float64(f * f))
 	b.Poly.Scale(float64(f * f))
-	for i := range b.Gram {
+	for i := range b.Abs {
 		b.Abs[i] *= f
-		for j := range b.Gram[i] {
-			b.Gram[i][j] *= float64(f * f)
-		}
+	}
+	for i := range b.Gram {
+		b.Gram[i] *= float64(f * f)
 	}
 }
 
@@ -143,17 +146,34 @@ type Report struct {
 	MLPoly     float64
 }
 
+// matrix is the whole of Gram.
+func (b *Board) matrix() [][]float64 {
+	g := make([][]float64, len(b.Abs))
+	for i := range g {
+		g[i] = make([]float64, len(g))
+	}
+	rest := b.Gram
+	for i := range g {
+		for j := range i + 1 {
+			g[i][j], g[j][i] = rest[j], rest[j]
+		}
+		rest = rest[i+1:]
+	}
+	return g
+}
+
 // Report evaluates the sums.
 func (b *Board) Report() Report {
 	var r Report
-	for i := range b.Gram {
-		if b.Gram[i][i] < b.Gram[r.Best][r.Best] {
+	gram := b.matrix()
+	for i := range gram {
+		if gram[i][i] < gram[r.Best][r.Best] {
 			r.Best = i
 		}
 	}
-	w, sq := Simplex(b.Gram)
+	w, sq := Simplex(gram)
 	r.Convex, r.ConvexRMSE = w, b.rmse(sq)
-	r.BestRMSE = b.rmse(b.Gram[r.Best][r.Best])
+	r.BestRMSE = b.rmse(gram[r.Best][r.Best])
 	if b.N > 0 {
 		r.BestMAE = b.Abs[r.Best] / float64(b.N) * b.Unit
 	}

@@ -19,7 +19,7 @@ func (b *Board) counts() []*uint64 {
 func (b *Board) numbers() (list []*float64) {
 	list = append(list, &b.Unit, &b.Uniform, &b.BOASq, &b.PolySq, &b.Turnover, &b.CRPS)
 	boa, poly := b.BOA.State(), b.Poly.State()
-	for _, s := range slices.Concat([][]float64{b.Abs, b.Rho}, boa[:], poly[:], b.Gram) {
+	for _, s := range slices.Concat([][]float64{b.Abs, b.Rho, b.Gram}, boa[:], poly[:]) {
 		for i := range s {
 			list = append(list, &s[i])
 		}
