@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usp-project/usp/internal/examples"
-	"github.com/usp-project/usp/internal/input"
 	"github.com/usp-project/usp/internal/score"
 	"github.com/usp-project/usp/predictor"
 )
@@ -30,9 +29,11 @@ type backtestRow struct {
 	BOA        undefined `json:"boa_relative"`
 	MLPoly     undefined `json:"ml_poly_relative"`
 	MASE       undefined `json:"mase"`
-	CRPS       float64   `json:"crps"` // in the unit of the value
+	CRPS       undefined `json:"crps"` // in the unit of the value; null in a series shorter than the warm-up
 	Coverage   float64   `json:"coverage"`
-	Alarms     uint64    `json:"alarms"`
+	Alarms     uint64    `json:"alarms"` // of the mean
+
+	Events map[string]uint64 `json:"event_counts,omitempty"` // all, by name
 }
 
 // shares are the numbers of a row of which the last row of the table has the geometric mean.
@@ -52,6 +53,7 @@ of it. --season is for files; the examples have their own.`,
 	}
 	a.setting(cmd, false, "time-column", "", "run.time_column", "`column` of the files with the times")
 	a.setting(cmd, false, "value-column", "", "run.value_column", "`column` of the files with the values")
+	a.setting(cmd, false, "arrival-column", "", "run.arrival_column", "`column` of the files with the times of arrival (default: none, rows arrive at their times)")
 	a.setting(cmd, false, "season", "", "predictor.season", "observations in one period of the files (0: find one)")
 	return cmd
 }
@@ -92,7 +94,7 @@ func (a *app) backtestOne(ctx context.Context, name string) (backtestRow, error)
 	if name == "-" {
 		return row, usageError(errors.New("backtest reads files and examples, not standard input"))
 	}
-	src, err := openSource(name, input.Options{TimeColumn: a.cfg.Run.TimeColumn, ValueColumn: a.cfg.Run.ValueColumn}, a.in)
+	src, err := openSource(name, a.columns(), a.in)
 	if err != nil {
 		return row, err
 	}
@@ -120,7 +122,7 @@ func (a *app) backtestOne(ctx context.Context, name string) (backtestRow, error)
 		if err != nil {
 			return row, err
 		}
-		if err := p.Step(predictor.Observation{Time: obs.Time, Value: obs.Value}, &out); err != nil {
+		if err := p.Step(observation(obs), &out); err != nil {
 			return row, fmt.Errorf("%s:%d: %w", src.name, obs.Line, err)
 		}
 		if hasLaw {
@@ -132,7 +134,7 @@ func (a *app) backtestOne(ctx context.Context, name string) (backtestRow, error)
 	h, naive := judge(board, p.Experts()), s.rmseNaive()
 	share := func(x float64) undefined { return undefined(x / naive) }
 	row = backtestRow{name, out.Step, naive, share(s.rmse()), h.BestExpert, share(h.BestRMSE), share(h.ConvexRMSE), share(h.UniformRMSE), share(h.BOARMSE),
-		share(h.MLPolyRMSE), undefined(s.mase()), h.CRPS, s.coverage(), h.AlarmCount}
+		share(h.MLPolyRMSE), undefined(s.mase()), h.CRPS, s.coverage(), h.AlarmCount, h.EventCounts}
 	return row, nil
 }
 

@@ -8,8 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -23,7 +21,6 @@ import (
 	"github.com/usp-project/usp/internal/input"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
-	"github.com/usp-project/usp/predictor"
 	"github.com/usp-project/usp/recorder"
 )
 
@@ -103,51 +100,6 @@ func TestScores(t *testing.T) {
 		if b, err := x.MarshalJSON(); err != nil || string(b) != want {
 			t.Errorf("%v as JSON is %s, %v, want %s", float64(x), b, err, want)
 		}
-	}
-}
-
-// A resumed output file holds the rows up to the resumed step, then the new ones: the same as without interruption.
-func TestForecastsResume(t *testing.T) {
-	row := func(step uint64) *predictor.Output {
-		return &predictor.Output{Step: step, Time: int64(step) * 1e9, Prior: float64(step), HasPrior: step > 1}
-	}
-	write := func(name string, after, to uint64) {
-		f, err := newForecastWriter(name, io.Discard, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := f.keepThrough(after); err != nil {
-			t.Fatal(err)
-		}
-		for s := after + 1; s <= to; s++ {
-			if err := f.write(row(s)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		f.close()
-	}
-	dir := t.TempDir()
-	whole, broken := filepath.Join(dir, "whole.csv"), filepath.Join(dir, "broken.csv")
-	write(whole, 0, 30)
-	write(broken, 0, 23)
-	if err := os.Truncate(broken, 400); err != nil { // killed in the middle of a row
-		t.Fatal(err)
-	}
-	write(broken, 7, 30)
-	a, err := os.ReadFile(whole)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(broken)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(a, b) {
-		t.Errorf("resumed output differs:\n%s", b)
-	}
-	write(whole, 0, 2) // a new run begins anew
-	if a, _ = os.ReadFile(whole); strings.Count(string(a), "\n") != 3 {
-		t.Errorf("a new run left %q", a)
 	}
 }
 

@@ -216,6 +216,9 @@ func (a *app) differentRuns(dirA, dirB rundir.Dir) (notes []string) {
 	if x, y := ma.Input.ValueColumn, mb.Input.ValueColumn; x != y && ma.Input.SHA256 == mb.Input.SHA256 {
 		notes = append(notes, fmt.Sprintf("the inputs are not the same: column %q in A and %q in B", x, y))
 	}
+	if x, y := ma.Input.ArrivalColumn, mb.Input.ArrivalColumn; x != y && ma.Input.SHA256 == mb.Input.SHA256 {
+		notes = append(notes, fmt.Sprintf("the inputs are not the same: times of arrival from column %q in A and %q in B", x, y))
+	}
 	switch {
 	case ma.Predictor == mb.Predictor:
 	case ma.Predictor.Season != mb.Predictor.Season:

@@ -15,21 +15,27 @@ import (
 	"github.com/usp-project/usp/predictor"
 )
 
-// forecastWriter writes one row per step: the forecast that was made for it one step before, and the interval. The
-// first row has none.
+// forecastColumns are those of the table: what was forecast for a step one step before, the interval, and quantiles of the
+// predictive law.
+var forecastColumns = []string{"step", "time", "forecast", "lower", "upper", "q05", "q25", "q50", "q75", "q95"}
+
+// forecastQuantiles are the probabilities of the columns behind the interval.
+var forecastQuantiles = [...]float64{0.05, 0.25, 0.5, 0.75, 0.95}
+
+// forecastWriter writes one row per step. The first has no forecast, those up to the end of the warm-up no quantiles.
 type forecastWriter struct {
 	name   string
 	file   *os.File // nil for standard output
 	stream bool     // somebody may be reading along, and nothing can be taken back
 	buf    *bufio.Writer
 	csv    *csv.Writer
-	row    [5]string
+	row    []string
 }
 
 // newForecastWriter opens the file and changes nothing in it yet: keepThrough does, once the run has begun. The file must
 // not be the input. What is not a regular file, such as a pipe or a terminal, is written to as it is.
 func newForecastWriter(name string, stdout io.Writer, input os.FileInfo) (*forecastWriter, error) {
-	f := &forecastWriter{name: name}
+	f := &forecastWriter{name: name, row: make([]string, len(forecastColumns))}
 	if name == "-" {
 		f.buf, f.stream = bufio.NewWriter(stdout), true
 		f.csv = csv.NewWriter(f.buf)
@@ -53,18 +59,33 @@ func newForecastWriter(name string, stdout io.Writer, input os.FileInfo) (*forec
 	return f, nil
 }
 
-func (f *forecastWriter) header() error {
-	return f.csv.Write([]string{"step", "time", "forecast", "lower", "upper"})
+func (f *forecastWriter) header() error { return f.csv.Write(forecastColumns) }
+
+// checkColumns refuses to go on with a table that has other columns than this one writes. A file that is not there, or has
+// no complete first line, is begun anew.
+func (f *forecastWriter) checkColumns() error {
+	if f.stream {
+		return nil
+	}
+	line, err := bufio.NewReader(io.LimitReader(f.file, 4096)).ReadString('\n')
+	if err == nil && strings.TrimRight(line, "\r\n") != strings.Join(forecastColumns, ",") {
+		return usageError(fmt.Errorf("--forecasts %s has other columns than %s; name another file, or move that one away", f.name, strings.Join(forecastColumns, ",")))
+	} else if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	_, err = f.file.Seek(0, io.SeekStart)
+	return err
 }
 
 // keepThrough makes the output hold the rows up to the given step and no others, so that after a resume it is as if the
-// run had not been interrupted. Step 0 begins a new output.
-func (f *forecastWriter) keepThrough(step uint64) error {
+// run had not been interrupted. Step 0 begins a new output. kept is the last step that the output has: rows behind it are
+// lost where the system went down before it had written them.
+func (f *forecastWriter) keepThrough(step uint64) (kept uint64, err error) {
 	if f.stream {
 		if step == 0 {
-			return f.header()
+			return 0, f.header()
 		}
-		return nil
+		return step, nil
 	}
 	in := bufio.NewReader(f.file)
 	end := int64(0)
@@ -73,34 +94,45 @@ func (f *forecastWriter) keepThrough(step uint64) error {
 		if errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return err
+			return 0, err
 		}
 		first, _, _ := strings.Cut(line, ",")
-		if n, err := strconv.ParseUint(first, 10, 64); err == nil && n > step {
-			break
+		if n, err := strconv.ParseUint(first, 10, 64); err == nil {
+			if n > step {
+				break
+			}
+			kept = n
 		}
 		end += int64(len(line))
 	}
 	if err := f.file.Truncate(end); err != nil {
-		return err
+		return 0, err
 	}
 	if _, err := f.file.Seek(end, io.SeekStart); err != nil {
-		return err
+		return 0, err
 	}
 	if end == 0 {
-		return f.header()
+		return 0, f.header()
 	}
-	return nil
+	return kept, nil
 }
 
-func (f *forecastWriter) write(out *predictor.Output) error {
-	f.row = [5]string{strconv.FormatUint(out.Step, 10), time.Unix(0, out.Time).UTC().Format(time.RFC3339Nano)}
+// write adds the row of a step; law is the one that stood before it, nil if there was none.
+func (f *forecastWriter) write(out *predictor.Output, law *predictor.Law) error {
+	number := func(x float64) string { return strconv.FormatFloat(x, 'g', -1, 64) }
+	row := append(f.row[:0], strconv.FormatUint(out.Step, 10), time.Unix(0, out.Time).UTC().Format(time.RFC3339Nano))
 	if out.HasPrior {
-		for i, v := range []float64{out.Prior, out.PriorLower, out.PriorUpper} {
-			f.row[2+i] = strconv.FormatFloat(v, 'g', -1, 64)
+		row = append(row, number(out.Prior), number(out.PriorLower), number(out.PriorUpper))
+	}
+	if out.HasPrior && law != nil {
+		for _, p := range forecastQuantiles {
+			row = append(row, number(law.Quantile(p)))
 		}
 	}
-	if err := f.csv.Write(f.row[:]); err != nil {
+	for len(row) < len(forecastColumns) {
+		row = append(row, "")
+	}
+	if err := f.csv.Write(row); err != nil {
 		return fmt.Errorf("forecasts: %w", err)
 	}
 	if f.stream {

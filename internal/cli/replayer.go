@@ -88,7 +88,7 @@ func (a *app) newReplayer(dir rundir.Dir, meta *producerMeta, name string) (*rep
 	}
 	schema := predictor.Schema(len(p.predictor.Experts()))
 	p.values, p.digester = record.NewValues(schema), record.NewDigester(schema)
-	if p.source, err = openSource(name, input.Options{TimeColumn: meta.Input.TimeColumn, ValueColumn: meta.Input.ValueColumn}, a.in); err != nil {
+	if p.source, err = openSource(name, meta.Input.columns(), a.in); err != nil {
 		return nil, err
 	}
 	if err := p.source.checkPrefix(meta.Input); err != nil {
@@ -190,7 +190,7 @@ func (p *replayer) step(ctx context.Context, logged uint64) error {
 	if err != nil {
 		return err
 	}
-	if err := p.predictor.Step(predictor.Observation{Time: obs.Time, Value: obs.Value}, &p.out); err != nil {
+	if err := p.predictor.Step(observation(obs), &p.out); err != nil {
 		return err
 	}
 	predictor.Fill(p.values, &p.out)

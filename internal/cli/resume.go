@@ -39,8 +39,7 @@ func (s *session) resume(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	columns := input.Options{TimeColumn: s.meta.Input.TimeColumn, ValueColumn: s.meta.Input.ValueColumn}
-	if s.source, err = openSource(name, columns, a.in); err != nil {
+	if s.source, err = openSource(name, s.meta.Input.columns(), a.in); err != nil {
 		return err
 	}
 	if s.identities, err = a.identities(); err != nil {

@@ -32,7 +32,8 @@ predicted as it arrives), or example:NAME for a shipped series (sunspots, nile,
 co2, unemployment, gdp). Without INPUT it is example:sunspots.
 
 The columns are "time" (RFC 3339 date or date-time, or nanoseconds) and "value", or
-those named by --time-column and --value-column.
+those named by --time-column and --value-column. Where --arrival-column names one, it
+says when each row arrived, and what arrives late is stale.
 
 The recorder runs as a process of its own; the prediction never waits for it.
 --resume continues a run that was killed or interrupted behind its newest snapshot;
@@ -48,9 +49,10 @@ func (a *app) runCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&f.resume, "resume", "", "continue `RUN` behind its newest snapshot")
-	cmd.Flags().StringVar(&f.forecasts, "forecasts", "", "write time, forecast and interval of every step to `FILE` (CSV; - for standard output)")
+	cmd.Flags().StringVar(&f.forecasts, "forecasts", "", "write time, forecast, interval and quantiles of every step to `FILE` (CSV; - for standard output)")
 	a.setting(cmd, false, "time-column", "", "run.time_column", "`column` of the input with the times")
 	a.setting(cmd, false, "value-column", "", "run.value_column", "`column` of the input with the values")
+	a.setting(cmd, false, "arrival-column", "", "run.arrival_column", "`column` of the input with the times of arrival (default: none, rows arrive at their times)")
 	a.setting(cmd, false, "season", "", "predictor.season", "observations in one period (0: find one)")
 	a.setting(cmd, false, "digest-interval", "", "digest.interval", "log the digests of every `n`-th step")
 	a.setting(cmd, false, "anchor", "", "anchor.dir", "`directory` for a second copy of each run's newest signed head")
@@ -142,9 +144,8 @@ func (s *session) begin(ctx context.Context, args []string) error {
 	if len(args) > 0 {
 		name = args[0]
 	}
-	columns := input.Options{TimeColumn: a.cfg.Run.TimeColumn, ValueColumn: a.cfg.Run.ValueColumn}
 	var err error
-	if s.source, err = openSource(name, columns, a.in); err != nil {
+	if s.source, err = openSource(name, a.columns(), a.in); err != nil {
 		return err
 	}
 	cfg := a.cfg.PredictorConfig()
@@ -182,9 +183,13 @@ func (s *session) beginForecasts() error {
 	if s.forecasts == nil {
 		return nil
 	}
-	if err := s.forecasts.keepThrough(s.from); err != nil {
+	kept, err := s.forecasts.keepThrough(s.from)
+	if err != nil {
 		_, failErr := s.run.Fail()
 		return errors.Join(fmt.Errorf("forecasts: %w", err), failErr)
+	}
+	if kept < s.from {
+		fmt.Fprintf(s.app.err, "usp: warning: %s lacks the forecasts of steps %d to %d; a new run gives all\n", s.forecasts.name, kept+1, s.from)
 	}
 	return nil
 }
@@ -224,6 +229,11 @@ func (s *session) openOutputs() error {
 		if s.forecasts, err = newForecastWriter(s.flags.forecasts, s.app.out, s.source.info); err != nil {
 			return err
 		}
+		if s.flags.resume != "" {
+			if err := s.forecasts.checkColumns(); err != nil {
+				return err
+			}
+		}
 	}
 	mode := s.app.cfg.Run.Progress
 	if s.app.quiet {
@@ -254,7 +264,7 @@ func (s *session) loop(ctx context.Context) error {
 func (s *session) step(obs input.Observation) error {
 	out := &s.out
 	law, hasLaw := s.predictor.Law()
-	if err := s.predictor.Step(predictor.Observation{Time: obs.Time, Value: obs.Value}, out); err != nil {
+	if err := s.predictor.Step(observation(obs), out); err != nil {
 		return fmt.Errorf("%s:%d: %w", s.source.name, obs.Line, err)
 	}
 	s.scores.add(obs.Value, out.Prior, out.PriorLower, out.PriorUpper, out.HasPrior)
@@ -271,19 +281,42 @@ func (s *session) step(obs input.Observation) error {
 	s.run.Emit(out.Step, out.Time, s.values)
 	s.emits.add(time.Since(t))
 	if s.forecasts != nil {
-		if err := s.forecasts.write(out); err != nil {
+		stood := &law
+		if !hasLaw {
+			stood = nil
+		}
+		if err := s.forecasts.write(out, stood); err != nil {
 			return err
 		}
 	}
-	event := s.meta.EventSpacing > 0 && s.events.due(out.Step, out.Flags, s.meta.EventSpacing)
-	switch n := s.meta.SnapshotInterval; {
-	case event:
-		s.snapshot(usp.ReasonEvent)
-	case n > 0 && out.Step%n == 0:
-		s.snapshot(usp.ReasonCadence)
+	if reason, due := s.due(); due {
+		if err := s.flushForecasts(); err != nil {
+			return err
+		}
+		s.snapshot(reason)
 	}
 	s.progress.step(out)
 	return nil
+}
+
+// due says whether, and why, the state is saved after this step.
+func (s *session) due() (reason uint32, due bool) {
+	event := s.meta.EventSpacing > 0 && s.events.due(s.out.Step, s.out.Flags, s.meta.EventSpacing)
+	switch n := s.meta.SnapshotInterval; {
+	case event:
+		return usp.ReasonEvent, true
+	case n > 0 && s.out.Step%n == 0:
+		return usp.ReasonCadence, true
+	}
+	return 0, false
+}
+
+// flushForecasts hands the table to the system before a state is saved that goes on behind it.
+func (s *session) flushForecasts() error {
+	if s.forecasts == nil {
+		return nil
+	}
+	return s.forecasts.flush()
 }
 
 // state is everything a resumed run needs: the predictor's sections, where the input was, the scores so far.

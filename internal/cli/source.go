@@ -15,6 +15,7 @@ import (
 
 	"github.com/usp-project/usp/internal/examples"
 	"github.com/usp-project/usp/internal/input"
+	"github.com/usp-project/usp/predictor"
 )
 
 // The kinds of input.
@@ -36,6 +37,24 @@ type inputMeta struct {
 	SHA256      input.Sum `json:"sha256,omitzero"`
 	TimeColumn  string    `json:"time_column"`
 	ValueColumn string    `json:"value_column"`
+
+	ArrivalColumn string `json:"arrival_column,omitempty"` // none: rows arrive at their times
+}
+
+// columns says how to read the input.
+func (m *inputMeta) columns() input.Options {
+	return input.Options{TimeColumn: m.TimeColumn, ValueColumn: m.ValueColumn, ArrivalColumn: m.ArrivalColumn}
+}
+
+// columns are those that the settings name.
+func (a *app) columns() input.Options {
+	r := &a.cfg.Run
+	return input.Options{TimeColumn: r.TimeColumn, ValueColumn: r.ValueColumn, ArrivalColumn: r.ArrivalColumn}
+}
+
+// observation is a row as the predictor takes it.
+func observation(row input.Observation) predictor.Observation {
+	return predictor.Observation{Time: row.Time, Value: row.Value, Arrival: row.Arrival}
 }
 
 // String names the input, without the directories that it is in.
@@ -87,7 +106,7 @@ type rowOrError struct {
 
 // openSource opens an input and checks all of it that can be checked now: everything but a standard input.
 func openSource(name string, o input.Options, stdin io.Reader) (*source, error) {
-	s := &source{name: name, meta: inputMeta{TimeColumn: o.TimeColumn, ValueColumn: o.ValueColumn}}
+	s := &source{name: name, meta: inputMeta{TimeColumn: o.TimeColumn, ValueColumn: o.ValueColumn, ArrivalColumn: o.ArrivalColumn}}
 	switch {
 	case name == "-":
 		s.name, s.meta.Kind = "stdin", kindStdin
@@ -111,7 +130,7 @@ func (s *source) openExample(name string) error {
 	}
 	s.known(sum.Prefix)
 	s.season = e.Season
-	s.meta.Kind, s.meta.Name, s.meta.TimeColumn, s.meta.ValueColumn = kindExample, name, "time", "value"
+	s.meta.Kind, s.meta.Name, s.meta.TimeColumn, s.meta.ValueColumn, s.meta.ArrivalColumn = kindExample, name, "time", "value", ""
 	s.reader = input.NewReader(bytes.NewReader(e.CSV), s.name, o)
 	return nil
 }

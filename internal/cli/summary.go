@@ -75,6 +75,7 @@ func (s *session) end(ctx context.Context, cause error) error {
 	s.progress.end()
 	var sig signalError
 	interrupted := errors.As(cause, &sig) || errors.Is(cause, syscall.EPIPE)
+	flushErr := s.flushForecasts()
 	// The last state goes into a snapshot of its own, so that a resume continues exactly here.
 	if s.out.Step > s.saved && !s.run.SnapshotLast(s.out.Step, s.state()...) {
 		s.rejected++
@@ -88,10 +89,8 @@ func (s *session) end(ctx context.Context, cause error) error {
 	if err != nil && !incomplete {
 		return errors.Join(cause, err)
 	}
-	if s.forecasts != nil {
-		if ferr := s.forecasts.flush(); ferr != nil {
-			return errors.Join(cause, ferr)
-		}
+	if flushErr != nil {
+		return errors.Join(cause, flushErr)
 	}
 	report := s.report(sum, !incomplete)
 	if s.app.json {
@@ -139,7 +138,10 @@ func (s *session) print(r runSummary, interrupted bool) {
 		if r.RMSE >= r.RMSENaive {
 			fmt.Fprintf(w, "             %s\n", nothingBetter(r))
 		}
-		fmt.Fprintf(w, "  weights    turnover %.4g; CRPS %.4g; %s\n", r.Turnover, r.CRPS, alarmText(r.Alarms, r.AlarmCount))
+		fmt.Fprintf(w, "  weights    turnover %.4g%s; %s\n", r.Turnover, crpsText(r.CRPS), alarmText(r.Alarms, r.AlarmCount))
+		for i, line := range eventTexts(&r.hindsight) {
+			fmt.Fprintf(w, "  %-10s %s\n", []string{"events", ""}[min(i, 1)], line)
+		}
 	}
 	fmt.Fprintf(w, "  next       %.6g in [%.6g, %.6g]\n", r.Next, r.NextLower, r.NextUpper)
 	fmt.Fprintf(w, "  recorded   %d emitted, %d stored, %d lost%s; %s, %s%s\n",

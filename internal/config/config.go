@@ -36,10 +36,11 @@ type Config struct {
 
 // Run is the section [run].
 type Run struct {
-	Dir         string `toml:"dir" comment:"Directory that holds the run directories. USP_DIR sets it too."`
-	TimeColumn  string `toml:"time_column" comment:"Column of the input with the times."`
-	ValueColumn string `toml:"value_column" comment:"Column of the input with the values."`
-	Progress    string `toml:"progress" comment:"Progress on standard error; auto: a line on a terminal, else none." enum:"auto,plain,json,none"`
+	Dir           string `toml:"dir" comment:"Directory that holds the run directories. USP_DIR sets it too."`
+	TimeColumn    string `toml:"time_column" comment:"Column of the input with the times."`
+	ValueColumn   string `toml:"value_column" comment:"Column of the input with the values."`
+	ArrivalColumn string `toml:"arrival_column" comment:"Column of the input that says when each row arrived, written as times are; empty: rows arrive at their times."`
+	Progress      string `toml:"progress" comment:"Progress on standard error; auto: a line on a terminal, else none." enum:"auto,plain,json,none"`
 }
 
 // Ring is the section [ring].

@@ -165,6 +165,12 @@ usp.toml:8:1: predictor.grace: 0 is not allowed; remove the key for its default
      | ^^^^^`,
 		},
 		{
+			"arrivals of a column that is taken", "[run]\narrival_column = \"time\"\n",
+			`usp.toml:2:1: run.arrival_column: must name another column than time_column and value_column
+   2 | arrival_column = "time"
+     | ^^^^^^^^^^^^^^`,
+		},
+		{
 			"one against another", "[snapshot]\nlevel = 3\n[run]\nvalue_column = \"time\"\ndir = \"\"\n[recorder]\ncommit_bytes = \"65MiB\"\n[orchestrator]\nepsilon_min = 0.6\n",
 			`usp.toml:2:1: snapshot.level: has no meaning with compression "none"; remove it or write compression = "zstd"
    2 | level = 3

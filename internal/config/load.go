@@ -252,6 +252,9 @@ func (l *Loaded) check(text []byte, before Errors) (errs Errors) {
 	if c.Run.TimeColumn == "" || c.Run.ValueColumn == "" || c.Run.TimeColumn == c.Run.ValueColumn {
 		fail("time_column and value_column must name two different columns", "run.value_column", "run.time_column")
 	}
+	if at := c.Run.ArrivalColumn; at != "" && (at == c.Run.TimeColumn || at == c.Run.ValueColumn) {
+		fail("must name another column than time_column and value_column", "run.arrival_column")
+	}
 	if c.Snapshot.Compression == "none" && c.Snapshot.Level != 0 {
 		fail(`has no meaning with compression "none"; remove it or write compression = "zstd"`, "snapshot.level", "snapshot.compression")
 	}

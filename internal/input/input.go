@@ -1,5 +1,6 @@
 // Package input reads the series that usp predicts: CSV with a header line, a
-// time column and a value column. A Reader yields one observation as soon as
+// time column, a value column and, if one is named, a column that says when each
+// row arrived. A Reader yields one observation as soon as
 // its line is there and knows, at every row boundary, how many bytes it has
 // consumed and their SHA-256, so that a resumed run can prove that it continues
 // on the same input. Scan checks a whole file before anything is created.
@@ -34,6 +35,10 @@ const MaxRecord = 1 << 20
 type Options struct {
 	TimeColumn  string // header of the column that holds times
 	ValueColumn string // header of the column that holds values
+
+	// ArrivalColumn is the header of the column that says when each row arrived,
+	// written as times are; empty: there is none. A field may be empty.
+	ArrivalColumn string
 }
 
 // Observation is one row of the input.
@@ -42,6 +47,11 @@ type Observation struct {
 	Line  int     // line in the file on which the row starts, from 1
 	Time  int64   // nanoseconds since 1970-01-01T00:00:00Z, strictly increasing
 	Value float64 // finite
+
+	// Arrival is when the row arrived, nanoseconds since 1970, or 0 where the
+	// input does not say. An arrival at the very start of 1970 is a nanosecond
+	// later. It can lie before Time: clocks differ.
+	Arrival int64
 }
 
 // Prefix identifies what a Reader has consumed: everything up to and including

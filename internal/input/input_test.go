@@ -64,13 +64,17 @@ func TestRead(t *testing.T) {
 			Options{TimeColumn: "day", ValueColumn: "close"}, two,
 		},
 		{"integer times", "time,value\n-5,-1\n0,+2\n9223372036854775807,.5\n", Options{}, []Observation{
-			{1, 2, -5, -1}, {2, 3, 0, 2}, {3, 4, 9223372036854775807, .5},
+			{1, 2, -5, -1, 0}, {2, 3, 0, 2, 0}, {3, 4, 9223372036854775807, .5, 0},
 		}},
+		{"arrivals, in a form of their own, one before its time, one not known", "seen,time,value\n2,1970-01-01,1\n ,1970-01-02,2\n0,1970-01-03,3\n-7,1970-01-04,4\n", Options{ArrivalColumn: "seen"}, []Observation{
+			{1, 2, 0, 1, 2}, {2, 3, date(1970, 1, 2), 2, 0}, {3, 4, date(1970, 1, 3), 3, 1}, {4, 5, date(1970, 1, 4), 4, -7},
+		}},
+		{"an arrival column that is not named", "time,value,arrival\n1,2,much\n", Options{}, []Observation{{1, 2, 1, 2, 0}}},
 		{"nanoseconds", "time,value\n2001-02-03T04:05:06.000000007Z,1\n", Options{}, []Observation{
-			{1, 2, date(2001, 2, 3) + (4*3600+5*60+6)*1e9 + 7, 1},
+			{1, 2, date(2001, 2, 3) + (4*3600+5*60+6)*1e9 + 7, 1, 0},
 		}},
 		{"blank lines and a quoted line break", "\ntime,value,x\n\n0,1,\"a\nb\"\n\n1,2,\n\n", Options{}, []Observation{
-			{1, 4, 0, 1}, {2, 7, 1, 2},
+			{1, 4, 0, 1, 0}, {2, 7, 1, 2, 0},
 		}},
 	}
 	for _, tt := range tests {
@@ -90,6 +94,7 @@ func TestRead(t *testing.T) {
 func TestFaults(t *testing.T) {
 	const head = "time,value\n"
 	day := Options{TimeColumn: "day", ValueColumn: "day"}
+	seen := Options{ArrivalColumn: "seen"}
 	tests := []struct {
 		name, text string
 		o          Options
@@ -105,6 +110,18 @@ func TestFaults(t *testing.T) {
 		{"no header", "1700-01-01,5\n", Options{}, `f.csv:1: there is no column "time" among "1700-01-01", "5"; put a header line before the first row`},
 		{"twice the same column", "time,value,value\n0,1,2\n", Options{}, `f.csv:1: two columns are named "value"; rename one of them`},
 		{"one column for both", "day\n1\n", day, `f.csv: the column "day" cannot be both time and value; name two columns with --time-column and --value-column`},
+		{"no arrival column", "time,value\n0,1\n", seen, `f.csv:1: there is no column "seen" among "time", "value"; name the right one with --arrival-column`},
+		{"twice the arrival column", "time,seen,value,seen\n0,1,2,3\n", seen, `f.csv:1: two columns are named "seen"; rename one of them`},
+		{"values as arrivals", "time,value\n0,1\n", Options{ArrivalColumn: "value"}, `f.csv: the column "value" cannot be both value and arrival; name two columns with --value-column and --arrival-column`},
+		{"times as arrivals", "time,value\n0,1\n", Options{ArrivalColumn: "time"}, `f.csv: the column "time" cannot be both time and arrival; name two columns with --time-column and --arrival-column`},
+		{
+			"bad arrival", "time,value,seen\n0,1,\n1,1,soon\n", seen,
+			`f.csv:3: the arrival "soon" is no RFC 3339 date or date-time; write a date as 2006-01-02, a date-time as 2006-01-02T15:04:05Z, or whole nanoseconds since 1970`,
+		},
+		{
+			"two forms of arrival", "time,value,seen\n0,1,2001-01-01\n1,1,\n2,1,5\n", seen,
+			`f.csv:4: the arrival "5" is written in another way than those before it; write all arrivals as dates or all as whole nanoseconds since 1970`,
+		},
 		{"UTF-16", "\xff\xfet\x00", Options{}, "f.csv:1: the file is UTF-16; convert it to UTF-8: iconv -f UTF-16 -t UTF-8"},
 		{"binary", "\x1f\x8b\x08\x00\xff", Options{}, "f.csv:1: the header is not text; give a CSV file in UTF-8"},
 		{"text in value", head + "0,1\n1,abc\n", Options{}, `f.csv:3: the value "abc" is not a number; write decimal numbers such as 12.5 or 3e-7`},

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// timeForm is how the time column writes times; the first row decides.
+// timeForm is how a column writes times; its first field decides.
 type timeForm uint8
 
 const (
@@ -23,17 +23,36 @@ func (r *Reader) timeField(text string, line int) (int64, error) {
 	if text == "" {
 		return 0, r.fault(line, "the time is empty", "fill it in or delete the row")
 	}
+	return r.clockField("time", text, line, &r.times)
+}
+
+// arrivalField reads when a row arrived; 0 if it does not say.
+func (r *Reader) arrivalField(text string, line int) (int64, error) {
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return 0, nil
+	}
+	at, err := r.clockField("arrival", text, line, &r.arrivals)
+	if at == 0 && err == nil {
+		at = 1
+	}
+	return at, err
+}
+
+// clockField reads a point in time of a column all of whose fields are written in
+// the same form.
+func (r *Reader) clockField(what, text string, line int, column *timeForm) (int64, error) {
 	ns, form, err := parseTime(text)
 	if err != nil {
-		return 0, r.fault(line, fmt.Sprintf("the time %.40q %v", text, err),
+		return 0, r.fault(line, fmt.Sprintf("the %s %.40q %v", what, text, err),
 			"write a date as 2006-01-02, a date-time as 2006-01-02T15:04:05Z, or whole nanoseconds since 1970")
 	}
-	if r.times == timeUnknown {
-		r.times = form
+	if *column == timeUnknown {
+		*column = form
 	}
-	if form != r.times {
-		return 0, r.fault(line, fmt.Sprintf("the time %.40q is written in another way than those before it", text),
-			"write all times as dates or all as whole nanoseconds since 1970")
+	if form != *column {
+		return 0, r.fault(line, fmt.Sprintf("the %s %.40q is written in another way than those before it", what, text),
+			fmt.Sprintf("write all %ss as dates or all as whole nanoseconds since 1970", what))
 	}
 	return ns, nil
 }

@@ -23,18 +23,20 @@ type Reader struct {
 	name string
 	opts Options
 
-	src   *source
-	csv   *csv.Reader
-	err   error // sticky
-	names []string
-	time  int // index of the time column
-	value int
+	src     *source
+	csv     *csv.Reader
+	err     error // sticky
+	names   []string
+	time    int // index of the time column
+	value   int
+	arrival int // or -1
 
 	row      uint64
 	lastTime int64
 	lastLine int // on which the last row started
 	breaks   int // line breaks up to the end of the last record
 	times    timeForm
+	arrivals timeForm
 	sum      hash.Hash
 	hashed   int64
 }
@@ -127,12 +129,18 @@ func (r *Reader) next() (Observation, error) {
 	if err != nil {
 		return Observation{}, err
 	}
+	arrival := int64(0)
+	if r.arrival >= 0 {
+		if arrival, err = r.arrivalField(rec[r.arrival], line); err != nil {
+			return Observation{}, err
+		}
+	}
 	if r.row > 0 && at <= r.lastTime {
 		return Observation{}, r.order(at, line)
 	}
 	r.consume()
 	r.row, r.lastTime, r.lastLine = r.row+1, at, line
-	return Observation{Row: r.row, Line: line, Time: at, Value: x}, nil
+	return Observation{Row: r.row, Line: line, Time: at, Value: x, Arrival: arrival}, nil
 }
 
 // consume adds everything up to the end of the record just read to the digest.
@@ -148,7 +156,7 @@ func (r *Reader) consume() {
 	r.hashed = end
 }
 
-// header reads the first record and finds the two columns in it.
+// header reads the first record and finds the columns in it.
 func (r *Reader) header() error {
 	if err := r.src.start(); err != nil {
 		return r.readError(err)
@@ -171,18 +179,39 @@ func (r *Reader) header() error {
 		}
 		names[i] = strings.TrimSpace(n)
 	}
-	if r.opts.TimeColumn == r.opts.ValueColumn {
-		return r.fault(0, fmt.Sprintf("the column %q cannot be both time and value", r.opts.TimeColumn),
-			"name two columns with --time-column and --value-column")
-	}
-	if r.time, err = r.column(names, line, r.opts.TimeColumn, "--time-column"); err != nil {
-		return err
-	}
-	if r.value, err = r.column(names, line, r.opts.ValueColumn, "--value-column"); err != nil {
+	if err := r.findColumns(names, line); err != nil {
 		return err
 	}
 	r.names = names
 	r.breaks = bytes.Count(r.src.pending[:r.csv.InputOffset()+r.src.skipped], []byte("\n"))
+	return nil
+}
+
+func (r *Reader) findColumns(names []string, line int) (err error) {
+	columns := []struct {
+		what, name, flag string
+		at               *int
+	}{
+		{"time", r.opts.TimeColumn, "--time-column", &r.time},
+		{"value", r.opts.ValueColumn, "--value-column", &r.value},
+		{"arrival", r.opts.ArrivalColumn, "--arrival-column", &r.arrival},
+	}
+	if r.opts.ArrivalColumn == "" {
+		columns, r.arrival = columns[:2], -1
+	}
+	for i, c := range columns {
+		for _, d := range columns[:i] {
+			if c.name == d.name {
+				return r.fault(0, fmt.Sprintf("the column %q cannot be both %s and %s", c.name, d.what, c.what),
+					fmt.Sprintf("name two columns with %s and %s", d.flag, c.flag))
+			}
+		}
+	}
+	for _, c := range columns {
+		if *c.at, err = r.column(names, line, c.name, c.flag); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -10,25 +10,15 @@ import (
 	"github.com/usp-project/usp/predictor"
 )
 
-// MaxAlarms is how many alarms are kept with step and time; beyond them they are only counted.
-const MaxAlarms = 1000
-
-// Alarm is one change that the detector reported.
-type Alarm struct {
-	Step uint64 `json:"step"`
-	Time int64  `json:"time"` // nanoseconds since the Unix epoch
-	Up   bool   `json:"up"`
-}
-
 // Board accumulates the scores. Everything that it needs later is in exported fields; it is not safe for concurrent use.
 type Board struct {
-	N       uint64      // observations that had forecasts
-	Unit    float64     // largest error of an expert so far, at least the smallest normal number
-	Gram    [][]float64 // N×N sums of products of the experts' errors, in units of Unit²
-	Abs     []float64   // sums of the experts' absolute errors, in units of Unit
-	Uniform float64     // sum of squared errors of the experts' mean, in units of Unit²
-	BOASq   float64     // likewise of Bernstein online aggregation
-	PolySq  float64     // likewise of ML-Poly
+	N       uint64    // observations that had forecasts
+	Unit    float64   // largest error of an expert so far, at least the smallest normal number
+	Gram    []float64 // sums of products of the experts' errors, in units of Unit²: the lower triangle, row by row
+	Abs     []float64 // sums of the experts' absolute errors, in units of Unit
+	Uniform float64   // sum of squared errors of the experts' mean, in units of Unit²
+	BOASq   float64   // likewise of Bernstein online aggregation
+	PolySq  float64   // likewise of ML-Poly
 	BOA     aggregate.BOA
 	Poly    aggregate.MLPoly
 
@@ -36,8 +26,10 @@ type Board struct {
 	Rho      []float64 // weights at the last step; nil before the first
 	CRPS     float64   // sum of the scores of the predictive laws, in the unit of the value
 	Laws     uint64    // how many there were
-	Alarms   []Alarm   // the first MaxAlarms
-	AlarmsN  uint64    // all of them
+
+	Flags    uint64             // of the last step
+	Events   []Event            // the first MaxEvents of each kind, in their order
+	Happened [len(kinds)]uint64 // all of them, by kind
 
 	errs []float64
 }
@@ -45,13 +37,11 @@ type Board struct {
 // New returns an empty board for so many experts.
 func New(experts int) *Board {
 	b := &Board{Unit: 0x1p-1022, Abs: make([]float64, experts), Poly: aggregate.NewMLPoly(experts, 0),
-		Alarms: make([]Alarm, 0, MaxAlarms), Rho: make([]float64, experts), errs: make([]float64, experts)}
+		Rho: make([]float64, experts), errs: make([]float64, experts)}
 	equal := make([]float64, experts)
 	aggregate.Uniform(equal)
 	b.BOA = aggregate.NewBOA(equal)
-	for range experts {
-		b.Gram = append(b.Gram, make([]float64, experts))
-	}
+	b.Gram = make([]float64, experts*(experts+1)/2)
 	return b
 }
 
@@ -64,8 +54,8 @@ func (b *Board) AddLaw(value float64, law *predictor.Law) {
 	}
 }
 
-// MeanCRPS is the mean score of the laws, 0 if there was none.
-func (b *Board) MeanCRPS() float64 { return b.CRPS / float64(max(1, b.Laws)) }
+// MeanCRPS is the mean score of the laws, NaN if there was none.
+func (b *Board) MeanCRPS() float64 { return b.CRPS / float64(b.Laws) }
 
 // Add takes the value of a step and what the predictor yielded at it.
 func (b *Board) Add(value float64, out *predictor.Output) {
@@ -76,12 +66,7 @@ func (b *Board) Add(value float64, out *predictor.Output) {
 		}
 	}
 	copy(b.Rho, out.Weights)
-	if out.Flags&(predictor.FlagAlarmUp|predictor.FlagAlarmDown) != 0 {
-		b.AlarmsN++
-		if len(b.Alarms) < MaxAlarms {
-			b.Alarms = append(b.Alarms, Alarm{out.Step, out.Time, out.Flags&predictor.FlagAlarmUp != 0})
-		}
-	}
+	b.watch(out)
 }
 
 // learn scores the experts' forecasts x of one value.
@@ -96,10 +81,11 @@ func (b *Board) learn(value float64, x []float64) {
 	var mean, boa, poly float64
 	for i := range b.errs {
 		b.errs[i] /= b.Unit
-		mean += b.errs[i] / float64(len(x))
+		mean += b.errs[i]
 		boa += float64(b.BOA.Share[i] * b.errs[i])
 		poly += float64(b.Poly.Share[i] * b.errs[i])
 	}
+	mean /= float64(len(x))
 	b.Uniform += float64(mean * mean)
 	b.BOASq += float64(boa * boa)
 	b.PolySq += float64(poly * poly)
@@ -107,9 +93,13 @@ func (b *Board) learn(value float64, x []float64) {
 		b.BOA.Gain(i, float64(2*boa*(boa-e)))
 		b.Poly.Gain(i, float64(2*poly*(poly-e)))
 		b.Abs[i] += math.Abs(e)
-		for j := range i + 1 {
-			b.Gram[i][j] += float64(e * b.errs[j])
-			b.Gram[j][i] = b.Gram[i][j]
+	}
+	rest := b.Gram
+	for i, e := range b.errs {
+		row := rest[:i+1]
+		rest = rest[i+1:]
+		for j, f := range b.errs[:len(row)] {
+			row[j] += float64(e * f)
 		}
 	}
 	b.BOA.Mix()
@@ -128,11 +118,11 @@ func (b *Board) rescale(unit float64) {
 	b.PolySq *= float64(f * f)
 	b.BOA.Scale(float64(f * f))
 	b.Poly.Scale(float64(f * f))
-	for i := range b.Gram {
+	for i := range b.Abs {
 		b.Abs[i] *= f
-		for j := range b.Gram[i] {
-			b.Gram[i][j] *= float64(f * f)
-		}
+	}
+	for i := range b.Gram {
+		b.Gram[i] *= float64(f * f)
 	}
 }
 
@@ -156,17 +146,34 @@ type Report struct {
 	MLPoly     float64
 }
 
+// matrix is the whole of Gram.
+func (b *Board) matrix() [][]float64 {
+	g := make([][]float64, len(b.Abs))
+	for i := range g {
+		g[i] = make([]float64, len(g))
+	}
+	rest := b.Gram
+	for i := range g {
+		for j := range i + 1 {
+			g[i][j], g[j][i] = rest[j], rest[j]
+		}
+		rest = rest[i+1:]
+	}
+	return g
+}
+
 // Report evaluates the sums.
 func (b *Board) Report() Report {
 	var r Report
-	for i := range b.Gram {
-		if b.Gram[i][i] < b.Gram[r.Best][r.Best] {
+	gram := b.matrix()
+	for i := range gram {
+		if gram[i][i] < gram[r.Best][r.Best] {
 			r.Best = i
 		}
 	}
-	w, sq := Simplex(b.Gram)
+	w, sq := Simplex(gram)
 	r.Convex, r.ConvexRMSE = w, b.rmse(sq)
-	r.BestRMSE = b.rmse(b.Gram[r.Best][r.Best])
+	r.BestRMSE = b.rmse(gram[r.Best][r.Best])
 	if b.N > 0 {
 		r.BestMAE = b.Abs[r.Best] / float64(b.N) * b.Unit
 	}
