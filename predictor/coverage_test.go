@@ -28,10 +28,15 @@ var coverageKinds = []struct {
 	{"volatility doubling", 1, func(i int, y, _, z, _ float64) (float64, float64) { return y + z*math.Exp2(float64(i/1000)), 0 }},
 }
 
-// Of all that comes, 90 % lies within the interval given for it, to one per cent.
+// Of all that comes, 90 % lies within the interval given for it, to one per cent. One series of each kind; three with TORTURE=1.
 func TestCoverage(t *testing.T) {
+	statistics(t)
+	seeds := uint64(1)
+	if torture() {
+		seeds = 3
+	}
 	for _, k := range coverageKinds {
-		for seed := range uint64(3) {
+		for seed := range seeds {
 			t.Run(fmt.Sprintf("%s/%d", k.name, seed), func(t *testing.T) {
 				u := detmath.Uniform{Seed: seed + 100}
 				y, value, state := make([]float64, 3000), 0.0, 0.0

@@ -129,6 +129,7 @@ func TestEmergencyBoundsTheWeights(t *testing.T) {
 
 // It hardly ever fires where nothing is wrong, and not at all on the shipped series.
 func TestEmergencyIsRare(t *testing.T) {
+	statistics(t)
 	for _, name := range []string{"sunspots", "nile", "co2", "unemployment", "gdp"} {
 		y, season := example(t, name)
 		demand(t, name, flagsOf(t, create(t, Config{Season: season}), y), FlagEmergency)

@@ -28,11 +28,7 @@ func TestTrackingRegret(t *testing.T) {
 			y[i] += by
 		}
 		// Soft resets are transitions of their own; here there are none.
-		p, err := New(Config{TargetRunLength: 1e6, Grace: 1 << 20, OutlierSigma: 1e6, FreezeSteps: 1 << 20})
-		if err != nil {
-			t.Fatal(err)
-		}
-		checkRegret(t, p, y)
+		checkRegret(t, create(t, Config{TargetRunLength: 1e6, Grace: 1 << 20, OutlierSigma: 1e6, FreezeSteps: 1 << 20, KernelWindow: 16}), y)
 	})
 }
 
@@ -47,7 +43,7 @@ func checkRegret(t *rapid.T, p *Predictor, y []float64) {
 			best[k][i] = -math.Log(m.rho[i]) / max(rates[k], 1e-300)
 		}
 	}
-	next, loss := make([]float64, n), make([]float64, n)
+	next, loss, logs := make([]float64, n), make([]float64, n), make([]float64, n*n)
 	var out Output
 	for step, v := range y {
 		scale := p.monitor.scale(p.history.floor())
@@ -61,6 +57,9 @@ func checkRegret(t *rapid.T, p *Predictor, y []float64) {
 		}
 		if out.Iterations == 0 {
 			continue
+		}
+		for i, x := range m.kernel {
+			logs[i] = math.Log(x)
 		}
 		for k, eta := range rates {
 			if eta == 0 {
@@ -82,7 +81,7 @@ func checkRegret(t *rapid.T, p *Predictor, y []float64) {
 			for j := range n {
 				next[j] = math.Inf(1)
 				for i := range n {
-					next[j] = min(next[j], best[k][i]+loss[i]-math.Log(m.kernel[i*n+j])/eta)
+					next[j] = min(next[j], best[k][i]+loss[i]-logs[i*n+j]/eta)
 				}
 			}
 			copy(best[k], next)

@@ -32,10 +32,12 @@ func TestGoldenChains(t *testing.T) {
 		} else {
 			y, season = example(t, g.name)
 		}
-		var c chain
-		feed(t, create(t, Config{Season: season}), y, func(_ int, _ float64, out *Output) { c.add(out) })
-		if c.String() != g.chain {
-			t.Errorf("%s: chain %s, want %s", g.name, &c, g.chain)
-		}
+		t.Run(g.name, func(t *testing.T) {
+			var c chain
+			feed(t, create(t, Config{Season: season}), y, func(_ int, _ float64, out *Output) { c.add(out) })
+			if c.String() != g.chain {
+				t.Errorf("chain %s, want %s", &c, g.chain)
+			}
+		})
 	}
 }

@@ -7,13 +7,30 @@ import (
 	"encoding/csv"
 	"encoding/hex"
 	"math"
+	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
+
+	"pgregory.net/rapid"
 
 	"github.com/usp-project/usp/detmath"
 	"github.com/usp-project/usp/internal/examples"
 )
+
+// torture asks for the long forms of the tests.
+func torture() bool { return os.Getenv("TORTURE") != "" }
+
+// statistics leaves a test out of -short that judges the numbers of many thousand steps. -short is for the race detector and
+// the emulator, under which it takes minutes and says nothing: this package starts no goroutine, and the other tests
+// take each step through the same code.
+func statistics(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("skipped by -short: judges numbers over many thousand steps, in which no goroutine has a part")
+	}
+}
 
 // example returns the values of a shipped series and its season.
 func example(t testing.TB, name string) ([]float64, int) {
@@ -37,12 +54,31 @@ func example(t testing.TB, name string) ([]float64, int) {
 	return values, s.Season
 }
 
-func create(t testing.TB, cfg Config) *Predictor {
+// designs are the thresholds that New has found, by what they depend on: they take longer to find than most series here to run.
+var designs = struct {
+	sync.Mutex
+	found map[[4]float64][3]float64
+}{found: map[[4]float64][3]float64{}}
+
+// create is New, which it calls once for each design of the charts.
+func create(t rapid.TB, cfg Config) *Predictor {
 	t.Helper()
-	p, err := New(cfg)
+	p, err := newPredictor(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	designs.Lock()
+	defer designs.Unlock()
+	design := [4]float64{p.cfg.CusumSlack, p.cfg.CusumClip, p.cfg.TargetRunLength, p.cfg.VarianceRunLength}
+	found, ok := designs.found[design]
+	if !ok {
+		if p, err = New(cfg); err != nil {
+			t.Fatal(err)
+		}
+		designs.found[design] = [3]float64{p.cusum.threshold, p.slow.chart.threshold, p.variance.threshold}
+		return p
+	}
+	p.cusum.threshold, p.slow.chart.threshold, p.variance.threshold = found[0], found[1], found[2]
 	return p
 }
 

@@ -65,7 +65,12 @@ func shiftDelay(seed uint64, charts int, shift float64) float64 {
 // The bars: within a tenth of the design on Gaussian scores, 0.9 to 1.4 times it on Student's with 3, 5 and 10 degrees of
 // freedom, at most 12 steps to a shift by a standard deviation where the design is 465 or more.
 func TestRunLengthOfTheCusum(t *testing.T) {
-	const target, charts = 500, 2000 // standard error 2 %
+	statistics(t)
+	const target = 500
+	charts := 500 // standard error 4 %
+	if torture() {
+		charts = 2000 // 2 %
+	}
 	check := func(what string, got, lo, hi float64) {
 		t.Helper()
 		t.Logf("%s: %.4g", what, got)
@@ -107,6 +112,11 @@ func TestGraceOfTheVarianceChart(t *testing.T) {
 }
 
 func TestRunLengthOfTheVarianceChart(t *testing.T) {
+	statistics(t)
+	charts := 500 // standard error 4 %
+	if torture() {
+		charts = 2000 // 2 %
+	}
 	for _, target := range []float64{200, 1000} {
 		threshold := thresholdFor(target, func(h float64) float64 { return varianceRunLength(h, 1) })
 		run := func(seed uint64, charts int, draw func(u *detmath.Uniform) float64) float64 {
@@ -119,17 +129,17 @@ func TestRunLengthOfTheVarianceChart(t *testing.T) {
 				return v.add(draw(&u)) != 0
 			})
 		}
-		got := run(4, 2000, (*detmath.Uniform).Normal)
+		got := run(4, charts, (*detmath.Uniform).Normal)
 		t.Logf("target %v: threshold %.4f, measured %.4g", target, threshold, got)
 		if math.Abs(got/target-1) > .1 {
 			t.Errorf("target %v: %.4g steps between false alarms", target, got)
 		}
 		for _, freedom := range []int{3, 5, 10} {
-			t.Logf("  Student's with %d: %.4g", freedom, run(5, 1000, func(u *detmath.Uniform) float64 { return student(u, freedom) }))
+			t.Logf("  Student's with %d: %.4g", freedom, run(5, charts/2, func(u *detmath.Uniform) float64 { return student(u, freedom) }))
 		}
 		for _, deviation := range []float64{1.5, 2, 3} {
 			want := varianceRunLength(threshold, deviation)
-			got := run(6, 20000, func(u *detmath.Uniform) float64 { return deviation * u.Normal() })
+			got := run(6, 10*charts, func(u *detmath.Uniform) float64 { return deviation * u.Normal() })
 			t.Logf("  deviation %v: delay %.4g, computed %.4g", deviation, got, want)
 			if math.Abs(got/want-1) > .05 {
 				t.Errorf("target %v, deviation %v: delay %.4g, computed %.4g", target, deviation, got, want)

@@ -188,16 +188,11 @@ func FuzzStep(f *testing.F) {
 	f.Add([]byte("0123456789!#$%&()*+,-./:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&()*+,-./hA0bB1cgC2dD3eE4fF5gG6hH"), 11)
 	f.Add([]byte("aaaaaaeaaaaaaaaaa"), 0) // squares that are almost nothing
 	f.Add([]byte("iABCjDEFkGHIlJKLmNOPnQRSTlllllllllllAnBBBmCCoDDoEEEmmFFFlnGiiHjjIkkJJoKLMNn1h2g3f4e5nnd6llll"), 0)
-	ready := create(f, Config{}) // the thresholds take longer to find than a short series to run
 	special := map[byte]float64{'a': 0, 'b': 1, 'c': -1, 'd': math.SmallestNonzeroFloat64, 'e': 1e-160, 'f': -1e160, 'g': math.MaxFloat64, 'h': -math.MaxFloat64,
 		'i': math.NaN(), 'j': math.Inf(1), 'k': math.Inf(-1)}
 	clock := map[byte]int64{'m': 0, 'n': -3, 'o': 1e15}
 	f.Fuzz(func(t *testing.T, data []byte, season int) {
-		p, err := newPredictor(Config{Season: max(0, min(60, season)), KernelWindow: 16})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.cusum.threshold, p.slow.chart.threshold, p.variance.threshold = ready.cusum.threshold, ready.slow.chart.threshold, ready.variance.threshold
+		p := create(t, Config{Season: max(0, min(60, season)), KernelWindow: 16})
 		var out Output
 		v := record.NewValues(Schema(len(p.Experts())))
 		size := p.StateSize()

@@ -171,13 +171,12 @@ func (l *life) generation(g uint32, resumed *rundir.Resumed, bursts int, clean b
 // TestCrash lets the recorder and the machine die before every operation of a life. What is left is never called damaged,
 // the next recorder finishes it, exactly, and nothing is missing that was promised.
 func TestCrash(t *testing.T) {
-	lives := 1
-	stride := 1
+	lives, stride := 1, slice
 	switch {
 	case torture:
-		lives = 20
+		lives, stride = 20, 1
 	case testing.Short(), raceEnabled:
-		stride = 17
+		stride = 37
 	}
 	for seed := range uint64(lives) {
 		l := newLife(t, seed)

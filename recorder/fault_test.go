@@ -22,9 +22,12 @@ import (
 // TestFaults makes each operation of a run fail once, and then, with the fault gone, wants a run without any loss.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	stride := 1
-	if testing.Short() || raceEnabled {
-		stride = 13
+	stride := slice
+	switch {
+	case torture:
+		stride = 1
+	case testing.Short(), raceEnabled:
+		stride = 37
 	}
 	once := vfs.Rule{}
 	dir := t.TempDir()

@@ -39,6 +39,10 @@ const (
 // torture asks for the long forms of the loops.
 var torture = os.Getenv("TORTURE") == "1"
 
+// slice is how many moments of a life a test goes on by, of which TORTURE=1 takes all. It shares no factor with 2, 3 and 5, by
+// which the moments are told what happens at them.
+const slice = 7
+
 // TestMain lets more tests run at once than there are processors: a recorder that looks for a dead producer waits.
 func TestMain(m *testing.M) {
 	flag.Parse()

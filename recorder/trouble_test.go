@@ -367,12 +367,12 @@ func TestCrashInTrouble(t *testing.T) {
 		}
 	}
 	t.Logf("%d moments", len(l.moments))
-	stride := 3
+	stride := slice
 	switch {
 	case torture:
 		stride = 1
 	case testing.Short(), raceEnabled:
-		stride = 29
+		stride = 37
 	}
 	dir := t.TempDir()
 	for i := 0; i < len(l.moments); i += stride {
