@@ -21,7 +21,7 @@ import (
 )
 
 // The packages whose results must be the same bits everywhere: those that compute, and those that turn results into digests.
-var deterministic = []string{"detmath", "ot", "predictor", "record", "internal/fixedsum", "internal/signature", "internal/fokkerplanck", "internal/aggregate"}
+var deterministic = []string{"detmath", "ot", "predictor", "record", "internal/fixedsum", "internal/signature", "internal/fokkerplanck", "internal/aggregate", "internal/stable"}
 
 // What such a package may take from package math: operations that are exact or correctly rounded, and constants.
 var exactMath = []string{"Abs", "Ceil", "Copysign", "Float64bits", "Float64frombits", "Floor", "Frexp", "Inf", "IsInf", "IsNaN", "Ldexp",
