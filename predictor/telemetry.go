@@ -27,8 +27,7 @@ const (
 	fieldHolder
 	fieldHolderError
 	fieldScale
-	fieldRho
-	fieldOTCostDigest
+	fieldWeights // of SchemaWithWeights alone; behind it, or in its place, stand the two digest fields
 )
 
 // Schema returns the telemetry schema of a predictor with that many experts. There is no field for an observation, a
@@ -64,8 +63,21 @@ func Schema(experts int) *record.Schema {
 	return s
 }
 
-// Fill puts out into v, whose schema is Schema(len(out.Weights)). The scale and the sum of the variance chart are
-// rounded to about 1 %, so that their growth from step to step does not give away the error between them.
+// SchemaWithWeights is Schema with one more metric, weights: the weight of each expert, to the bit. From one step to the
+// next it tells by how much the experts' losses differ. It panics if experts is not between 1 and
+// (record.MaxElements − 64)/2.
+func SchemaWithWeights(experts int) *record.Schema {
+	s := Schema(experts)
+	s, err := record.NewSchema(s.Name()+".weights", append(s.Fields(), record.Field{Name: "weights", Class: record.Metric, Len: experts})...)
+	if err != nil {
+		panic("predictor: " + err.Error())
+	}
+	return s
+}
+
+// Fill puts out into v, whose schema is Schema or SchemaWithWeights of len(out.Weights). The scale and the sum of the
+// variance chart are rounded to about 1 %, so that their growth from step to step does not give away the error between
+// them.
 func Fill(v *record.Values, out *Output) {
 	v.SetFloat64(fieldCusumPos, out.CusumPos)
 	v.SetFloat64(fieldCusumNeg, out.CusumNeg)
@@ -86,8 +98,12 @@ func Fill(v *record.Values, out *Output) {
 	v.SetFloat64(fieldHolder, out.Holder)
 	v.SetFloat64(fieldHolderError, out.HolderError)
 	v.SetFloat64(fieldScale, coarse(out.Scale))
-	v.SetFloat64s(fieldRho, out.Weights)
-	v.SetFloat64(fieldOTCostDigest, out.OTCost)
+	rho := v.Schema().Len() - 2
+	if rho > fieldWeights {
+		v.SetFloat64s(fieldWeights, out.Weights)
+	}
+	v.SetFloat64s(rho, out.Weights)
+	v.SetFloat64(rho+1, out.OTCost)
 }
 
 // coarse rounds x to seven significant bits.

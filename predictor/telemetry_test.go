@@ -24,6 +24,46 @@ func TestSchema(t *testing.T) {
 	}
 }
 
+// TestSchemaWithWeights wants a record with weights to be one without, and the weights: every other field, the digests
+// too, has the same words.
+func TestSchemaWithWeights(t *testing.T) {
+	p := create(t, Config{})
+	n := len(p.Experts())
+	plain, full := record.NewValues(Schema(n)), record.NewValues(SchemaWithWeights(n))
+	if got, want := full.Schema().Name(), plain.Schema().Name()+".weights"; got != want {
+		t.Errorf("schema %s, want %s", got, want)
+	}
+	if !slices.Equal(full.Schema().DigestFields(), plain.Schema().DigestFields()) || full.Schema().StoredWords() != plain.Schema().StoredWords()+n {
+		t.Fatalf("schema:\n%s", full.Schema().Text())
+	}
+	words := func(v *record.Values, out *Output, name string) []uint64 {
+		i, ok := v.Schema().Index(name)
+		if !ok {
+			t.Fatalf("no field %s", name)
+		}
+		from := v.Schema().Offset(i)
+		return v.Payload(out.Step, out.Time)[from : from+v.Schema().Field(i).Len]
+	}
+	y, _ := example(t, "nile")
+	feed(t, p, y, func(_ int, _ float64, out *Output) {
+		Fill(plain, out)
+		Fill(full, out)
+		for _, f := range plain.Schema().Fields() {
+			if a, b := words(plain, out, f.Name), words(full, out, f.Name); !slices.Equal(a, b) {
+				t.Fatalf("step %d: %s is %x with weights, %x without", out.Step, f.Name, b, a)
+			}
+		}
+		for i, w := range words(full, out, "weights") {
+			if w != math.Float64bits(out.Weights[i]) {
+				t.Fatalf("step %d: weight %d is %x, want %x", out.Step, i, w, math.Float64bits(out.Weights[i]))
+			}
+		}
+		if allocs := testing.AllocsPerRun(1, func() { Fill(full, out) }); allocs != 0 {
+			t.Fatalf("%g allocations", allocs)
+		}
+	})
+}
+
 // TestRecordHoldsNoSignal runs every field of every record against the numbers that would give the signal away:
 // values, forecasts, interval ends, errors and increments.
 func TestRecordHoldsNoSignal(t *testing.T) {

@@ -67,10 +67,8 @@ func (f *compareFlags) check() error {
 		return fmt.Errorf("--min-bits is %d; want 0 to %d", f.minBits, compare.Exact)
 	case f.to > 0 && f.to < f.from:
 		return fmt.Errorf("--to %d is before --from %d", f.to, f.from)
-	case f.plot != "" && !strings.HasSuffix(f.plot, ".svg") && !strings.HasSuffix(f.plot, ".png"):
-		return fmt.Errorf("--plot %s: want a name that ends in .svg or .png", f.plot)
 	}
-	return nil
+	return checkFigure(f.plot)
 }
 
 func (a *app) compare(ctx context.Context, runA, runB string, f compareFlags) error {

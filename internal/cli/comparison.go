@@ -3,12 +3,10 @@ package cli
 import (
 	"fmt"
 	"math"
-	"path/filepath"
 	"strings"
 
 	"github.com/usp-project/usp/internal/compare"
 	"github.com/usp-project/usp/internal/plot"
-	"github.com/usp-project/usp/internal/vfs"
 )
 
 // printStep prints a step that differs.
@@ -244,16 +242,5 @@ func (a *app) drawAgreement(path string, c *compare.Comparison) error {
 	if c.First != nil {
 		fig.Verticals = []plot.Mark{{At: float64(c.First.Step), Label: fmt.Sprintf("first divergent step %d", c.First.Step)}}
 	}
-	draw := plot.SVG
-	if filepath.Ext(path) == ".png" {
-		draw = plot.PNG
-	}
-	var b strings.Builder
-	if err := draw(&b, fig); err != nil {
-		return fmt.Errorf("--plot %s: %w", path, err)
-	}
-	if err := vfs.Replace(a.fs, path, []byte(b.String()), 0o644); err != nil {
-		return fmt.Errorf("--plot: %w", err)
-	}
-	return nil
+	return a.drawFigure(path, fig)
 }

@@ -276,6 +276,8 @@ func (t *stepTable) print(payload []uint64) {
 		case f.Type == record.Uint64:
 			word := t.frame.Uint64(t.schema, i, 0)
 			s.Fields[f.Name], text = word, strconv.FormatUint(word, 10)
+		case f.Len > 1:
+			s.Fields[f.Name], text = t.vector(i, f.Len)
 		default:
 			x := t.frame.Float64(t.schema, i, 0)
 			s.Fields[f.Name], text = jsonNumber(x), strconv.FormatFloat(x, 'g', 6, 64)
@@ -292,6 +294,16 @@ func (t *stepTable) print(payload []uint64) {
 		t.begun = true
 	}
 	fmt.Fprintln(t.app.out, strings.Join(row, "  "))
+}
+
+// vector is a field of several numbers, as JSON and as text.
+func (t *stepTable) vector(field, n int) (list []any, text string) {
+	var short []string
+	for j := range n {
+		x := t.frame.Float64(t.schema, field, j)
+		list, short = append(list, jsonNumber(x)), append(short, strconv.FormatFloat(x, 'g', 3, 64))
+	}
+	return list, strings.Join(short, ",")
 }
 
 // jsonNumber is x, or text if x is not finite.

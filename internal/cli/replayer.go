@@ -86,7 +86,8 @@ func (a *app) newReplayer(dir rundir.Dir, meta *producerMeta, name string) (*rep
 	if p.predictor, err = predictor.New(meta.Predictor); err != nil {
 		return nil, err
 	}
-	schema := predictor.Schema(len(p.predictor.Experts()))
+	_, weights := p.line.Schema(p.line.Manifests[0].Generation).Index(fieldWeights)
+	schema := telemetrySchema(p.predictor, weights)
 	p.values, p.digester = record.NewValues(schema), record.NewDigester(schema)
 	if p.source, err = openSource(name, meta.Input.columns(), a.in); err != nil {
 		return nil, err

@@ -58,6 +58,7 @@ func (s *session) resume(ctx context.Context, args []string) error {
 	if s.predictor, err = predictor.New(s.meta.Predictor); err != nil {
 		return err
 	}
+	s.meta.Experts = expertsOf(s.predictor)
 	if done, err := s.alreadyComplete(ctx, dir); done || err != nil {
 		return err
 	}
@@ -89,8 +90,18 @@ func (s *session) readMeta(dir rundir.Dir) error {
 	if s.meta, err = readProducerMeta(s.app.fs, dir); err != nil {
 		return usageError(err)
 	}
-	// Digests must fall on the same steps in every generation, whatever the settings say today.
-	s.app.cfg.Digest.Interval = max(m.DigestEvery, 1)
+	schema, err := m.ParsedSchema()
+	if err != nil {
+		return err
+	}
+	// Digests must fall on the same steps in every generation, and records have the same fields, whatever the settings
+	// say today.
+	cfg := s.app.cfg
+	cfg.Digest.Interval = max(m.DigestEvery, 1)
+	_, s.weights = schema.Index(fieldWeights)
+	if s.weights != cfg.Telemetry.Weights && cfg.Origin("telemetry.weights").Source != config.FromDefault {
+		fmt.Fprintf(s.app.err, "usp: note: telemetry.weights is %t, but the run was begun with %t and goes on so\n", cfg.Telemetry.Weights, s.weights)
+	}
 	return nil
 }
 

@@ -70,10 +70,37 @@ const usprun = "usp run"
 type producerMeta struct {
 	Program          string           `json:"program"`
 	Version          string           `json:"version"`
+	Experts          []expertMeta     `json:"experts,omitempty"` // in the order of the weights
 	Input            inputMeta        `json:"input"`
 	Predictor        predictor.Config `json:"predictor"`
 	SnapshotInterval uint64           `json:"snapshot_interval"`
 	EventSpacing     uint64           `json:"snapshot_event_spacing,omitempty"` // 0: no snapshots for events
+}
+
+// expertMeta names an expert, so that its part in a run can be told without the predictor that it belonged to.
+type expertMeta struct {
+	Name   string `json:"name"`
+	Family string `json:"family"` // a letter, see predictor.Family
+}
+
+func expertsOf(p *predictor.Predictor) []expertMeta {
+	names, families := p.Experts(), p.Families()
+	list := make([]expertMeta, len(names))
+	for i := range list {
+		list[i] = expertMeta{names[i], families[i].String()}
+	}
+	return list
+}
+
+// fieldWeights is the field with the weights of the experts, in runs that were begun with telemetry.weights = true.
+const fieldWeights = "weights"
+
+// telemetrySchema is the schema of a run's records. Whether it has weights is settled when the run begins.
+func telemetrySchema(p *predictor.Predictor, weights bool) *record.Schema {
+	if weights {
+		return predictor.SchemaWithWeights(len(p.Experts()))
+	}
+	return predictor.Schema(len(p.Experts()))
 }
 
 // Sections of a snapshot of usp run, beside the predictor's.
@@ -91,6 +118,7 @@ type session struct {
 
 	source    *source
 	predictor *predictor.Predictor
+	weights   bool // the records hold the experts' weights
 	run       *usp.Run
 	values    *record.Values
 	out       predictor.Output
@@ -155,7 +183,10 @@ func (s *session) begin(ctx context.Context, args []string) error {
 	if s.predictor, err = predictor.New(cfg); err != nil {
 		return usageError(err)
 	}
-	s.meta = producerMeta{Program: usprun, Version: version(), Input: s.source.meta, Predictor: cfg, SnapshotInterval: a.cfg.Snapshot.Interval}
+	s.weights = a.cfg.Telemetry.Weights
+	s.meta = producerMeta{
+		Program: usprun, Version: version(), Experts: expertsOf(s.predictor), Input: s.source.meta, Predictor: cfg, SnapshotInterval: a.cfg.Snapshot.Interval,
+	}
 	if a.cfg.Snapshot.OnEvents {
 		s.meta.EventSpacing = a.cfg.Snapshot.EventSpacing
 	}
@@ -205,7 +236,7 @@ func (s *session) options() (usp.Options, error) {
 	if err != nil {
 		return usp.Options{}, err
 	}
-	schema := predictor.Schema(len(s.predictor.Experts()))
+	schema := telemetrySchema(s.predictor, s.weights)
 	s.values = record.NewValues(schema)
 	capacity := int64(a.cfg.Ring.StagingCapacity)
 	if capacity == 0 {

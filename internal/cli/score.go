@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"github.com/usp-project/usp/internal/score"
 )
 
 // scores compares the stored one-step forecasts with what came, beside the naive forecast (the last value). It is part
@@ -75,13 +77,23 @@ func (s *scores) state() []byte {
 	return b.Bytes()
 }
 
-// restoreScores takes the section: the scores of the forecasts, then those of the experts.
-func (s *session) restoreScores(b []byte) error {
-	n := min(len(b), binary.Size(&s.scores))
-	if err := s.scores.restore(b[:n]); err != nil {
-		return err
+// restoreScores takes the section of a snapshot.
+func (s *session) restoreScores(b []byte) (err error) {
+	s.scores, s.board, err = decodeScores(b, len(s.predictor.Experts()))
+	return err
+}
+
+// decodeScores reads the section: the scores of the forecasts, then those of so many experts.
+func decodeScores(b []byte, experts int) (all scores, board *score.Board, err error) {
+	n := min(len(b), binary.Size(&all))
+	if err := all.restore(b[:n]); err != nil {
+		return all, nil, err
 	}
-	return s.experts().UnmarshalBinary(b[n:])
+	if len(b)/8 < experts*experts { // before as much memory is taken for them
+		return all, nil, fmt.Errorf("section scores has %d bytes, too few for %d experts", len(b), experts)
+	}
+	board = score.New(experts)
+	return all, board, board.UnmarshalBinary(b[n:])
 }
 
 func (s *scores) restore(b []byte) error {

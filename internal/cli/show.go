@@ -25,16 +25,30 @@ telemetry. For usp run these are the scale of the forecast error, CUSUM against
 its threshold, and the entropy of the weights; for other programs the first three
 metrics, or those named by --fields.
 
+Of usp run there is also a leaderboard: how large the errors of each expert alone
+would have been, and those of all of them weighted. The sums it is made of are saved
+in snapshots; the newest one that can be loaded counts.
+
+Which weight the experts had at each step is shown of runs that recorded it, those
+that were begun with telemetry.weights = true; --plot draws it into a file.
+
 A run counts as if it had never been interrupted.`
 
 func (a *app) showCommand() *cobra.Command {
-	var fields []string
+	var f showFlags
 	cmd := &cobra.Command{
-		Use: "show RUN", Short: "Show what a run did, with plots", Long: showLong, Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), args[0], fields) },
+		Use: "show RUN", Short: "Show what a run did, with plots and the experts' leaderboard", Long: showLong, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.show(cmd.Context(), args[0], f) },
 	}
-	cmd.Flags().StringSliceVar(&fields, "fields", nil, "`fields` to plot, separated by commas")
+	cmd.Flags().StringSliceVar(&f.fields, "fields", nil, "`fields` to plot, separated by commas")
+	cmd.Flags().StringVar(&f.plot, "plot", "", "also draw the weights over the steps into `file`.svg or .png")
+	a.identityFlag(cmd)
 	return cmd
+}
+
+type showFlags struct {
+	fields []string
+	plot   string
 }
 
 // showReport is usp show --json.
@@ -58,6 +72,10 @@ type showReport struct {
 	Witness     *anchored   `json:"witness,omitempty"` // the cosigned head; nil: none is there and no witness is configured
 	Alarms      []uint64    `json:"alarms,omitempty"`  // steps with an alarm flag; of usp run only
 	Fields      []showField `json:"fields"`
+
+	Leaderboard *leaderboard   `json:"leaderboard,omitempty"` // of usp run only
+	Unscored    string         `json:"unscored,omitempty"`    // why there is none, and what to do
+	Weights     *weightSummary `json:"weights,omitempty"`     // nil: they were not recorded
 }
 
 // showField is one persisted field over the run.
@@ -70,7 +88,10 @@ type showField struct {
 	Last float64 `json:"last"`
 }
 
-func (a *app) show(ctx context.Context, run string, fields []string) error {
+func (a *app) show(ctx context.Context, run string, f showFlags) error {
+	if err := checkFigure(f.plot); err != nil {
+		return usageError(err)
+	}
 	dir, err := a.resolve(run)
 	if err != nil {
 		return err
@@ -82,19 +103,32 @@ func (a *app) show(ctx context.Context, run string, fields []string) error {
 	var s *showing
 	err = a.steady(dir, func() error {
 		var err error
-		if s, err = newShowing(line, fields); err != nil {
+		if s, err = newShowing(line, f.fields); err != nil {
 			return err
 		}
-		return errors.Join(s.read(ctx), a.showState(s, dir))
+		if f.plot != "" && s.weights == nil {
+			return usageError(fmt.Errorf("--plot: run %s has no weights to draw; they are recorded of runs that usp run begins with telemetry.weights = true", s.RunID))
+		}
+		return errors.Join(s.read(ctx), a.showState(s, dir), a.showExperts(s, dir))
 	})
 	if err != nil {
 		return err
 	}
-	if a.json {
-		return a.printJSON(&s.showReport, true)
+	if s.weights != nil {
+		s.Weights = &s.weights.weightSummary
+		s.Leaderboard.weigh(s.Weights)
 	}
-	a.printShow(s)
-	return nil
+	if a.json {
+		err = a.printJSON(&s.showReport, true)
+	} else {
+		a.printShow(s)
+	}
+	if err == nil && f.plot != "" {
+		if err = a.drawFigure(f.plot, s.weights.figure(s.RunID)); err == nil && !a.json {
+			fmt.Fprintf(a.out, "\n  drawn in %s\n", display(f.plot))
+		}
+	}
+	return err
 }
 
 // showing gathers what is shown, in memory that does not grow with the run.
@@ -106,6 +140,8 @@ type showing struct {
 	columns []*column
 	plots   []*column
 	predict bool
+	experts []expertMeta // of a predictor's run
+	weights *weightStats // nil: they were not recorded
 }
 
 // column is one field's running summary and its samples for the plot.
@@ -131,6 +167,10 @@ func newShowing(line *audit.Timeline, fields []string) (*showing, error) {
 		if f.Class == record.Metric && f.Len == 1 && f.Type != record.Uint64 && f.Type != record.Int64 {
 			s.columns = append(s.columns, &column{name: f.Name, unit: f.Unit, index: i, min: math.Inf(1), max: math.Inf(-1)})
 		}
+	}
+	if s.predict {
+		s.experts = expertNames(m, schema)
+		s.weights = newWeightStats(schema, s.experts)
 	}
 	switch {
 	case len(fields) > 0:
@@ -190,6 +230,9 @@ func (s *showing) add(f *record.Frame) {
 	}
 	s.Steps++
 	s.LastStep, s.LastTime = f.Step(), at
+	if s.weights != nil {
+		s.weights.add(s.schema, f)
+	}
 	for _, c := range s.columns {
 		x := f.Float64(s.schema, c.index, 0)
 		c.last = x
@@ -301,8 +344,20 @@ func (a *app) printShow(s *showing) {
 	if s.predict {
 		fmt.Fprintf(w, "  alarms     %s\n", alarms(s.Alarms))
 	}
+	if s.Unscored != "" {
+		fmt.Fprintf(w, "  experts    no leaderboard: %s\n", s.Unscored)
+	}
+	if s.predict && s.weights == nil {
+		fmt.Fprintf(w, "  weights    not recorded: the run was begun with telemetry.weights = false\n")
+	}
+	if s.Leaderboard != nil {
+		s.Leaderboard.print(w, s.LastStep)
+	}
 	if s.Steps == 0 {
 		return
+	}
+	if s.weights != nil {
+		fmt.Fprintf(w, "\n%s", s.weights.text(a.width()))
 	}
 	for _, c := range s.plots {
 		o := plot.Options{Title: a.plotTitle(c), Width: a.width(), First: fmt.Sprintf("step %d", s.FirstStep), Last: fmt.Sprintf("step %d", s.LastStep)}

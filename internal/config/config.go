@@ -27,6 +27,7 @@ type Config struct {
 	Orchestrator predictor.Orchestrator `toml:"orchestrator" comment:"What moves the weights of the experts. Part of the forecast: likewise."`
 	Ring         Ring                   `toml:"ring" comment:"Shared memory between the step loop and the recorder."`
 	Recorder     Recorder               `toml:"recorder" comment:"The process that writes the run directory."`
+	Telemetry    Telemetry              `toml:"telemetry" comment:"What usp run records of each step."`
 	Digest       Digest                 `toml:"digest" comment:"The tamper-evident log of digests."`
 	Anchor       Anchor                 `toml:"anchor" comment:"A second place for the newest signed tree head of each run: what is put back to an older state is found by it."`
 	Witness      Witness                `toml:"witness" comment:"Somebody else who cosigns the newest signed tree head of each run (C2SP tlog-witness)."`
@@ -60,6 +61,11 @@ type Recorder struct {
 	Patience       Duration `toml:"patience" comment:"Time that a run which has ended waits for such storage before it is closed without what is held." min:"1ms" max:"24h"`
 	DrainTimeout   Duration `toml:"drain_timeout" comment:"Time the recorder has to store the rest when a run ends." min:"1ms" max:"24h"`
 	KeyFile        string   `toml:"key_file" comment:"Ed25519 key that signs tree heads, created on first use with mode 0600; empty: signing.key in the user's configuration directory."`
+}
+
+// Telemetry is the section [telemetry].
+type Telemetry struct {
+	Weights bool `toml:"weights" comment:"Also the weight of each expert, so that usp show can plot them. They tell how the experts' losses differ from step to step; a run keeps what it began with."`
 }
 
 // Digest is the section [digest].

@@ -22,6 +22,11 @@ type Figure struct {
 	// that of all values and marks.
 	YMin, YMax float64
 
+	// Stacked draws the series as areas on each other, the first at the bottom, in place of lines. They must have the same
+	// steps. Each column is the mean of the points in it; values below zero count as zero, and bands are not drawn. Where a
+	// value of one is not finite, all have a gap.
+	Stacked bool
+
 	Width, Height int // in CSS pixels, at least 320 by 240 and at most 4096; 0: 800 by 450. A PNG has twice as many each way.
 }
 
@@ -122,6 +127,11 @@ func newScene(f *Figure) (*scene, error) {
 			}
 		}
 	}
+	if f.Stacked {
+		if err := checkStack(f); err != nil {
+			return nil, err
+		}
+	}
 	l := &layout{f: f, font: newFont()}
 	l.title = f.Title
 	l.width, l.height = scale*size(f.Width, 320, 800), scale*size(f.Height, 240, 450)
@@ -130,9 +140,15 @@ func newScene(f *Figure) (*scene, error) {
 	xs, ys := stepTicks(l.from, l.to, (l.width-200)/150), valueTicks(l.lo, l.hi, l.height/100)
 	l.frame(ys)
 	l.axes(xs, ys)
-	l.marks()
-	for i := range f.Series {
-		l.series(i)
+	if f.Stacked {
+		l.stack()
+		l.fill(paper, 40, l.grid(ys)...) // the one below is covered
+		l.marks()
+	} else {
+		l.marks()
+		for i := range f.Series {
+			l.series(i)
+		}
 	}
 	l.fill(paper, 80, l.under...)
 	if l.empty() {
@@ -161,9 +177,21 @@ func (l *layout) ranges() {
 	for _, s := range l.f.Series {
 		for _, p := range s.Points {
 			see(p.Step)
+			if l.f.Stacked {
+				continue
+			}
 			values = append(values, p.Y)
 			if p.Min < p.Max {
 				values = append(values, p.Min, p.Max)
+			}
+		}
+	}
+	if l.f.Stacked && len(l.f.Series) > 0 {
+		values = append(values, 0)
+		heights := make([]float64, len(l.f.Series))
+		for at := range l.f.Series[0].Points {
+			if sum, ok := l.f.heights(at, heights); ok {
+				values = append(values, sum)
 			}
 		}
 	}
@@ -216,7 +244,12 @@ func (l *layout) frame(ys []tick) {
 		if i == 0 || x+w > l.width-pad {
 			x, y = pad, y+row
 		}
-		l.fill(palette[i%len(palette)], 100, l.pieces(i, rect{x, y - 12, swatch, 6})...)
+		if l.f.Stacked {
+			colour, opacity := stackColour(i)
+			l.fill(colour, opacity, rect{x, y - 20, swatch, 22})
+		} else {
+			l.fill(palette[i%len(palette)], 100, l.pieces(i, rect{x, y - 12, swatch, 6})...)
+		}
 		l.text(x+swatch+leastLabel, y, left, textSize, inkText, name)
 		x += w + swatch
 	}
@@ -225,6 +258,9 @@ func (l *layout) frame(ys []tick) {
 		l.text(pad, y, left, textSize, inkMark, l.font.fit(textSize, l.f.YLabel, l.width-2*pad))
 	}
 	y += row * min(len(l.f.Verticals), 3)
+	if l.f.Stacked {
+		y += pad / 2 // the top of a stack has a tick, whose label must not touch the legend
+	}
 	margin := 0
 	for _, t := range ys {
 		margin = max(margin, l.font.width(textSize, t.text))
@@ -239,14 +275,11 @@ func (l *layout) frame(ys []tick) {
 
 // axes draws the grid, the ticks and their labels.
 func (l *layout) axes(xs, ys []tick) {
-	var grid []rect
 	bottom := l.plot.y + l.plot.h
 	for _, t := range ys {
-		y := l.y(t.at)
-		grid = append(grid, rect{l.plot.x, y - 1, l.plot.w, 2})
-		l.text(l.plot.x-2*leastLabel, y+textSize/3, right, textSize, inkText, t.text)
+		l.text(l.plot.x-2*leastLabel, l.y(t.at)+textSize/3, right, textSize, inkText, t.text)
 	}
-	l.fill(inkGrid, 100, grid...)
+	l.fill(inkGrid, 100, l.grid(ys)...)
 	axis := []rect{{l.plot.x, bottom, l.plot.w, 2}}
 	for _, t := range xs {
 		x := l.x(t.step)
@@ -257,6 +290,14 @@ func (l *layout) axes(xs, ys []tick) {
 	if l.f.XLabel != "" {
 		l.text(l.plot.x+l.plot.w/2, bottom+2*row, middle, textSize, inkMark, l.font.fit(textSize, l.f.XLabel, l.plot.w))
 	}
+}
+
+// grid is a line for each tick of the values.
+func (l *layout) grid(ys []tick) (lines []rect) {
+	for _, t := range ys {
+		lines = append(lines, rect{l.plot.x, l.y(t.at) - 1, l.plot.w, 2})
+	}
+	return lines
 }
 
 // marks draws the dashed lines. Labels of steps stand above the plot, those of values inside it at the right.

@@ -68,7 +68,26 @@ func crowded() Figure {
 }
 
 func figures() map[string]Figure {
-	return map[string]Figure{"agreement": agreement(), "crowded": crowded(), "empty": {Title: "nothing", XLabel: "step"}}
+	return map[string]Figure{"agreement": agreement(), "crowded": crowded(), "empty": {Title: "nothing", XLabel: "step"}, "stacked": stacked()}
+}
+
+// stacked is shares of three: a has a half for twenty steps, then all; b and c share the rest. There is a gap from step 30 on, for
+// two steps.
+func stacked() Figure {
+	f := Figure{Title: "shares", XLabel: "step", YMax: 1, Stacked: true, Width: 320, Height: 240, Series: []Series{{Name: "a"}, {Name: "b"}, {Name: "c"}}}
+	for step := range uint64(41) {
+		y := []float64{.5, .3, .2}
+		switch {
+		case step >= 30 && step < 32:
+			y[1] = math.NaN()
+		case step >= 20:
+			y = []float64{1, 0, 0}
+		}
+		for i := range f.Series {
+			f.Series[i].Points = append(f.Series[i].Points, Point{Step: step, Y: y[i]})
+		}
+	}
+	return f
 }
 
 func render(t testing.TB, draw func(io.Writer, Figure) error, f Figure) []byte {
@@ -253,6 +272,24 @@ func TestGapInColumn(t *testing.T) {
 			t.Errorf("%+v joins what a gap parts", r)
 		}
 	}
+	f.Stacked = true
+	if sc, err = newScene(&f); err != nil {
+		t.Fatal(err)
+	}
+	areas := 0
+	for _, sh := range sc.shapes {
+		for _, r := range sh.rects {
+			if sh.colour == stackPalette[0] && r.h > 40 { // not the legend
+				areas++
+				if r.w > 10 {
+					t.Errorf("%+v joins what a gap parts", r)
+				}
+			}
+		}
+	}
+	if areas != 1 {
+		t.Errorf("%d areas, want one before the gap", areas)
+	}
 }
 
 func TestTicks(t *testing.T) {
@@ -289,7 +326,79 @@ func TestTicks(t *testing.T) {
 	}
 }
 
+// TestStackInk wants each share where it is in the stack, and nothing in a gap.
+func TestStackInk(t *testing.T) {
+	f := stacked()
+	img := decode(t, render(t, PNG, f))
+	l := &layout{f: &f, font: newFont()}
+	l.width, l.height = 640, 480
+	l.ranges()
+	l.frame(valueTicks(l.lo, l.hi, 4))
+	for _, tt := range []struct {
+		step   uint64
+		value  float64
+		colour string
+	}{
+		{10, .05, stackPalette[0]}, {10, .47, stackPalette[0]}, {10, .53, stackPalette[1]}, {10, .77, stackPalette[1]}, {10, .83, stackPalette[2]}, {10, .97, stackPalette[2]},
+		{25, .05, stackPalette[0]}, {25, .97, stackPalette[0]}, {31, .05, paper}, {31, .97, paper}, {35, .97, stackPalette[0]},
+	} {
+		if got := hexOf(img.At(l.x(tt.step), l.y(tt.value))); got != tt.colour {
+			t.Errorf("step %d, value %g: #%s, want #%s", tt.step, tt.value, got, tt.colour)
+		}
+	}
+}
+
+// TestStackMeans wants the mean of all points in a column, wherever in it they are; without a range, the greatest sum is at the top.
+func TestStackMeans(t *testing.T) {
+	const n = 50000
+	f := Figure{Stacked: true, Series: []Series{{Name: "a"}, {Name: "b"}}}
+	for i := range n {
+		f.Series[0].Points = append(f.Series[0].Points, Point{Step: uint64(i), Y: float64(i % 2)})
+		f.Series[1].Points = append(f.Series[1].Points, Point{Step: uint64(i), Y: 1 - float64(i%2)})
+	}
+	sc, err := newScene(&f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var areas [2]int
+	for _, sh := range sc.shapes {
+		for i := range areas {
+			if sh.colour == stackPalette[i] {
+				for _, r := range sh.rects {
+					if r.h > 40 { // not the legend
+						areas[i] += r.w * r.h
+					}
+				}
+			}
+		}
+	}
+	if ratio := float64(areas[0]) / float64(areas[0]+areas[1]); areas[0] == 0 || math.Abs(ratio-.5) > .01 {
+		t.Errorf("areas %d and %d, want halves", areas[0], areas[1])
+	}
+}
+
+// TestStackOthers wants the colours that come a second time to be told from the first ones.
+func TestStackOthers(t *testing.T) {
+	seen := map[string]bool{}
+	for i := range 2 * StackColours {
+		colour, opacity := stackColour(i)
+		key := fmt.Sprint(colour, opacity)
+		if seen[key] {
+			t.Errorf("series %d has the colour of another: %s", i, key)
+		}
+		seen[key] = true
+	}
+}
+
 func TestErrors(t *testing.T) {
+	unlike := Figure{Stacked: true, Series: []Series{{"s", []Point{{Step: 2}, {Step: 3}}}, {"r", []Point{{Step: 2}, {Step: 4}}}}}
+	if err := SVG(io.Discard, unlike); err == nil || !strings.Contains(err.Error(), `stacked series "r" has step 4 where "s" has 3`) {
+		t.Errorf("stacked series of other steps: %v", err)
+	}
+	unlike.Series[1].Points = unlike.Series[1].Points[:1]
+	if err := PNG(io.Discard, unlike); err == nil || !strings.Contains(err.Error(), `stacked series "r" has 1 steps, "s" has 2`) {
+		t.Errorf("stacked series of other lengths: %v", err)
+	}
 	f := Figure{Series: []Series{{"s", []Point{{Step: 2}, {Step: 2}}}}}
 	for _, draw := range []func(io.Writer, Figure) error{SVG, PNG} {
 		var b bytes.Buffer
@@ -327,7 +436,16 @@ func TestAnyFigure(t *testing.T) {
 		f := Figure{
 			Title: rapid.String().Draw(t, "title"), XLabel: rapid.String().Draw(t, "x"), YLabel: rapid.String().Draw(t, "y"),
 			Series: rapid.SliceOfN(series, 0, 9).Draw(t, "series"), Verticals: rapid.SliceOfN(mark, 0, 4).Draw(t, "verticals"), Horizontals: rapid.SliceOfN(mark, 0, 2).Draw(t, "horizontals"),
-			YMin: value.Draw(t, "ymin"), YMax: value.Draw(t, "ymax"), Width: rapid.IntRange(-1, 900).Draw(t, "width"), Height: rapid.IntRange(-1, 500).Draw(t, "height"),
+			Stacked: rapid.Bool().Draw(t, "stacked"), YMin: value.Draw(t, "ymin"), YMax: value.Draw(t, "ymax"), Width: rapid.IntRange(-1, 900).Draw(t, "width"), Height: rapid.IntRange(-1, 500).Draw(t, "height"),
+		}
+		if f.Stacked { // of the steps of the first
+			for i := range f.Series {
+				points := slices.Clone(f.Series[0].Points)
+				for j := range points {
+					points[j].Y = value.Draw(t, "share")
+				}
+				f.Series[i].Points = points
+			}
 		}
 		var b bytes.Buffer
 		if err := SVG(&b, f); err != nil {

@@ -6,6 +6,7 @@
 package plot
 
 import (
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -90,27 +91,86 @@ func Line(series []float64, o Options) string {
 // Sparkline draws the series in one line of at most width characters, the mean
 // of each column as the height of a block. Gaps are spaces.
 func Sparkline(series []float64, width int, ascii bool) string {
-	levels := []rune("▁▂▃▄▅▆▇█")
-	if ascii {
-		levels = []rune("_.-=+*#@")
-	}
 	lo, hi, ok := bounds(series, nil)
 	if !ok || width <= 0 {
 		return ""
 	}
-	width = min(width, len(series))
+	return blocks(columnMeans(series, width), lo, hi, ascii)
+}
+
+// Row is one line of Rows.
+type Row struct {
+	Name   string
+	Values []float64
+	Note   string // behind the line
+}
+
+// Rows draws series below each other, a line each, all on one scale that begins at zero and ends at the greatest mean of a
+// column, which is written behind the title. Each column shows the mean of the values in it; gaps are spaces. Of the
+// options, Height and Marks do not count. The series should be equally long.
+func Rows(rows []Row, o Options) string {
+	if o.Width == 0 {
+		o.Width = defaultWidth
+	}
+	o.Width = max(o.Width, leastWidth)
+	name, note, most := 0, 0, 0
+	for _, r := range rows {
+		name, note, most = max(name, utf8.RuneCountInString(r.Name)), max(note, utf8.RuneCountInString(r.Note)), max(most, len(r.Values))
+	}
+	name = min(name, o.Width/4)
+	columns := min(max(4, o.Width-name-note-4), most)
+	lines, top := make([][]float64, len(rows)), 0.0
+	for i, r := range rows {
+		lines[i] = columnMeans(r.Values, columns)
+		for _, x := range lines[i] {
+			if finite(x) {
+				top = max(top, x)
+			}
+		}
+	}
 	var b strings.Builder
-	for col := range width {
-		from, to := span(col, width, len(series))
-		mean, n := 0.0, 0
+	if o.Title != "" {
+		b.WriteString(o.Title + ": 0 to " + number(top) + "\n")
+	}
+	for i, r := range rows {
+		line := blocks(lines[i], 0, top, o.ASCII)
+		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-*s %s%s %s", name, cut(r.Name, name), line, strings.Repeat(" ", columns-len(lines[i])), r.Note), " ") + "\n")
+	}
+	if ends := ends(o.First, o.Last, columns); ends != "" {
+		b.WriteString(strings.Repeat(" ", name+3) + ends + "\n")
+	}
+	return b.String()
+}
+
+// columnMeans are the means of the finite values in each column, NaN where there is none.
+func columnMeans(series []float64, width int) []float64 {
+	means := make([]float64, min(width, len(series)))
+	for col := range means {
+		from, to := span(col, len(means), len(series))
+		n := 0
 		for _, x := range series[from:to] {
 			if finite(x) {
 				n++
-				mean += x/float64(n) - mean/float64(n) // a running mean cannot overflow as a sum can
+				means[col] += x/float64(n) - means[col]/float64(n) // a running mean cannot overflow as a sum can
 			}
 		}
+		if n == 0 {
+			means[col] = math.NaN()
+		}
+	}
+	return means
+}
+
+// blocks draws means as the heights of blocks.
+func blocks(means []float64, lo, hi float64, ascii bool) string {
+	levels := []rune("▁▂▃▄▅▆▇█")
+	if ascii {
+		levels = []rune("_.-=+*#@")
+	}
+	var b strings.Builder
+	for _, mean := range means {
 		switch {
-		case n == 0:
+		case !finite(mean):
 			b.WriteByte(' ')
 		case hi == lo:
 			b.WriteRune(levels[len(levels)/2])

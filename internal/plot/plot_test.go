@@ -2,6 +2,7 @@ package plot
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -122,6 +123,42 @@ func TestSparkline(t *testing.T) {
 		if got := Sparkline(tt.series, tt.width, tt.ascii); got != tt.want {
 			t.Errorf("Sparkline(%v, %d, %v) = %q, want %q", tt.series, tt.width, tt.ascii, got, tt.want)
 		}
+	}
+}
+
+func TestRows(t *testing.T) {
+	nan := math.NaN()
+	rows := []Row{
+		{"one", []float64{0, 1, 2, 3, 4, 5, 6, 7}, "a"},
+		{"quarter", []float64{nan, 1, 1, 1, 1, 1, 1, nan}, ""},
+		{"short", []float64{8}, "b"},
+	}
+	for _, tt := range []struct {
+		name string
+		o    Options
+		want string
+	}{
+		{"all fit", Options{Title: "shares", Width: 40, First: "1", Last: "8"},
+			"shares: 0 to 8\n  one     ▁▂▃▄▅▆▇█ a\n  quarter  ▂▂▂▂▂▂\n  short   █        b\n          1      8\n"},
+		{"narrow, in ASCII", Options{Title: "shares", Width: 20, ASCII: true},
+			"shares: 0 to 8\n  one   _.-=+*#@ a\n  quart  ......\n  short @        b\n"},
+	} {
+		if got := Rows(rows, tt.o); got != tt.want {
+			t.Errorf("%s:\n%s\nwant\n%s", tt.name, got, tt.want)
+		}
+	}
+	wide := []Row{{"x", ramp(1000, -1), ""}, {"y", []float64{-1, math.Inf(1)}, "note"}}
+	for _, width := range []int{20, 33, 72} {
+		for line := range strings.SplitSeq(Rows(wide, Options{Width: width, First: "step 1", Last: "step 1000"}), "\n") {
+			if n := utf8.RuneCountInString(line); n > width {
+				t.Errorf("%d columns, want at most %d: %s", n, width, line)
+			}
+		}
+	}
+	// The mean of a column, not its greatest value: a spike of one step hardly shows.
+	spike := []Row{{"x", append(make([]float64, 999), 1), ""}, {"y", slices.Repeat([]float64{.5}, 1000), ""}}
+	if got, want := Rows(spike, Options{Width: 24, ASCII: true}), "  x "+strings.Repeat("_", 19)+"\n  y "+strings.Repeat("@", 19)+"\n"; got != want {
+		t.Errorf("a spike is not drawn as the mean of its column:\n%s", got)
 	}
 }
 

@@ -134,6 +134,11 @@ func (b *Board) rmse(sq float64) float64 {
 	return math.Sqrt(max(0, sq)/float64(b.N)) * b.Unit
 }
 
+// Errors returns the root mean square and the mean absolute error of one expert, in the unit of the value.
+func (b *Board) Errors(expert int) (rmse, mae float64) {
+	return b.rmse(b.Gram[expert*(expert+3)/2]), b.Abs[expert] / float64(max(1, b.N)) * b.Unit
+}
+
 // Report is what the experts and the mixtures of them achieved: root mean square errors, in the unit of the value.
 type Report struct {
 	Best       int     // expert with the smallest RMSE
@@ -173,10 +178,7 @@ func (b *Board) Report() Report {
 	}
 	w, sq := Simplex(gram)
 	r.Convex, r.ConvexRMSE = w, b.rmse(sq)
-	r.BestRMSE = b.rmse(gram[r.Best][r.Best])
-	if b.N > 0 {
-		r.BestMAE = b.Abs[r.Best] / float64(b.N) * b.Unit
-	}
+	r.BestRMSE, r.BestMAE = b.Errors(r.Best)
 	r.Uniform, r.BOA, r.MLPoly = b.rmse(b.Uniform), b.rmse(b.BOASq), b.rmse(b.PolySq)
 	return r
 }

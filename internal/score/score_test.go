@@ -107,6 +107,15 @@ func TestBoard(t *testing.T) {
 		if r.Best != best {
 			t.Errorf("errors up to %g: best expert %d, want %d", top, r.Best, best)
 		}
+		for k, e := range errs {
+			rmse, mean := b.Errors(k)
+			sq := 0.0
+			for _, x := range e {
+				sq += x * x
+			}
+			near("RMSE of an expert", rmse, math.Sqrt(sq/n))
+			near("its MAE", mean, mae[k])
+		}
 		near("RMSE of the best", r.BestRMSE, math.Sqrt(least/n))
 		near("its MAE", r.BestMAE, mae[best])
 		uniform, convex := 0.0, 0.0
