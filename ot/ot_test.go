@@ -233,7 +233,7 @@ func TestRegret(t *testing.T) {
 		eta := rapid.Float64Range(.01, 2).Draw(t, "eta")
 		cost := costs(n).Draw(t, "cost")
 		ws := NewWorkspace(n)
-		rho, kernel := make([]float64, n), make([]float64, n*n)
+		rho, k := make([]float64, n), NewTransition(n)
 		best, next := make([]float64, n), make([]float64, n)
 		for i := range n {
 			rho[i] = 1 / float64(n)
@@ -243,9 +243,9 @@ func TestRegret(t *testing.T) {
 		for step := range steps {
 			loss := rapid.SliceOfN(rapid.Float64Range(-8, 8), n, n).Draw(t, "loss")
 			eps := rapid.Float64Range(.02, 1).Draw(t, "eps")
-			Kernel(kernel, cost, eps)
+			k.Set(cost, eps)
 			mean := detmath.Dot(rho, loss)
-			r := HKKernel(rho, rho, loss, cost, kernel, eta, ws)
+			r := k.HK(rho, rho, loss, eta, ws)
 			mixed += r.MixLoss
 			if mean > r.MixLoss+eta*16*16/8+1e-9 { // Hoeffding: losses range over 16
 				t.Fatalf("step %d: mean loss %v above mix loss %v + η·16²/8", step, mean, r.MixLoss)
@@ -253,7 +253,7 @@ func TestRegret(t *testing.T) {
 			for j := range n {
 				next[j] = math.Inf(1)
 				for i := range n {
-					next[j] = min(next[j], best[i]+loss[i]-math.Log(kernel[i*n+j])/eta)
+					next[j] = min(next[j], best[i]+loss[i]-math.Log(k.Kernel()[i*n+j])/eta)
 				}
 			}
 			// The last step of a path pays no transition.

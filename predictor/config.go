@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 )
 
 // MaxSeason is the longest season that can be declared: the hours of a leap year.
@@ -51,8 +53,27 @@ type Config struct {
 	Orchestrator Orchestrator `toml:"-"` // a section of its own in a configuration file
 }
 
+// The values of Orchestrator.Step.
+const (
+	StepHK         = "hk"          // Hellinger–Kantorovich learners at five rates, BOA and ML-Poly, mixed by ML-Poly
+	StepJKO        = "jko"         // the entropic JKO step of ot.JKO in the Wasserstein geometry
+	StepEWA        = "ewa"         // exponentially weighted averages with a falling rate
+	StepFixedShare = "fixed-share" // Herbster and Warmuth's
+	StepBOA        = "boa"         // Bernstein online aggregation
+	StepMLPoly     = "ml-poly"     // ML-Poly
+	StepUniform    = "uniform"     // equal weights for ever
+)
+
+var stepNames = []string{StepHK, StepJKO, StepEWA, StepFixedShare, StepBOA, StepMLPoly, StepUniform}
+
 // Orchestrator holds the parameters of what moves the weights of the experts.
 type Orchestrator struct {
+	// Step is the rule by which the weights move, one of the constants Step…; default StepHK. Only "hk" and "jko" transport
+	// weight and have an OT cost, a switch cost and an ε; only "jko" has a tau and a lambda.
+	Step   string  `toml:"step" enum:"hk,jko,ewa,fixed-share,boa,ml-poly,uniform"`
+	Tau    float64 `toml:"tau"`    // τ, time step of "jko", in ground cost per loss; default 1
+	Lambda float64 `toml:"lambda"` // λ, weight of the relative entropy in the free energy of "jko", unit of the loss; default 0.1
+
 	SwitchCost        float64 `toml:"switch_cost"`        // c₀, least ground cost between two experts; default 0.5
 	EpsilonBase       float64 `toml:"epsilon_base"`       // ε₀, regularisation at no volatility; default 0.07
 	EpsilonVolatility float64 `toml:"epsilon_volatility"` // α in ε = ε₀(1 + α·relative volatility); default 0.5
@@ -77,6 +98,11 @@ func (c Config) WithDefaults() Config {
 	def(&c.Forgetting, 0.998)
 	defInt(&c.KernelWindow, 64)
 	o := &c.Orchestrator
+	if o.Step == "" {
+		o.Step = StepHK
+	}
+	def(&o.Tau, 1)
+	def(&o.Lambda, 0.1)
 	def(&o.SwitchCost, 0.5)
 	def(&o.EpsilonBase, 0.07)
 	def(&o.EpsilonVolatility, 0.5)
@@ -116,6 +142,9 @@ func (c Config) Validate() error {
 	if w := c.KernelWindow; w != 1 && (w < 16 || w > 256) {
 		return fmt.Errorf("predictor: kernel_window is %d, want 16 to 256, or 1 for none", w)
 	}
+	if !slices.Contains(stepNames, o.Step) {
+		return fmt.Errorf("predictor: step is %q, want one of %s", o.Step, strings.Join(stepNames, ", "))
+	}
 	for _, p := range ints {
 		if p.v < p.lo || p.v > p.hi {
 			return fmt.Errorf("predictor: %s is %d, want %d to %d", p.name, p.v, p.lo, p.hi)
@@ -125,7 +154,7 @@ func (c Config) Validate() error {
 		name      string
 		v, lo, hi float64
 	}{
-		{"forgetting", c.Forgetting, 0.5, 1}, {"switch_cost", o.SwitchCost, 1e-3, 100}, {"epsilon_base", o.EpsilonBase, 1e-3, 100},
+		{"forgetting", c.Forgetting, 0.5, 1}, {"tau", o.Tau, 1e-6, 1e6}, {"lambda", o.Lambda, 1e-6, 1e6}, {"switch_cost", o.SwitchCost, 1e-3, 100}, {"epsilon_base", o.EpsilonBase, 1e-3, 100},
 		{"epsilon_volatility", o.EpsilonVolatility, 1e-9, 100}, {"epsilon_min", o.EpsilonMin, 1e-3, 100},
 		{"epsilon_max", o.EpsilonMax, o.EpsilonMin, 1000}, {"cusum_slack", c.CusumSlack, 0.01, 0.9}, {"cusum_clip", c.CusumClip, 1, 10},
 		{"target_run_length", c.TargetRunLength, 20, 1e6}, {"variance_run_length", c.VarianceRunLength, 20, 1e6}, {"soft_reset", o.SoftReset, 1e-9, 1}, {"outlier_sigma", c.OutlierSigma, 5, 1e6},
@@ -148,8 +177,9 @@ func (c Config) sum() [32]byte {
 	}
 	o := c.Orchestrator
 	for _, v := range []float64{c.Forgetting, o.SwitchCost, o.EpsilonBase, o.EpsilonVolatility, o.EpsilonMin, o.EpsilonMax, c.CusumSlack,
-		c.CusumClip, c.TargetRunLength, c.VarianceRunLength, o.SoftReset, c.OutlierSigma, c.StaleAfter, c.Coverage, c.ConformalRate, c.HolderMin, c.HolderHysteresis} {
+		c.CusumClip, c.TargetRunLength, c.VarianceRunLength, o.SoftReset, c.OutlierSigma, c.StaleAfter, c.Coverage, c.ConformalRate, c.HolderMin, c.HolderHysteresis,
+		o.Tau, o.Lambda} {
 		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v))
 	}
-	return sha256.Sum256(b)
+	return sha256.Sum256(append(b, o.Step...))
 }

@@ -76,7 +76,7 @@ func TestPrefer(t *testing.T) {
 		{[]float64{.2, .1, .3, .4}, []float64{.2, .1, .3, .4}},
 		{[]float64{.75, .25, 0, 0}, []float64{.375, .125, .25, .25}},
 	} {
-		m := newEnsemble(c.rho)
+		m := newEnsemble(&Orchestrator{Step: StepHK}, c.rho)
 		m.prefer([]bool{false, false, true, true}, .5)
 		for i := range c.want {
 			near(t, "weight", m.rho[i], c.want[i], 1e-15)

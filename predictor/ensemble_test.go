@@ -50,7 +50,7 @@ func checkRegret(t *rapid.T, p *Predictor, y []float64) {
 		forecast := slices.Clone(m.forecast)
 		rho := make([][]float64, len(rates))
 		for k := range rho {
-			rho[k] = slices.Clone(m.learners[k].rho)
+			rho[k] = slices.Clone(m.parts[k].weights())
 		}
 		if err := p.Step(Observation{Time: int64(step), Value: v}, &out); err != nil {
 			t.Fatal(err)
@@ -58,7 +58,7 @@ func checkRegret(t *rapid.T, p *Predictor, y []float64) {
 		if out.Iterations == 0 {
 			continue
 		}
-		for i, x := range m.kernel {
+		for i, x := range m.ground.transition.Kernel() {
 			logs[i] = math.Log(x)
 		}
 		for k, eta := range rates {
@@ -71,7 +71,7 @@ func checkRegret(t *rapid.T, p *Predictor, y []float64) {
 				mean += rho[k][i] * loss[i]
 				end = min(end, best[k][i]+loss[i])
 			}
-			mix := m.learners[k].result.MixLoss
+			mix := m.moves[k].freeEnergy
 			if mean > mix+eta*(2*lossBound)*(2*lossBound)/8+1e-9 {
 				t.Fatalf("step %d, η %v: mean loss %v, mix loss %v", step, eta, mean, mix)
 			}
@@ -91,8 +91,8 @@ func checkRegret(t *rapid.T, p *Predictor, y []float64) {
 
 // The ensemble follows when another expert becomes the right one.
 func TestEnsembleSwitches(t *testing.T) {
-	m := newEnsemble(equal(3))
 	cfg := Config{}.WithDefaults()
+	m := newEnsemble(&cfg.Orchestrator, equal(3))
 	e := noise(15, 600)
 	forecasts := func(i int) {
 		m.forecast[0], m.forecast[1], m.forecast[2] = 0, 1, 2
@@ -104,7 +104,7 @@ func TestEnsembleSwitches(t *testing.T) {
 	forecasts(0)
 	for i, x := range e {
 		m.score(x, 1e-9)
-		m.learn(x, 1, .1, false, &cfg) // the value is 0 but for noise
+		m.learn(x, 1, .1, false) // the value is 0 but for noise
 		if i == 299 && slices.Index(m.rho, slices.Max(m.rho)) != 0 {
 			t.Errorf("after 300 steps the weights are %v, want most on the first", m.rho)
 		}
@@ -116,40 +116,42 @@ func TestEnsembleSwitches(t *testing.T) {
 }
 
 func TestSoften(t *testing.T) {
-	m := newEnsemble(equal(4))
-	for k := range m.learners {
-		copy(m.learners[k].rho, []float64{1, 0, 0, 0})
+	cfg := Config{}.WithDefaults()
+	m := newEnsemble(&cfg.Orchestrator, equal(4))
+	boa, poly := m.parts[len(rates)].(published), m.parts[len(rates)+1].(published)
+	for k := range rates {
+		copy(m.parts[k].weights(), []float64{1, 0, 0, 0})
 	}
 	copy(m.rho, []float64{1, 0, 0, 0})
 	for k, r := range []float64{3, -1, 1, -2} {
-		m.boa.Gain(k, r)
-		m.poly.Gain(k, r)
+		boa.Gain(k, r)
+		poly.Gain(k, r)
 	}
-	m.boa.Mix()
-	m.poly.Mix()
-	before := [2]float64{m.boa.Share[0], m.poly.Share[0]}
+	boa.Mix()
+	poly.Mix()
+	before := [2]float64{boa.weights()[0], poly.weights()[0]}
 	m.soften(.2)
-	near(t, "BOA's first weight", m.boa.Share[0], .8*before[0]+.05, 1e-14)
-	near(t, "ML-Poly's first weight", m.poly.Share[0], .8*before[1]+.05, 1e-14)
+	near(t, "BOA's first weight", boa.weights()[0], .8*before[0]+.05, 1e-14)
+	near(t, "ML-Poly's first weight", poly.weights()[0], .8*before[1]+.05, 1e-14)
 	want := []float64{.85, .05, .05, .05}
 	for i, w := range want {
 		near(t, "mixture weight", m.rho[i], w, 1e-15)
-		for k := range m.learners {
-			near(t, "learner weight", m.learners[k].rho[i], w, 1e-15)
+		for k := range rates {
+			near(t, "learner weight", m.parts[k].weights()[i], w, 1e-15)
 		}
 	}
 }
 
 // The learner without a rate of its own must have found one that is fast enough for this.
 func TestAdaptiveRate(t *testing.T) {
-	m := newEnsemble(equal(3))
 	cfg := Config{}.WithDefaults()
+	m := newEnsemble(&cfg.Orchestrator, equal(3))
 	for _, x := range noise(18, 300) {
 		m.forecast[0], m.forecast[1], m.forecast[2] = 0, 1, 2
 		m.look()
-		m.learn(x, 1, .05, false, &cfg)
+		m.learn(x, 1, .05, false)
 	}
-	if adaptive := m.learners[slices.Index(rates[:], 0)].rho; adaptive[0] < .9 {
+	if adaptive := m.parts[slices.Index(rates[:], 0)].weights(); adaptive[0] < .9 {
 		t.Errorf("after 300 steps its weights are %v, want most on the first", adaptive)
 	}
 }

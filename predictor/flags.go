@@ -42,12 +42,15 @@ const (
 	// half of the weight, and the loss is Huber's. Cleared by an exponent Config.HolderHysteresis above the limit, or less than
 	// one standard error below its mean.
 	FlagEmergency
+	// FlagNotConverged (event): the duality gap of this step of the weights is 10⁻¹⁰ or more of its primal value (or of 1, if that is
+	// less), so its plan and weights are not those of the minimum. They are weights all the same, and are used.
+	FlagNotConverged
 
 	flagEnd
 )
 
 var flagNames = [...]string{"warm-up", "alarm+", "alarm-", "grace", "outlier", "shift", "dropped", "frozen", "degraded", "saturated",
-	"alarm-variance", "stale", "emergency"}
+	"alarm-variance", "stale", "emergency", "not_converged"}
 
 // FlagNames returns the names of the flags set in b, lowest bit first; nil for none. A bit without a meaning has no name.
 func FlagNames(b uint64) []string {

@@ -55,12 +55,13 @@ type Output struct {
 	Entropy            float64 // of the weights, nats
 	LawEntropy         float64 // differential, of the predictive law in units of the error scale, nats; 0 in warm-up
 	DiffusionEntropy   float64 // the same of the diffusion expert's law alone
-	MixtureShare       float64 // part of Weights that is the orchestrator's; below 1 where that has lost to naive, which has the rest
+	MixtureShare       float64 // part of Weights that is the orchestrator's; below 1 where StepHK has lost to naive, which has the rest
 	OTCost             float64 // ⟨C,π⟩ of the transport executed in this step; 0 if none was
 	FreeEnergy         float64 // ⟨w,ℓ⟩ + KL(w‖ρ)/η at its minimum w, mixed over the learning rates; 0 likewise
 	Epsilon            float64 // regularisation of the transport, in units of the ground cost
-	Residual           float64 // largest error of the executed plan's first marginal
-	Iterations         uint64  // of the solver: 1, the step is in closed form; 0 if none was executed
+	Residual           float64 // largest error of the executed plan's first marginal; with "jko" of the one that was solved for
+	Gap                float64 // duality gap of the executed step, relative to max(1, |primal value|); 0 if nothing was minimised
+	Iterations         uint64  // of the solver: 1 where the step is in closed form; 0 if none was executed
 	RelVolatility      float64 // short-term error volatility relative to the long-term one
 	Kurtosis           float64 // of the standardised errors in the window, within [1, 100]; 3 until known
 	Holder             float64 // Hölder exponent of the cumulated standardised errors, within [0, 1]; ½ if white
@@ -128,7 +129,7 @@ func newPredictor(cfg Config) (*Predictor, error) {
 	p := &Predictor{cfg: cfg, configID: cfg.sum(), history: newHistory(cfg.Season), experts: newExperts(cfg),
 		monitor: newMonitor(&cfg), cusum: newCusum(&cfg), variance: varianceChart{wait: cfg.Grace}, slow: newSlowChart(), stale: staleness{after: cfg.StaleAfter},
 		rough: newEmergency(&cfg), conf: newConformal(&cfg), gate: newGate(&cfg)}
-	p.ensemble = newEnsemble(beliefs(p.experts))
+	p.ensemble = newEnsemble(&p.cfg.Orchestrator, beliefs(p.experts))
 	p.mixed = 1
 	p.weights = slices.Clone(p.ensemble.rho)
 	for i, e := range p.experts {
@@ -138,7 +139,7 @@ func newPredictor(cfg Config) (*Predictor, error) {
 		}
 	}
 	p.prior = make([]float64, len(p.experts))
-	p.ensemble.epsilon = p.epsilon()
+	p.ensemble.ground.epsilon = p.epsilon()
 	p.sections = p.parts()
 	return p, nil
 }
@@ -268,7 +269,7 @@ func (p *Predictor) settle(y float64, out *Output) {
 	p.ensemble.score(y, floor)
 	if p.monitor.scored > 0 && !p.stale.stale {
 		p.guard.learn(y, p.history.back(0))
-		p.ensemble.learn(y, scale, p.epsilon(), p.rough.on, &p.cfg)
+		p.ensemble.learn(y, scale, p.epsilon(), p.rough.on)
 	}
 	if alarm != 0 && !p.stale.stale {
 		p.ensemble.soften(p.cfg.Orchestrator.SoftReset)
@@ -317,7 +318,7 @@ func (p *Predictor) absorb(y float64) {
 	}
 	p.guard.mixture = p.ensemble.look()
 	p.mixed = 1
-	if p.warm() && !p.ordered && !p.rough.on {
+	if p.cfg.Orchestrator.Step == StepHK && p.warm() && !p.ordered && !p.rough.on {
 		p.mixed = p.guard.share()
 	}
 	weigh(p.weights, p.ensemble.rho, p.mixed)
@@ -338,8 +339,11 @@ func (p *Predictor) report(out *Output) {
 	out.Forecast, out.Lower, out.Upper = p.forecast, p.lower, p.upper
 	out.Entropy = ot.Entropy(p.weights)
 	out.MixtureShare = p.mixed
-	out.OTCost, out.FreeEnergy, out.Epsilon = m.otCost, m.freeEnergy, m.epsilon
-	out.Residual, out.Iterations = m.residual, m.iterations
+	out.OTCost, out.FreeEnergy, out.Epsilon = m.done.otCost, m.done.freeEnergy, m.ground.epsilon
+	out.Residual, out.Gap, out.Iterations = m.done.residual, m.done.gap, m.done.iterations
+	if !(out.Gap < gapTolerance) {
+		out.Flags |= FlagNotConverged
+	}
 	out.RelVolatility, out.Kurtosis, out.Holder = p.monitor.relative(), p.monitor.kurtosis, p.monitor.holder
 	out.HolderError = holderError(max(1, min(p.monitor.seen(), uint64(p.cfg.HolderWindow))))
 	out.Weights, out.PriorExperts = p.weights, p.prior

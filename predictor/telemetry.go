@@ -21,6 +21,7 @@ const (
 	fieldFreeEnergy
 	fieldEpsilon
 	fieldResidual
+	fieldGap
 	fieldIterations
 	fieldRelVolatility
 	fieldKurtosis
@@ -34,7 +35,7 @@ const (
 // forecast or a forecast error. The digest fields are the weights and the transport cost. It panics if experts is not
 // between 1 and record.MaxElements − 64.
 func Schema(experts int) *record.Schema {
-	s, err := record.NewSchema("usp.predictor.v1",
+	s, err := record.NewSchema("usp.predictor.v2",
 		record.Field{Name: "cusum_pos", Class: record.Metric, Unit: "sd"},
 		record.Field{Name: "cusum_neg", Class: record.Metric, Unit: "sd"},
 		record.Field{Name: "cusum_var", Class: record.Metric, Unit: "sd"},
@@ -48,6 +49,7 @@ func Schema(experts int) *record.Schema {
 		record.Field{Name: "free_energy", Class: record.Metric},
 		record.Field{Name: "epsilon", Class: record.Metric},
 		record.Field{Name: "residual", Class: record.Metric},
+		record.Field{Name: "gap", Class: record.Metric},
 		record.Field{Name: "iterations", Class: record.Metric, Type: record.Uint64},
 		record.Field{Name: "rel_volatility", Class: record.Metric},
 		record.Field{Name: "kurtosis", Class: record.Metric},
@@ -92,6 +94,7 @@ func Fill(v *record.Values, out *Output) {
 	v.SetFloat64(fieldFreeEnergy, out.FreeEnergy)
 	v.SetFloat64(fieldEpsilon, out.Epsilon)
 	v.SetFloat64(fieldResidual, out.Residual)
+	v.SetFloat64(fieldGap, out.Gap)
 	v.SetUint64(fieldIterations, out.Iterations)
 	v.SetFloat64(fieldRelVolatility, out.RelVolatility)
 	v.SetFloat64(fieldKurtosis, out.Kurtosis)

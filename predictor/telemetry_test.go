@@ -13,11 +13,11 @@ import (
 
 func TestSchema(t *testing.T) {
 	s := Schema(12)
-	if s.Name() != "usp.predictor.v1" || !slices.Equal(s.DigestFields(), []string{"rho", "ot_cost_digest"}) {
+	if s.Name() != "usp.predictor.v2" || !slices.Equal(s.DigestFields(), []string{"rho", "ot_cost_digest"}) {
 		t.Errorf("schema:\n%s", s.Text())
 	}
 	for i, name := range []string{"cusum_pos", "cusum_neg", "cusum_var", "threshold", "entropy", "law_entropy", "diffusion_entropy", "mixture_share", "flags", "ot_cost", "free_energy", "epsilon",
-		"residual", "iterations", "rel_volatility", "kurtosis", "holder", "holder_se", "scale", "rho", "ot_cost_digest"} {
+		"residual", "gap", "iterations", "rel_volatility", "kurtosis", "holder", "holder_se", "scale", "rho", "ot_cost_digest"} {
 		if at, ok := s.Index(name); !ok || at != i {
 			t.Errorf("field %s is at %d, want %d", name, at, i)
 		}
@@ -111,7 +111,7 @@ func TestRecordHoldsNoSignal(t *testing.T) {
 }
 
 func TestFill(t *testing.T) {
-	out := Output{CusumPos: 1, CusumNeg: 2, CusumVar: 2.501, Threshold: 3, Entropy: 4, LawEntropy: 5, DiffusionEntropy: 5.25, MixtureShare: .5, Flags: 6, OTCost: 7, FreeEnergy: 8, Epsilon: 9, Residual: 10,
+	out := Output{CusumPos: 1, CusumNeg: 2, CusumVar: 2.501, Threshold: 3, Entropy: 4, LawEntropy: 5, DiffusionEntropy: 5.25, MixtureShare: .5, Flags: 6, OTCost: 7, FreeEnergy: 8, Epsilon: 9, Residual: 10, Gap: 10.5,
 		Iterations: 11, RelVolatility: 12, Kurtosis: 13, Holder: 14, HolderError: 14.5, Scale: 15.01, Weights: []float64{.25, .75}}
 	v := record.NewValues(Schema(2))
 	Fill(v, &out)
@@ -120,7 +120,7 @@ func TestFill(t *testing.T) {
 		want = append(want, math.Float64bits(x))
 	}
 	want = append(want, 6)
-	for _, x := range []float64{7, 8, 9, 10} {
+	for _, x := range []float64{7, 8, 9, 10, 10.5} {
 		want = append(want, math.Float64bits(x))
 	}
 	want = append(want, 11)
@@ -185,7 +185,7 @@ func TestConfig(t *testing.T) {
 	for name, c := range map[string]Config{
 		"season": {Season: -1}, "coverage": {Coverage: 1}, "grace": {Grace: -3}, "confirm_steps": {ConfirmSteps: 9}, "forgetting": {Forgetting: math.NaN()},
 		"epsilon_max": {Orchestrator: Orchestrator{EpsilonMin: 1, EpsilonMax: .5}}, "soft_reset": {Orchestrator: Orchestrator{SoftReset: 2}}, "holder_window": {HolderWindow: 1 << 20},
-		"kernel_window": {KernelWindow: 15}, "variance_run_length": {VarianceRunLength: 1}, "stale_after": {StaleAfter: 1}, "holder_min": {HolderMin: .6},
+		"kernel_window": {KernelWindow: 15}, "variance_run_length": {VarianceRunLength: 1}, "stale_after": {StaleAfter: 1}, "step": {Orchestrator: Orchestrator{Step: "sgd"}}, "tau": {Orchestrator: Orchestrator{Tau: -1}}, "lambda": {Orchestrator: Orchestrator{Lambda: 1e9}}, "holder_min": {HolderMin: .6},
 	} {
 		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: error %v", name, err)
@@ -200,7 +200,7 @@ func TestConfig(t *testing.T) {
 func sane(t *testing.T, out *Output) {
 	t.Helper()
 	for i, x := range []float64{out.Forecast, out.Lower, out.Upper, out.CusumPos, out.CusumNeg, out.CusumVar, out.Threshold, out.Entropy, out.LawEntropy, out.OTCost,
-		out.FreeEnergy, out.Epsilon, out.Residual, out.RelVolatility, out.Kurtosis, out.Holder, out.HolderError, out.Scale} {
+		out.FreeEnergy, out.Epsilon, out.Residual, out.Gap, out.RelVolatility, out.Kurtosis, out.Holder, out.HolderError, out.Scale} {
 		if math.IsNaN(x) || math.IsInf(x, 0) {
 			t.Fatalf("step %d: number %d of the output is %v: %+v", out.Step, i, x, *out)
 		}

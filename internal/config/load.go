@@ -303,7 +303,7 @@ func checkPart(section string, c *predictor.Config, of func(*predictor.Config) r
 	all := of(c)
 	for i := range all.NumField() {
 		name := all.Type().Field(i).Tag.Get("toml")
-		if name == "-" {
+		if name == "-" || all.Field(i).Kind() == reflect.String { // a name was held against its list
 			continue
 		}
 		key := section + "." + name
