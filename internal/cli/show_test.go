@@ -178,10 +178,10 @@ func TestLeaderboard(t *testing.T) {
 	l.print(&b, 4)
 	if got, want := b.String(), `
 experts, the best alone first: 3 forecasts, up to step 3, where the newest snapshot is
-      expert         family        RMSE  to naive         MAE  mean weight    last
-   1  good           B                0    0.0000           0       0.7500  1.0000
+      expert         family        RMSE  to naive         MAE  mean w  last w
+   1  good           B                0    0.0000           0  0.7500  1.0000
       all, weighted                 0.5    0.2315         0.5
-   2  bad            A          2.16025    1.0000           2       0.2500  0.0000
+   2  bad            A          2.16025    1.0000           2  0.2500  0.0000
    3  naive          A          2.16025    1.0000           2
 `; got != want {
 		t.Errorf("got %s\nwant %s", got, want)

@@ -137,7 +137,7 @@ func (l *leaderboard) print(w io.Writer, last uint64) {
 	}
 	fmt.Fprintf(w, "      %-*s  family        RMSE  to naive         MAE", wide, "expert")
 	if weights {
-		fmt.Fprintf(w, "  mean weight    last")
+		fmt.Fprintf(w, "  mean w  last w")
 	}
 	fmt.Fprintln(w)
 	row := func(rank, name, family string, rmse, mae float64, toNaive undefined) {
@@ -152,7 +152,7 @@ func (l *leaderboard) print(w io.Writer, last uint64) {
 		}
 		row(fmt.Sprint(e.Rank), e.Name, e.Family, e.RMSE, e.MAE, e.ToNaive)
 		if e.MeanWeight != nil {
-			fmt.Fprintf(w, "  %11.4f  %6.4f", *e.MeanWeight, *e.LastWeight)
+			fmt.Fprintf(w, "  %6.4f  %6.4f", *e.MeanWeight, *e.LastWeight)
 		}
 		fmt.Fprintln(w)
 	}

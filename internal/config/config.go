@@ -101,7 +101,7 @@ type Snapshot struct {
 	Level        int      `toml:"level" comment:"Level of zstd, 1 to 22; 0: 3." min:"0" max:"22"`
 	Reuse        int      `toml:"reuse" comment:"Snapshots in a row that may refer to older ones for large sections that did not change; 0: each is whole." min:"0" max:"64"`
 	Recipients   []string `toml:"recipients" comment:"Age public keys that snapshots are encrypted to, each of which can read them alone; none: not encrypted."`
-	IdentityFile string   `toml:"identity_file" comment:"File of age secret keys, mode 0600, to read encrypted snapshots with; needed by run --resume and verify --deep only."`
+	IdentityFile string   `toml:"identity_file" comment:"File of age secret keys, mode 0600, to read encrypted snapshots with; needed by run --resume, verify --deep and the leaderboard of show only."`
 	KeepLast     int      `toml:"keep_last" comment:"Newest snapshots that are kept; 0: this rule keeps none. With keep_every and max_age 0 too, all are kept." min:"0" max:"1000000"`
 	KeepEvery    uint64   `toml:"keep_every" comment:"Also keep the oldest of every block of n steps; 0: none."`
 	MaxAge       Duration `toml:"max_age" comment:"What is older goes, unless keep_last holds it; 0s: no limit." min:"0s"`
