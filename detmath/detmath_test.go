@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"math"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -266,4 +267,20 @@ func TestProperties(t *testing.T) {
 			}
 		}
 	})
+}
+
+// ExpEach gives the bits of Exp, wherever the argument lies.
+func TestExpEach(t *testing.T) {
+	u := Uniform{Seed: 9}
+	xs := []float64{0, math.Copysign(0, -1), 1, -1, -0x1p-28, -0x1p-29, -699.9, -700, -700.1, -744, -746, 709, 710, math.Inf(1), math.Inf(-1), math.NaN(), 0x1p-1074, -0x1p-1074}
+	for range 10_000 {
+		xs = append(xs, -40*u.Float64(), -700*u.Float64(), 20*u.Float64())
+	}
+	got := slices.Clone(xs)
+	ExpEach(got)
+	for i, x := range xs {
+		if math.Float64bits(got[i]) != math.Float64bits(Exp(x)) {
+			t.Errorf("exp(%v): %v one by one, %v", x, Exp(x), got[i])
+		}
+	}
 }

@@ -41,7 +41,27 @@ func Exp(x float64) float64 {
 	r := hi - lo
 	c := r - expTail(float64(r*r))
 	y := 1 - ((lo - float64(r*c)/(2-c)) - hi)
+	if k > -1021 && k < 1023 {
+		return math.Float64frombits(math.Float64bits(y) + uint64(k)<<52)
+	}
 	return scale(y, k)
+}
+
+// ExpEach replaces each element of xs by its Exp, with the same bits. It is made for elements that are not positive.
+func ExpEach(xs []float64) {
+	for i, x := range xs {
+		if !(x <= -0x1p-28 && x >= -700) {
+			xs[i] = Exp(x)
+			continue
+		}
+		k := int(float64(log2e*x) - 0.5)
+		hi := x - float64(float64(k)*ln2Hi)
+		lo := float64(float64(k) * ln2Lo)
+		r := hi - lo
+		c := r - expTail(float64(r*r))
+		y := 1 - ((lo - float64(r*c)/(2-c)) - hi)
+		xs[i] = math.Float64frombits(math.Float64bits(y) + uint64(k)<<52)
+	}
 }
 
 // expTail is the polynomial R(t) − 2 of the rational approximation r(eʳ+1)/(eʳ−1) = 2 + r²P₁ + r⁴P₂ + …, t = r².

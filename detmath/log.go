@@ -19,15 +19,19 @@ func logTail(z float64) float64 {
 
 // Log returns the natural logarithm of x: −Inf for zero, NaN for what is negative.
 func Log(x float64) float64 {
-	switch {
-	case math.IsNaN(x) || math.IsInf(x, 1):
-		return x
-	case x < 0:
-		return math.NaN()
-	case x == 0:
-		return math.Inf(-1)
+	b := math.Float64bits(x)
+	f1, ki := math.Float64frombits(b&(1<<52-1)|1022<<52), int(b>>52)-1022
+	if !(x >= 0x1p-1022 && x <= math.MaxFloat64) { // not a positive normal number
+		switch {
+		case math.IsNaN(x) || math.IsInf(x, 1):
+			return x
+		case x < 0:
+			return math.NaN()
+		case x == 0:
+			return math.Inf(-1)
+		}
+		f1, ki = math.Frexp(x)
 	}
-	f1, ki := math.Frexp(x)
 	if f1 < math.Sqrt2/2 {
 		f1 = float64(f1 * 2)
 		ki--

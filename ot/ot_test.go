@@ -312,3 +312,92 @@ func BenchmarkJKO(b *testing.B) {
 		JKO(dst, oracleRho, oracleLoss, oracleU, cost, .5, .1, .2, JKOOptions{}, ws)
 	}
 }
+
+// value returns ⟨C,π⟩ + ε·Σ π(ln π − 1) of the plan w·K.
+func value(w, kernel, cost []float64, eps float64) float64 {
+	n, v := len(w), 0.0
+	for i := range n {
+		for j := range n {
+			if pi := w[i] * kernel[i*n+j]; pi > 0 {
+				v += pi * (cost[i*n+j] + eps*(math.Log(pi)-1))
+			}
+		}
+	}
+	return v
+}
+
+// The gap of a step in closed form is that of its definition to rounding, both for costs with a mirror image and for others; it grows when the
+// kernel's mass is wrong.
+func TestTransitionGap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 8).Draw(t, "n")
+		w, cost := simplex(n).Draw(t, "w"), costs(n).Draw(t, "cost")
+		if rapid.Bool().Draw(t, "lopsided") {
+			cost[n-1] += rapid.Float64Range(-1, 1).Draw(t, "more")
+		}
+		eps := rapid.Float64Range(.01, 10).Draw(t, "eps")
+		k := NewTransition(n)
+		k.Set(cost, eps)
+		dual := -eps // Σ w·φ − ε·Σ exp((φ−C)/ε) at φ = ε(ln w − ln Σ exp(−C/ε))
+		for i, x := range w {
+			s := 0.0
+			for j := range n {
+				s += math.Exp(-cost[i*n+j] / eps)
+			}
+			if x > 0 {
+				dual += eps * x * (math.Log(x) - math.Log(s))
+			}
+		}
+		gap := math.Abs(value(w, k.Kernel(), cost, eps)-dual) / max(1, eps)
+		if math.Abs(gap-k.Gap()) > 1e-13 || k.Gap() > 1e-13 {
+			t.Fatalf("gap %v, by the definition %v", k.Gap(), gap)
+		}
+	})
+	// A row that lacks 10⁻⁹ of its mass, as a fault in the exponentials' sum would make it.
+	k := NewTransition(4)
+	k.Set(squares(.5, 0, .5, 1, 2), .5)
+	if k.measure(.5); k.Gap() > 1e-14 {
+		t.Errorf("gap %v", k.Gap())
+	}
+	k.mass[2] -= 1e-9
+	if k.measure(.5); k.Gap() < 5e-10 {
+		t.Errorf("gap %v of a plan that lacks mass", k.Gap())
+	}
+}
+
+// A cost that is its own mirror image has half of its exponentials computed; the bits are those of computing all.
+func TestMirroredKernel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 8).Draw(t, "n")
+		cost, eps := costs(n).Draw(t, "cost"), rapid.Float64Range(.01, 10).Draw(t, "eps")
+		half, whole := NewTransition(n), NewTransition(n)
+		half.Set(cost, eps)
+		for i := range n {
+			whole.row(i, cost[i*n:(i+1)*n], eps)
+			whole.normalise(i, cost[i*n:(i+1)*n])
+		}
+		if !slices.Equal(half.Kernel(), whole.Kernel()) || !slices.Equal(half.paid, whole.paid) {
+			t.Fatalf("%v and %v", half.Kernel(), whole.Kernel())
+		}
+	})
+}
+
+func TestFisherRaoGap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 8).Draw(t, "n")
+		rho := simplex(n).Draw(t, "rho")
+		loss := rapid.SliceOfN(rapid.Float64Range(-8, 8), n, n).Draw(t, "loss")
+		eta := rapid.Float64Range(.01, 2).Draw(t, "eta")
+		w := make([]float64, n)
+		least, gap := FisherRao(w, rho, loss, eta, NewWorkspace(n))
+		objective := 0.0
+		for i, x := range w {
+			if x > 0 {
+				objective += x * (loss[i] + math.Log(x/rho[i])/eta)
+			}
+		}
+		if math.Abs(objective-least)*eta > 1e-13*max(1, math.Abs(least*eta)) || gap > 1e-13 {
+			t.Fatalf("objective %v, dual %v, gap %v", objective, least, gap)
+		}
+	})
+}

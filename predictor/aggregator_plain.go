@@ -74,7 +74,7 @@ func newEWA(belief []float64) *ewa {
 
 func (a *ewa) weights() []float64 { return a.rho }
 
-func (a *ewa) learn(loss []float64, _ *ground) move {
+func (a *ewa) learn(loss []float64, g *ground) move {
 	a.variance = meanSquare(a.variance, a.rho, loss)
 	for i, l := range loss {
 		a.total[i] += l
@@ -83,7 +83,7 @@ func (a *ewa) learn(loss []float64, _ *ground) move {
 	for i := range a.total {
 		a.total[i] -= least
 	}
-	value, gap := ot.FisherRao(a.rho, a.belief, a.total, adaptiveRate(len(loss), a.variance))
+	value, gap := ot.FisherRao(a.rho, a.belief, a.total, adaptiveRate(len(loss), a.variance), g.ws)
 	ot.Normalize(a.rho)
 	return move{freeEnergy: value, gap: gap, iterations: 1, minimised: true}
 }
@@ -110,17 +110,17 @@ func (a *ewa) visit(c *codec) {
 // between any two experts; the geometry of their forecasts plays no part, and no transport cost is recorded.
 type fixedShare struct{ rho []float64 }
 
-var (
-	fixedShareRate = 0.1  // η
-	fixedShareOf   = 0.01 // of the weights, given to all experts in each step
+const (
+	fixedShareRate = 0.1   // η
+	fixedShareOf   = 0.001 // of the weights, given to all experts in each step
 )
 
 func newFixedShare(belief []float64) fixedShare { return fixedShare{slices.Clone(belief)} }
 
 func (a fixedShare) weights() []float64 { return a.rho }
 
-func (a fixedShare) learn(loss []float64, _ *ground) move {
-	value, gap := ot.FisherRao(a.rho, a.rho, loss, fixedShareRate)
+func (a fixedShare) learn(loss []float64, g *ground) move {
+	value, gap := ot.FisherRao(a.rho, a.rho, loss, fixedShareRate, g.ws)
 	mixUniform(a.rho, fixedShareOf)
 	return move{freeEnergy: value, gap: gap, iterations: 1, minimised: true}
 }

@@ -71,8 +71,8 @@ type Orchestrator struct {
 	// Step is the rule by which the weights move, one of the constants Step…; default StepHK. Only "hk" and "jko" transport
 	// weight and have an OT cost, a switch cost and an ε; only "jko" has a tau and a lambda.
 	Step   string  `toml:"step" enum:"hk,jko,ewa,fixed-share,boa,ml-poly,uniform"`
-	Tau    float64 `toml:"tau"`    // τ, time step of "jko", in ground cost per loss; default 1
-	Lambda float64 `toml:"lambda"` // λ, weight of the relative entropy in the free energy of "jko", unit of the loss; default 0.1
+	Tau    float64 `toml:"tau"`    // τ, time step of "jko", in ground cost per loss; default 0.5
+	Lambda float64 `toml:"lambda"` // λ, weight of the relative entropy in the free energy of "jko", unit of the loss; default 0.05
 
 	SwitchCost        float64 `toml:"switch_cost"`        // c₀, least ground cost between two experts; default 0.5
 	EpsilonBase       float64 `toml:"epsilon_base"`       // ε₀, regularisation at no volatility; default 0.07
@@ -101,8 +101,8 @@ func (c Config) WithDefaults() Config {
 	if o.Step == "" {
 		o.Step = StepHK
 	}
-	def(&o.Tau, 1)
-	def(&o.Lambda, 0.1)
+	def(&o.Tau, 0.5)
+	def(&o.Lambda, 0.05)
 	def(&o.SwitchCost, 0.5)
 	def(&o.EpsilonBase, 0.07)
 	def(&o.EpsilonVolatility, 0.5)

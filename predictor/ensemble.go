@@ -81,13 +81,14 @@ func (m *ensemble) learn(y, scale, epsilon float64, emergency bool) {
 		bend = roughHuber
 	}
 	mixed := detmath.Dot(m.rho, m.forecast)
-	m.done = move{}
+	outerSlope := slopeAt(mixed, y, scale, bend)
 	for k, part := range m.parts {
 		own := detmath.Dot(part.weights(), m.forecast)
+		slope := slopeAt(own, y, scale, bend)
 		for i, x := range m.forecast {
-			m.loss[i] = tangent(own, x, y, scale, bend)
+			m.loss[i] = tangent(slope, own, x, scale)
 		}
-		m.lost[k] = tangent(mixed, own, y, scale, bend)
+		m.lost[k] = tangent(outerSlope, mixed, own, scale)
 		m.moves[k] = part.learn(m.loss, &m.ground)
 	}
 	if m.outer != nil {
@@ -102,10 +103,15 @@ func (m *ensemble) learn(y, scale, epsilon float64, emergency bool) {
 	}
 }
 
-// tangent is the loss of forecast x where the mixture forecast centre and the value turned out to be y: the slope of
-// the squared error at centre, or of Huber's loss that is linear beyond bend scales, times x − centre, in squared scales, bounded.
-func tangent(centre, x, y, scale, bend float64) float64 {
-	return clip(float64(2*clip((centre-y)/scale, bend)*((x-centre)/scale)), lossBound)
+// slopeAt is the slope of the squared error, or of Huber's loss that is linear beyond bend scales, at the mixture forecast
+// centre where the value turned out to be y, in scales.
+func slopeAt(centre, y, scale, bend float64) float64 {
+	return float64(2 * clip((centre-y)/scale, bend))
+}
+
+// tangent is the loss of forecast x: the slope at centre times x − centre, in squared scales, bounded.
+func tangent(slope, centre, x, scale float64) float64 {
+	return clip(float64(slope*((x-centre)/scale)), lossBound)
 }
 
 // prefer gives the chosen experts at least that share of the mixture, in the proportions they have; nothing if there are none.

@@ -58,9 +58,13 @@ func (a *BOA) Mix() {
 		a.Share[k] = a.gains[k]/math.Sqrt(v) - float64(0.5*detmath.Log(v))
 		top = max(top, a.Share[k])
 	}
+	for k := range a.Share {
+		a.Share[k] -= top
+	}
+	detmath.ExpEach(a.Share)
 	sum := 0.0
-	for k, s := range a.Share {
-		a.Share[k] = float64(a.belief[k] * detmath.Exp(s-top))
+	for k, e := range a.Share {
+		a.Share[k] = float64(a.belief[k] * e)
 		sum += a.Share[k]
 	}
 	for k := range a.Share {
