@@ -7,7 +7,7 @@ import (
 )
 
 // jumpExperts returns the experts for mean reversion with jumps and for heavy tails.
-func jumpExperts(Config) []expert { return []expert{&jumpDiffusion{}} }
+func jumpExperts(Config) []expert { return []expert{&jumpDiffusion{}, newStableWalk()} }
 
 // JumpLaw is the law of what a process gains within one step when it moves by a drift, a Brownian motion and a compound
 // Poisson process with normal jumps (Merton, J. Financial Economics 3, 1976, on the scale of the logarithm): the

@@ -30,8 +30,8 @@ const (
 // Law is the standard symmetric stable law of one index. The zero value is no law; Set makes it one.
 type Law struct {
 	alpha  float64
-	octave [octaves][inX]float64 // density for 1 + |x| in [2ᵏ, 2ᵏ⁺¹), highest power of s first; s goes from −1 to 1 there
-	tail   [tailTerms]float64    // of the series in |x|^−α, lowest power first
+	octave [octaves][inX / 2][2]float64 // density for 1 + |x| in [2ᵏ, 2ᵏ⁺¹), highest power of s first; s goes from −1 to 1 there
+	tail   [tailTerms]float64           // of the series in |x|^−α, lowest power first
 }
 
 // Alpha returns the index.
@@ -42,12 +42,12 @@ func (l *Law) Set(alpha float64) {
 	l.alpha = max(MinAlpha, min(MaxAlpha, alpha))
 	a := float64(2*l.alpha) - 3
 	for k := range l.octave {
-		for i := range l.octave[k] {
+		for i := range inX {
 			s := 0.0
 			for _, c := range &table[k][i] {
 				s = c + float64(a*s)
 			}
-			l.octave[k][i] = s
+			l.octave[k][i/2][i%2] = s
 		}
 	}
 	// Σ (−1)ᵏ⁺¹ Γ(αk+1)/k! sin(πkα/2)/π · x^−(αk+1): Feller, An Introduction to Probability Theory II, 1971, XVII.6.
@@ -75,10 +75,9 @@ func (l *Law) Density(x float64) float64 {
 	// Odd and even powers apart, so that neither waits for the other.
 	square := float64(s * s)
 	odd, even := 0.0, 0.0
-	c := &l.octave[b>>52-1023]
-	for i := 0; i < inX; i += 2 {
-		odd = c[i] + float64(square*odd)
-		even = c[i+1] + float64(square*even)
+	for _, c := range &l.octave[b>>52-1023] {
+		odd = c[0] + float64(square*odd)
+		even = c[1] + float64(square*even)
 	}
 	return max(0, even+float64(s*odd))
 }
