@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,6 +44,7 @@ func TestScripts(t *testing.T) {
 			"attack":  attack,
 			"witness": startWitness,
 			"sums":    sums,
+			"walk":    walk,
 		},
 	})
 }
@@ -74,6 +76,24 @@ func ageKey(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".key"), []byte("# made for a test\n"+id.String()+"\n"), 0o600))
 	ts.Setenv(args[0], id.Recipient().String())
+}
+
+// walk FILE N SEED writes a random walk of N rows.
+func walk(ts *testscript.TestScript, neg bool, args []string) {
+	var n, seed uint64
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: walk FILE N SEED")
+	}
+	_, err := fmt.Sscan(args[1]+" "+args[2], &n, &seed)
+	ts.Check(err)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	b := bytes.NewBufferString("time,value\n")
+	x := 0.0
+	for i := range n {
+		x += rnd.NormFloat64()
+		fmt.Fprintf(b, "%d,%.6f\n", i*1_000_000_000, x)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b.Bytes(), 0o600))
 }
 
 // sums DIR FILE lists in FILE every file below DIR with its mode and SHA-256, to see that nothing was changed.

@@ -54,6 +54,7 @@ of it. --season is for files; the examples have their own.`,
 	a.setting(cmd, false, "time-column", "", "run.time_column", "`column` of the files with the times")
 	a.setting(cmd, false, "value-column", "", "run.value_column", "`column` of the files with the values")
 	a.setting(cmd, false, "arrival-column", "", "run.arrival_column", "`column` of the files with the times of arrival (default: none, rows arrive at their times)")
+	a.setting(cmd, false, "progress", "", "run.progress", "progress on standard error: auto, plain, json, none")
 	a.setting(cmd, false, "season", "", "predictor.season", "observations in one period of the files (0: find one)")
 	return cmd
 }
@@ -107,6 +108,9 @@ func (a *app) backtestOne(ctx context.Context, name string) (backtestRow, error)
 	if err != nil {
 		return row, usageError(err)
 	}
+	bar := a.progress(src.rows)
+	bar.what = name
+	defer bar.end()
 	board := score.New(len(p.Experts()))
 	var s scores
 	var out predictor.Output
@@ -130,6 +134,7 @@ func (a *app) backtestOne(ctx context.Context, name string) (backtestRow, error)
 		}
 		s.add(obs.Value, out.Prior, out.PriorLower, out.PriorUpper, out.HasPrior)
 		board.Add(obs.Value, &out)
+		bar.step(&out)
 	}
 	h, naive := judge(board, p.Experts()), s.rmseNaive()
 	share := func(x float64) undefined { return undefined(x / naive) }

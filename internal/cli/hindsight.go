@@ -37,12 +37,14 @@ func judge(b *score.Board, experts []string) hindsight {
 	}
 }
 
-// nothingBetter says plainly that a naive forecast was not beaten, and whether an expert alone would have.
+// nothingBetter says plainly that a naive forecast was not beaten, and by how much an expert alone would have. One of the
+// experts is that forecast, summed up in another order.
 func nothingBetter(r runSummary) string {
-	if r.BestRMSE >= r.RMSENaive {
+	gain := 1 - r.BestRMSE/r.RMSENaive
+	if r.BestExpert == "naive" || !(gain > 1e-9) {
 		return "nothing beat the naive forecast here"
 	}
-	return "the forecasts did not beat the naive forecast here, " + r.BestExpert + " alone would have"
+	return fmt.Sprintf("the forecasts did not beat the naive forecast here, %s alone would have, by %.2g %%", r.BestExpert, 100*gain)
 }
 
 // crpsText is the score of the laws, if there were any.

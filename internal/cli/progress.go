@@ -18,6 +18,7 @@ import (
 type progress struct {
 	w       io.Writer
 	mode    string // line, plain, json or none
+	what    string // before the line, where there are several
 	rows    uint64 // known in advance, or 0
 	now     func() time.Time
 	began   time.Time
@@ -43,6 +44,15 @@ func newProgress(w io.Writer, mode string, rows uint64, now func() time.Time) *p
 	return p
 }
 
+// progress is shown as the settings say, unless nothing is to be said.
+func (a *app) progress(rows uint64) *progress {
+	mode := a.cfg.Run.Progress
+	if a.quiet {
+		mode = "none"
+	}
+	return newProgress(a.err, mode, rows, a.now)
+}
+
 // step is called after every step; it draws only when it is time.
 func (p *progress) step(out *predictor.Output) {
 	if p.mode == "none" {
@@ -65,9 +75,13 @@ func (p *progress) step(out *predictor.Output) {
 	flags := predictor.FlagNames(out.Flags)
 	switch p.mode {
 	case "json":
-		json.NewEncoder(p.w).Encode(map[string]any{
+		status := map[string]any{
 			"type": "status", "step": out.Step, "rows": p.rows, "rate": rate, "cusum_pos": out.CusumPos, "cusum_neg": out.CusumNeg, "flags": flags,
-		})
+		}
+		if p.what != "" {
+			status["series"] = p.what
+		}
+		json.NewEncoder(p.w).Encode(status)
 	case "plain":
 		fmt.Fprintln(p.w, p.line(out, rate, flags))
 	default:
@@ -83,7 +97,11 @@ func (p *progress) line(out *predictor.Output, rate float64, flags []string) str
 	if p.rows > 0 {
 		of = fmt.Sprintf(" of %d (%d %%)", p.rows, 100*out.Step/p.rows)
 	}
-	return fmt.Sprintf("step %d%s, %.0f steps/s, cusum +%.2f -%.2f of %.2f %s", out.Step, of, rate, out.CusumPos, out.CusumNeg, out.Threshold, strings.Join(flags, ","))
+	before := ""
+	if p.what != "" {
+		before = display(p.what) + ": "
+	}
+	return fmt.Sprintf("%sstep %d%s, %.0f steps/s, cusum +%.2f -%.2f of %.2f %s", before, out.Step, of, rate, out.CusumPos, out.CusumNeg, out.Threshold, strings.Join(flags, ","))
 }
 
 // columns is the width of the terminal: a longer line would wrap and stay.

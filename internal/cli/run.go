@@ -266,11 +266,7 @@ func (s *session) openOutputs() error {
 			}
 		}
 	}
-	mode := s.app.cfg.Run.Progress
-	if s.app.quiet {
-		mode = "none"
-	}
-	s.progress = newProgress(s.app.err, mode, s.source.rows, s.app.now)
+	s.progress = s.app.progress(s.source.rows)
 	return nil
 }
 

@@ -170,7 +170,7 @@ func (s *session) print(r runSummary, interrupted bool) {
 // skillText says how the forecasts did against the naive one, and does not make up a number where there is none.
 func skillText(r runSummary) string {
 	switch {
-	case r.RMSE == r.RMSENaive:
+	case r.RMSE == r.RMSENaive, math.Abs(float64(r.Skill)) < 0.0005: // 0.0 % is no difference
 		return "as good as naive"
 	case r.Skill > 0:
 		return fmt.Sprintf("%.1f %% better", 100*r.Skill)
