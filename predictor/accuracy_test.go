@@ -87,6 +87,7 @@ func TestHonestWhereThereIsNothingToLearn(t *testing.T) {
 }
 
 func TestSeasonIsFound(t *testing.T) {
+	statistics(t)
 	e := noise(5, 1100)
 	seasonal := func(m int, amplitude float64) []float64 {
 		y := make([]float64, len(e))

@@ -10,6 +10,7 @@ import (
 
 // The standard error is that of the estimator on white scores, at several windows, and the mean is ½.
 func TestHolderError(t *testing.T) {
+	statistics(t)
 	for _, window := range []int{64, 128, 256, 512, 2048} {
 		cfg := Config{HolderWindow: window}.WithDefaults()
 		u := detmath.Uniform{Seed: uint64(window)}
@@ -91,6 +92,7 @@ func TestPrefer(t *testing.T) {
 
 // In the whole predictor: with a tight window the errors of one who has just lost a trend are sometimes rough enough.
 func TestEmergencyBoundsTheWeights(t *testing.T) {
+	statistics(t)
 	var s series
 	p := create(t, traceConfig)
 	families := p.Families()

@@ -212,6 +212,7 @@ func TestFrozen(t *testing.T) {
 
 // A count that is zero nine times in ten repeats itself by nature.
 func TestRepeatsByNatureAreNotFrozen(t *testing.T) {
+	statistics(t)
 	u := noise(6, 2000)
 	y := make([]float64, len(u))
 	for i := range y {

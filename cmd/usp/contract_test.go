@@ -20,7 +20,7 @@ import (
 // what was lost must be counted exactly once the recorder continues.
 func TestStoppedRecorder(t *testing.T) {
 	w := newWorld(t)
-	const n = 40_000
+	const n = 20_000
 	input := w.writeSeries("series.csv", n, 3)
 	w.env = append(w.env, "USP_RING_SLOTS=1024")
 	free := w.summary("run", input, "--dir", "free")
@@ -228,7 +228,7 @@ func TestVerifyWhileRecording(t *testing.T) {
 // was resumed to the end of its input.
 func TestInterrupted(t *testing.T) {
 	w := newWorld(t)
-	input := w.writeSeries("series.csv", 10_000, 5)
+	input := w.writeSeries("series.csv", 25_000, 5)
 	cmd := w.command("run", input, "--json")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -194,11 +194,11 @@ func TestEveryByte(t *testing.T) {
 		for at := range b {
 			edge := at == 0 || at == len(b)-1
 			for bit := range 8 {
-				if torture() || edge || rnd.IntN(600) == 0 {
+				if torture() || edge || rnd.IntN(1800) == 0 {
 					tasks = append(tasks, task{name, damage{at: at, bit: bit}})
 				}
 			}
-			if torture() || edge || rnd.IntN(100) == 0 {
+			if torture() || edge || rnd.IntN(300) == 0 {
 				tasks = append(tasks, task{name, damage{cut: true, at: at}})
 			}
 		}
