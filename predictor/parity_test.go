@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "26942f31bbdde69ac6d13a48cdae3b6d9bc62b4a19ad74866420cce4c5006c06",
-	10_000:  "931fba7ccb2eec8594f38ddd8cd2382e07dbd51a1fc101376886a8c798f5abe2",
-	100_000: "d84a29b7fe3b5b5438af7b958705e6c8a423924f30f66f68ef0a4bd55df2cf37",
+	1_000:   "721e86c8ae4725143d59724785cde79b39f6652520aa691dbe3f44cbcef3d7b4",
+	10_000:  "f99b9f09a790f5492e5814a820ae45d1db763b4bba0b31e644304fc10d5bc216",
+	100_000: "288a15d140ac4b10aec1a54b73120d2daebecfa70e2306877407f077683f2f31",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice
