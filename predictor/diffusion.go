@@ -27,7 +27,7 @@ func diffusionExperts(Config) []expert {
 // Kramers–Moyal coefficients by level (Siegert, Friedrich and Peinke, Phys. Lett. A 243, 1998), with what a step of finite
 // length does to them taken back as it is exactly undone for an Ornstein–Uhlenbeck process (Ragwitz and Kantz, Phys. Rev. Lett.
 // 87, 2001). The law of the next value is the Fokker–Planck equation's after unit time from the present one: the first
-// quarter Gaussian, since a grid cannot hold a point, the rest by the scheme of Chang and Cooper. The forecast is its mean.
+// third Gaussian, since a grid cannot hold a point, the rest by the scheme of Chang and Cooper. The forecast is its mean.
 type diffusion struct {
 	levels levelMoments
 
@@ -52,7 +52,7 @@ func (e *diffusion) step(h *history) float64 {
 	if e.levels.total < diffusionEnough {
 		return x
 	}
-	e.levels.smooth()
+	e.levels.follow()
 	return e.evolve(x, h.floor())
 }
 
@@ -92,11 +92,14 @@ func (e *diffusion) cell(j int) float64 {
 // start lays the normal law of that mean and deviation on the grid.
 func (e *diffusion) start(mean, sd float64) {
 	sd = max(sd, float64(0.5*e.width))
-	mass := 0.0
 	for j := range e.law {
 		z := (e.cell(j) - mean) / sd
-		e.law[j] = detmath.Exp(float64(-0.5 * z * z))
-		mass += e.law[j]
+		e.law[j] = float64(-0.5 * z * z)
+	}
+	detmath.ExpEach(e.law[:])
+	mass := 0.0
+	for _, p := range e.law {
+		mass += p
 	}
 	if !(mass > 0) {
 		e.law[diffusionCells/2], mass = 1, 1
@@ -113,7 +116,7 @@ func (e *diffusion) entropy(unit float64) float64 {
 	}
 	s := 0.0
 	for _, p := range e.law {
-		if p > 0 {
+		if p > 1e-12 { // less adds nothing that is seen
 			s -= float64(p * detmath.Log(p))
 		}
 	}

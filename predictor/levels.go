@@ -9,6 +9,7 @@ import (
 const (
 	levelCells   = 64
 	levelDecay   = .6   // of a cell's influence on the next, either way
+	levelEvery   = 8    // steps after which the coefficients are computed anew
 	levelRescan  = 256  // steps after which the grid may be refined
 	levelWithin  = 0.99 // share of the weight that a finer grid must hold
 	restEvidence = 1    // squared t statistic that what the line leaves must exceed
@@ -23,11 +24,13 @@ type levelMoments struct {
 
 	weight, first, second [levelCells]float64 // Σ1, Σd, Σd², each remembered
 
-	// Computed by smooth, not state.
-	mean, variance [levelCells]float64    // of an increment, by level
-	slope          float64                // of the mean on the level, over all
-	rest           [levelCells]float64    // sums of what the line leaves, then of squared deviations
-	around         [2][levelCells]float64 // weight and rest, seen through the kernel
+	old            bool                // the coefficients are those of another grid
+	mean, variance [levelCells]float64 // of an increment, by level, as of the last smooth
+	slope          float64             // of the mean on the level, over all
+
+	// Scratch of smooth.
+	rest   [levelCells]float64    // sums of what the line leaves, then of squared deviations
+	around [2][levelCells]float64 // weight and rest, seen through the kernel
 }
 
 // learn takes in the increment d from level x; unit is the usual size of an increment.
@@ -35,6 +38,7 @@ func (m *levelMoments) learn(x, d, unit float64) {
 	if m.width == 0 {
 		m.width = float64(0.25 * unit)
 		m.low = x - float64(0.5*levelCells*m.width)
+		m.old = true
 	}
 	m.cover(x)
 	m.count++
@@ -71,7 +75,7 @@ func (m *levelMoments) cover(x float64) {
 		default:
 			return
 		}
-		m.width = float64(2 * m.width)
+		m.width, m.old = float64(2*m.width), true
 		for _, a := range [...]*[levelCells]float64{&m.weight, &m.first, &m.second} {
 			var joined [levelCells]float64
 			for j := range levelCells / 2 {
@@ -94,7 +98,7 @@ func (m *levelMoments) refine(now int) {
 			continue
 		}
 		m.low += float64(float64(from) * m.width)
-		m.width = float64(0.5 * m.width)
+		m.width, m.old = float64(0.5*m.width), true
 		m.total = inside
 		for _, a := range [...]*[levelCells]float64{&m.weight, &m.first, &m.second} {
 			var split [levelCells]float64
@@ -104,6 +108,14 @@ func (m *levelMoments) refine(now int) {
 			*a = split
 		}
 		return
+	}
+}
+
+// follow computes the coefficients if they are due.
+func (m *levelMoments) follow() {
+	if m.old || m.count%levelEvery == 0 {
+		m.smooth()
+		m.old = false
 	}
 }
 
@@ -199,4 +211,8 @@ func (m *levelMoments) visit(c *codec) {
 	c.floats(m.weight[:])
 	c.floats(m.first[:])
 	c.floats(m.second[:])
+	c.bool(&m.old)
+	c.floats(m.mean[:])
+	c.floats(m.variance[:])
+	c.float(&m.slope)
 }
