@@ -55,7 +55,7 @@ type Config struct {
 
 // The values of Orchestrator.Step.
 const (
-	StepHK         = "hk"          // Hellinger–Kantorovich learners at five rates, BOA and ML-Poly, mixed by ML-Poly
+	StepHK         = "hk"          // Hellinger–Kantorovich learners at several rates, BOA and ML-Poly, mixed by ML-Poly
 	StepJKO        = "jko"         // the entropic JKO step of ot.JKO in the Wasserstein geometry
 	StepEWA        = "ewa"         // exponentially weighted averages with a falling rate
 	StepFixedShare = "fixed-share" // Herbster and Warmuth's
