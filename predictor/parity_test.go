@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "721e86c8ae4725143d59724785cde79b39f6652520aa691dbe3f44cbcef3d7b4",
-	10_000:  "f99b9f09a790f5492e5814a820ae45d1db763b4bba0b31e644304fc10d5bc216",
-	100_000: "288a15d140ac4b10aec1a54b73120d2daebecfa70e2306877407f077683f2f31",
+	1_000:   "ee8fd32c8974dda64b00e94ef63d7f023f8e20ef4e91112dfdcdecf9068e531d",
+	10_000:  "14ed9536698a11011227736db2b650833a00404034e09dff0d6122cb5c504677",
+	100_000: "c41737e3d0df2d2265737b0db5c0723bf46f563b4a197278e8ac2b1f7002eeb6",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice
