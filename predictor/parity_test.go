@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "ee8fd32c8974dda64b00e94ef63d7f023f8e20ef4e91112dfdcdecf9068e531d",
-	10_000:  "14ed9536698a11011227736db2b650833a00404034e09dff0d6122cb5c504677",
-	100_000: "c41737e3d0df2d2265737b0db5c0723bf46f563b4a197278e8ac2b1f7002eeb6",
+	1_000:   "78f5561d7b87c59b9d4da1bd343a9fc6dce6fcc07a85b70a9bf47df6f2f271c2",
+	10_000:  "91c38e7c78e9430f23e5e194db5d97c437a87de586ff54023a7530f2b11bd2e9",
+	100_000: "a8bafa765840958e683477d364f590740fc383077c3a9e4c3603e94767670e9b",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice

@@ -13,11 +13,13 @@ type rough struct {
 
 	transform *signature.Transform
 	windows   []int
+	scale     []float64 // of each word: k! for length k, by which its coefficient is small
 }
 
 const (
-	roughDepth = 3
-	roughBound = 10 // |coefficient| of a log-signature that goes into the regression
+	roughDepth = 4
+	roughPrior = 0.1 // variance of the coefficient of a word of one letter
+	roughBound = 10  // |coefficient · k!| of a word of length k that goes into the regression
 )
 
 func roughExperts(cfg Config) []expert {
@@ -28,14 +30,22 @@ func newRough(id string, forgetting float64, windows ...int) *rough {
 	t := signature.New(2, roughDepth)
 	n := t.Size()
 	words := t.Words()
+	scale := make([]float64, n)
+	for i, w := range words {
+		scale[i] = 1
+		for k := 2; k <= len(w); k++ {
+			scale[i] *= float64(k)
+		}
+	}
 	// The longer the word, the less is expected of its coefficient.
 	prior := func(i int) float64 {
 		if i == 0 {
 			return rlsPrior
 		}
-		return rlsPrior / float64(len(words[(i-1)%n]))
+		k := float64(len(words[(i-1)%n]))
+		return roughPrior / k / k
 	}
-	return &rough{id: id, rls: newRLS(forgetting, 1+len(windows)*n, prior), transform: t, windows: windows}
+	return &rough{id: id, rls: newRLS(forgetting, 1+len(windows)*n, prior), transform: t, windows: windows, scale: scale}
 }
 
 func (e *rough) name() string  { return e.id }
@@ -72,7 +82,7 @@ func (e *rough) look(h *history) {
 		e.transform.LogSignature(at)
 		at[0] = 0 // time itself is the constant
 		for j := range at {
-			at[j] = clip(at[j], roughBound)
+			at[j] = clip(float64(at[j]*e.scale[j]), roughBound)
 		}
 	}
 }
