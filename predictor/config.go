@@ -154,7 +154,7 @@ func (c Config) Validate() error {
 		name      string
 		v, lo, hi float64
 	}{
-		{"forgetting", c.Forgetting, 0.5, 1}, {"tau", o.Tau, 1e-6, 1e6}, {"lambda", o.Lambda, 1e-6, 1e6}, {"switch_cost", o.SwitchCost, 1e-3, 100}, {"epsilon_base", o.EpsilonBase, 1e-3, 100},
+		{"forgetting", c.Forgetting, 0.5, 1}, {"tau", o.Tau, 1e-6, 1e4}, {"lambda", o.Lambda, 1e-6, 100}, {"switch_cost", o.SwitchCost, 1e-3, 100}, {"epsilon_base", o.EpsilonBase, 1e-3, 100},
 		{"epsilon_volatility", o.EpsilonVolatility, 1e-9, 100}, {"epsilon_min", o.EpsilonMin, 1e-3, 100},
 		{"epsilon_max", o.EpsilonMax, o.EpsilonMin, 1000}, {"cusum_slack", c.CusumSlack, 0.01, 0.9}, {"cusum_clip", c.CusumClip, 1, 10},
 		{"target_run_length", c.TargetRunLength, 20, 1e6}, {"variance_run_length", c.VarianceRunLength, 20, 1e6}, {"soft_reset", o.SoftReset, 1e-9, 1}, {"outlier_sigma", c.OutlierSigma, 5, 1e6},

@@ -258,7 +258,7 @@ func TestPredictor(t *testing.T) {
 		"epsilon_max = 2000":                             "usp.toml:2:1: orchestrator.epsilon_max: 2000 is outside the allowed 0.02 to 1000",
 		"epsilon_min = 1e-9":                             "usp.toml:2:1: orchestrator.epsilon_min: 1e-09 is outside the allowed 0.001 to 100",
 		"step = \"ml-polly\"":                            `usp.toml:2:1: orchestrator.step: "ml-polly" is not one of hk, jko, ewa, fixed-share, boa, ml-poly, uniform; did you mean "ml-poly"?`,
-		"tau = 1e9":                                      "usp.toml:2:1: orchestrator.tau: 1e+09 is outside the allowed 1e-06 to 1e+06",
+		"tau = 1e9":                                      "usp.toml:2:1: orchestrator.tau: 1e+09 is outside the allowed 1e-06 to 10000",
 		"season = 9999":                                  "usp.toml:2:1: predictor.season: 9999 is outside the allowed 0 to 8784",
 		"coverage = nan":                                 "usp.toml:2:1: predictor.coverage: is not finite; write a finite number",
 		"cusum_slack = \"x\"\ngrace = 9\ncoverage = 0.8": "usp.toml:2:1: predictor.cusum_slack: \"x\" is not a number; write one such as 0.9",
