@@ -67,7 +67,7 @@ func (e *stableWalk) fit(h *history) {
 	}
 	alpha, location, scale := stable.Fit(z)
 	e.law.Set(alpha)
-	e.scale = max(scale, h.floor())
+	e.scale = scale
 	noise := float64(stable.LocationVariance * scale * scale)
 	e.drift = float64(location * shrink(float64(float64(len(z))*location*location), noise, driftEvidence))
 }

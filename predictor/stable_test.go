@@ -79,7 +79,7 @@ func TestStableLearns(t *testing.T) {
 func TestStableForecasts(t *testing.T) {
 	for _, c := range []struct{ follow, drift, lo, hi float64 }{{0, 0, .995, 1.01}, {.6, 0, .78, .86}, {-.5, 0, .8, .92}, {0, 2, .67, .75}} {
 		e, h := newStableWalk(), newHistory(1)
-		own, naive, x, d, forecast := 0.0, 0.0, 0.0, 0.0, 0.0
+		own, naive, x, d, forecast, moved := 0.0, 0.0, 0.0, 0.0, 0.0, 0
 		for i, z := range stableNoise(22, 1.6, 8000) {
 			d = c.follow*d + z + c.drift
 			if i > 500 {
@@ -89,6 +89,15 @@ func TestStableForecasts(t *testing.T) {
 			x += d
 			h.push(x)
 			forecast = e.step(&h)
+			if forecast != x {
+				moved++
+			}
+			if l := alone(t, e, forecast, 4); i%1000 == 999 && math.Abs(l.Quantile(.5)-forecast) > 1e-9*math.Abs(forecast) {
+				t.Errorf("following at %v, drift %v: the law's median is %v, the forecast %v", c.follow, c.drift, l.Quantile(.5), forecast)
+			}
+		}
+		if c.follow == 0 && c.drift == 0 && moved > 2000 {
+			t.Errorf("%d of 8,000 forecasts of a random walk are not the last value", moved)
 		}
 		if r := own / naive; r < c.lo || r > c.hi {
 			t.Errorf("following at %v, drift %v: mean absolute error is %.4f of naive, want %v to %v", c.follow, c.drift, r, c.lo, c.hi)
@@ -128,6 +137,21 @@ func TestStableExtremes(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A law far narrower than the grid's step keeps its mass.
+func TestStableNarrow(t *testing.T) {
+	e := newStableWalk()
+	for _, at := range []float64{0, .25, .5, 3.8} {
+		e.value = at
+		g := lawGrid{step: 1}
+		e.spread(&g, .5)
+		mass := 0.0
+		for _, f := range g.density {
+			mass += f
+		}
+		near(t, "mass", mass, .5, .02)
 	}
 }
 

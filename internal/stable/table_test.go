@@ -85,7 +85,8 @@ func powers(n int) [][]float64 {
 	return c
 }
 
-// TestTable computes the table anew.
+// TestTable computes the table anew. Powers magnify the last bits of the functions of package math, which are not the same
+// on every machine; TestDensityError says what they are worth.
 func TestTable(t *testing.T) {
 	want := compute()
 	if *update {
@@ -94,7 +95,7 @@ func TestTable(t *testing.T) {
 	for k := range want {
 		for i := range want[k] {
 			for j, w := range want[k][i] {
-				if got := table[k][i][j]; math.Abs(got-w) > 1e-11 {
+				if got := table[k][i][j]; math.Abs(got-w) > 1e-8 {
 					t.Errorf("table[%d][%d][%d] = %g, want %g", k, i, j, got, w)
 				}
 			}
