@@ -79,11 +79,12 @@ func FuzzState(f *testing.F) {
 	for _, flags := range [][]uint64{nil, {predictor.FlagOutlier, predictor.FlagStale, 0, predictor.FlagAlarmUp}} {
 		b := New(2)
 		for i, flag := range flags {
-			b.Add(float64(i), &predictor.Output{Step: uint64(i + 1), HasPrior: i > 0, Weights: []float64{.5, .5}, PriorExperts: []float64{1, 2}, Flags: flag})
+			b.Add(float64(i), &predictor.Output{Step: uint64(i + 1), Time: int64(-i), HasPrior: i > 0, Weights: []float64{.5, .5}, PriorExperts: []float64{1, 2}, Flags: flag})
 		}
 		state, _ := b.AppendBinary(nil)
 		f.Add(state)
 		f.Add(state[:len(state)-3])
+		f.Add(append(state[:len(state)-1:len(state)-1], 200))
 	}
 	f.Fuzz(func(t *testing.T, state []byte) {
 		b := New(2)
