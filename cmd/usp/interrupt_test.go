@@ -50,6 +50,7 @@ func disturbed(n int) []byte {
 // scores, alarms and events of a run without interruption, to the bit, and the same table of forecasts.
 func TestInterruptedScores(t *testing.T) {
 	w := newWorld(t)
+	w.env = append(w.env, recorderSettings...) // it commits often, so that a snapshot is seen soon
 	input := filepath.Join(w.dir, "series.csv")
 	if err := os.WriteFile(input, disturbed(6000), 0o600); err != nil {
 		t.Fatal(err)
@@ -71,6 +72,7 @@ func TestInterruptedScores(t *testing.T) {
 				args = append([]string{"run", "--resume", "latest", "--dir", dir, "--forecasts", table}, flags...)
 				w.idle()
 			}
+			t.Logf("%d interruptions", cut)
 			if cut < 2 {
 				t.Fatalf("%d interruptions", cut)
 			}

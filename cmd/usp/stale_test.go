@@ -109,7 +109,7 @@ func TestArrivals(t *testing.T) {
 	}
 	w.summary("run", "in.csv", "--dir", "file")
 	w.want([]int{0}, "compare", "fresh/latest", "file/latest")
-	if _, out := w.want([]int{22}, "compare", "file/latest", "whole/latest"); !strings.Contains(out, `times of arrival from column "" in A and "seen" in B`) {
+	if _, out := w.want([]int{22}, "compare", "file/latest", "whole/latest"); !strings.Contains(out, `times of arrival from no column in A and column "seen" in B`) {
 		t.Errorf("compare does not say why:\n%s", out)
 	}
 }

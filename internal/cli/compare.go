@@ -215,7 +215,7 @@ func (a *app) differentRuns(dirA, dirB rundir.Dir) (notes []string) {
 		notes = append(notes, fmt.Sprintf("the inputs are not the same: column %q in A and %q in B", x, y))
 	}
 	if x, y := ma.Input.ArrivalColumn, mb.Input.ArrivalColumn; x != y && ma.Input.SHA256 == mb.Input.SHA256 {
-		notes = append(notes, fmt.Sprintf("the inputs are not the same: times of arrival from column %q in A and %q in B", x, y))
+		notes = append(notes, fmt.Sprintf("the inputs are not the same: times of arrival from %s in A and %s in B", columnText(x), columnText(y)))
 	}
 	switch {
 	case ma.Predictor == mb.Predictor:
@@ -225,4 +225,11 @@ func (a *app) differentRuns(dirA, dirB rundir.Dir) (notes []string) {
 		notes = append(notes, "the predictions have different settings; the manifests list them")
 	}
 	return notes
+}
+
+func columnText(name string) string {
+	if name == "" {
+		return "no column"
+	}
+	return fmt.Sprintf("column %q", name)
 }

@@ -1,6 +1,7 @@
 package score
 
 import (
+	"bytes"
 	"fmt"
 	"reflect"
 	"strings"
@@ -71,6 +72,31 @@ func TestNoFlagIsForgotten(t *testing.T) {
 			t.Errorf("%v: events %q", predictor.FlagNames(bit), got)
 		}
 	}
+}
+
+// FuzzState wants a state that is accepted to be written again as it was, and one that is not to be an error.
+func FuzzState(f *testing.F) {
+	for _, flags := range [][]uint64{nil, {predictor.FlagOutlier, predictor.FlagStale, 0, predictor.FlagAlarmUp}} {
+		b := New(2)
+		for i, flag := range flags {
+			b.Add(float64(i), &predictor.Output{Step: uint64(i + 1), Time: int64(-i), HasPrior: i > 0, Weights: []float64{.5, .5}, PriorExperts: []float64{1, 2}, Flags: flag})
+		}
+		state, _ := b.AppendBinary(nil)
+		f.Add(state)
+		f.Add(state[:len(state)-3])
+		f.Add(append(state[:len(state)-1:len(state)-1], 200))
+	}
+	f.Fuzz(func(t *testing.T, state []byte) {
+		b := New(2)
+		if b.UnmarshalBinary(state) != nil {
+			return
+		}
+		if again, _ := b.AppendBinary(nil); !bytes.Equal(again, state) {
+			t.Errorf("%x became %x", state, again)
+		}
+		b.Alarms()
+		b.EventCounts()
+	})
 }
 
 // Many events of one kind neither grow the memory without end nor hide those of another, and are counted.
