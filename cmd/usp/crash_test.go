@@ -11,7 +11,8 @@ import (
 // holds may be lost, and the count must be exact.
 func TestRecorderKilledOften(t *testing.T) {
 	w := newWorld(t)
-	input := w.writeSeries("series.csv", 60_000, 9)
+	n := long(60_000)
+	input := w.writeSeries("series.csv", n, 9)
 	cmd := w.command("run", input, "--json", "--dir", "runs")
 	out, err := os.Create(filepath.Join(w.dir, "out.json"))
 	if err != nil {
@@ -51,8 +52,8 @@ func TestRecorderKilledOften(t *testing.T) {
 	w.idle()
 	report := w.summary("verify", "latest", "--dir", "runs")
 	c := report["completeness"].(map[string]any)
-	if got := c["stored"].(float64) + c["lost"].(float64); got != 60_000 {
-		t.Errorf("stored %v + lost %v = %v, want 60000", c["stored"], c["lost"], got)
+	if got := c["stored"].(float64) + c["lost"].(float64); got != float64(n) {
+		t.Errorf("stored %v + lost %v = %v, want %d", c["stored"], c["lost"], got, n)
 	}
 	t.Logf("killed %d recorders: stored %v, lost %v", killed, c["stored"], c["lost"])
 }

@@ -79,7 +79,11 @@ func TestKill(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	first := &killer{world: w, whole: whole["run_dir"].(string), args: append([]string{input}, flags...), took: took, mu: new(sync.Mutex), tally: map[string]int{}}
-	total := kills(t, 8)
+	short := 8
+	if raceDetector {
+		short = 3
+	}
+	total := kills(t, short)
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for worker := range max(2, runtime.GOMAXPROCS(0)) {

@@ -63,6 +63,14 @@ func (w *world) writeSeries(name string, n int, seed uint64) string {
 	return path
 }
 
+// long is how many steps a run has that must last for a while. Under the race detector a step takes ten times as long.
+func long(steps int) int {
+	if raceDetector {
+		return steps / 5
+	}
+	return steps
+}
+
 func (w *world) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(w.bin, args...)
 	cmd.Dir, cmd.Env = w.dir, w.env
