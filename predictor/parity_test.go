@@ -17,8 +17,8 @@ import (
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
 	1_000:   "78f5561d7b87c59b9d4da1bd343a9fc6dce6fcc07a85b70a9bf47df6f2f271c2",
-	10_000:  "91c38e7c78e9430f23e5e194db5d97c437a87de586ff54023a7530f2b11bd2e9",
-	100_000: "a8bafa765840958e683477d364f590740fc383077c3a9e4c3603e94767670e9b",
+	10_000:  "46433b83e3b9b0d49597f17c6b79646b25076a0b075212837f96727d1d283d5b",
+	100_000: "ebc27fe301a98b268cded7b7d0490ec25483a8716b319eae94bd2ba67e3aa6a7",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice

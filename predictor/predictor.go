@@ -95,6 +95,7 @@ type Predictor struct {
 	rough    emergency
 	ordered  bool // an emergency ordered the weights of this step
 	guard    guard
+	guarded  bool      // with StepHK
 	weights  []float64 // ρ: the ensemble's, under the guard
 	mixed    float64   // the ensemble's share in them
 	conf     conformal
@@ -130,6 +131,7 @@ func newPredictor(cfg Config) (*Predictor, error) {
 		monitor: newMonitor(&cfg), cusum: newCusum(&cfg), variance: varianceChart{wait: cfg.Grace}, slow: newSlowChart(), stale: staleness{after: cfg.StaleAfter},
 		rough: newEmergency(&cfg), conf: newConformal(&cfg), gate: newGate(&cfg)}
 	p.ensemble = newEnsemble(&p.cfg.Orchestrator, beliefs(p.experts))
+	p.guarded = p.cfg.Orchestrator.Step == StepHK
 	p.mixed = 1
 	p.weights = slices.Clone(p.ensemble.rho)
 	for i, e := range p.experts {
@@ -318,7 +320,7 @@ func (p *Predictor) absorb(y float64) {
 	}
 	p.guard.mixture = p.ensemble.look()
 	p.mixed = 1
-	if p.cfg.Orchestrator.Step == StepHK && p.warm() && !p.ordered && !p.rough.on {
+	if p.guarded && p.warm() && !p.ordered && !p.rough.on {
 		p.mixed = p.guard.share()
 	}
 	weigh(p.weights, p.ensemble.rho, p.mixed)

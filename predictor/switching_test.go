@@ -3,6 +3,7 @@ package predictor
 import (
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/usp-project/usp/detmath"
@@ -78,6 +79,8 @@ func (c contest) predictor(t testing.TB, cfg Config, ready *Predictor) *Predicto
 	}
 	p.ensemble = newEnsemble(&p.cfg.Orchestrator, equal(len(c.experts)))
 	p.ensemble.ground.epsilon = p.epsilon()
+	p.weights = slices.Clone(p.ensemble.rho)
+	p.guarded = false // none of these experts is naive
 	p.prior = make([]float64, len(p.experts))
 	p.sections = p.parts()
 	return p

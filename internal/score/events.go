@@ -56,6 +56,7 @@ var kinds = [...]kind{
 	{predictor.FlagStale, End, ""},
 	{predictor.FlagEmergency, Begin, ""},
 	{predictor.FlagEmergency, End, ""},
+	{predictor.FlagNotConverged, "", ""},
 }
 
 // names has the name of each kind's flag.

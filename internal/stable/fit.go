@@ -57,7 +57,8 @@ func absoluteScale(z []float64, location float64) float64 {
 func moduli(z []float64, location, unit float64) [fitPoints]float64 {
 	var cosines, sines, m [fitPoints]float64
 	for _, x := range z {
-		s, c := detmath.SinCos(float64(firstPoint * ((x - location) / unit)))
+		at := max(-math.MaxFloat64, min(math.MaxFloat64, (x-location)/unit)) // a subnormal unit would make it infinite
+		s, c := detmath.SinCos(float64(firstPoint * at))
 		for i := range cosines {
 			cosines[i] += c
 			sines[i] += s

@@ -186,6 +186,10 @@ func TestFitProperties(t *testing.T) {
 			t.Errorf("Fit(%v) gives α %v, scale %v; want 2, %v", c.z, a, s, c.scale)
 		}
 	}
+	// Quartiles whose distance is subnormal beside numbers that are not.
+	if a, m, s := Fit([]float64{-1e100, 0, 0, 0, 5e-324, 5e-324, 5e-324, 1e100}); math.IsNaN(a+m+s) || math.IsInf(s, 0) {
+		t.Errorf("Fit gives %v, %v, %v", a, m, s)
+	}
 }
 
 func BenchmarkSet(b *testing.B) {
