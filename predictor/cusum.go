@@ -126,7 +126,12 @@ const runLengthStates = 96
 // cusumRunLength returns the mean run length of the two-sided chart from zero on normal scores of that mean and
 // variance 1, from those of its two sides: 1/L = 1/L⁺ + 1/L⁻.
 func cusumRunLength(slack, bound, h, mean float64) float64 {
-	return 1 / (1/sideRunLength(slack, bound, h, mean) + 1/sideRunLength(slack, bound, h, -mean))
+	up := 1 / sideRunLength(slack, bound, h, mean)
+	down := up
+	if mean != 0 {
+		down = 1 / sideRunLength(slack, bound, h, -mean)
+	}
+	return 1 / (up + down)
 }
 
 // sideRunLength returns the mean run length of the upper sum alone.
