@@ -218,7 +218,7 @@ func TestBelief(t *testing.T) {
 	at := func(name string) float64 {
 		return b[slices.Index(p.Experts(), name)] / b[slices.Index(p.Experts(), "naive")]
 	}
-	for name, want := range map[string]float64{"naive": 1, "ar.short": 5, "signature": 3, "kernel": 6} {
+	for name, want := range map[string]float64{"naive": 1, "ar.short": 5, "signature": 3, "kernel": 6, "stable": .1} {
 		near(t, name, at(name), want, 1e-12)
 	}
 	near(t, "sum", detmath.Sum(b), 1, 1e-15)

@@ -35,6 +35,9 @@ func newStableWalk() *stableWalk {
 func (*stableWalk) name() string   { return "stable" }
 func (*stableWalk) family() Family { return FamilyJump }
 
+// belief is small: before the first fit it is the naive forecast once more, and after it often.
+func (*stableWalk) belief() float64 { return 0.1 }
+
 func (e *stableWalk) step(h *history) float64 {
 	switch n := h.n - 1; {
 	case n < stableFirst:
