@@ -25,9 +25,7 @@ type kernelRidge struct {
 	scale    float64   // squared bandwidth; 0 while the vectors do not differ
 	distance []float64 // window×window, squared; follows from vectors
 	kernel   []float64 // window×window; follows from distance and scale
-	matrix   []float64 // scratch: K + λI and its factor
-	weights  []float64 // scratch: α
-	row      []float64 // scratch: k(x), and U⁻ᵀk
+	matrix   []float64 // scratch, window×(window+2): K + λI, targets and k(x), then its factor U, U⁻ᵀt and U⁻ᵀk
 }
 
 const (
@@ -42,8 +40,7 @@ const (
 
 func newKernelRidge(window int) *kernelRidge {
 	return &kernelRidge{window: window, lags: krrLags, vectors: make([]float64, window*krrLags), targets: make([]float64, window),
-		next: make([]float64, krrLags), distance: make([]float64, window*window), kernel: make([]float64, window*window), matrix: make([]float64, window*window),
-		weights: make([]float64, window), row: make([]float64, window)}
+		next: make([]float64, krrLags), distance: make([]float64, window*window), kernel: make([]float64, window*window), matrix: make([]float64, window*(window+2))}
 }
 
 func (*kernelRidge) name() string    { return "kernel" }
@@ -143,7 +140,8 @@ func squaredDistance(a, b []float64) float64 {
 	return s
 }
 
-// regress solves (K + λI)α = targets and sets mean and standard deviation of the law.
+// regress sets mean kᵀ(K + λI)⁻¹t and standard deviation of the law, for kernel values k and targets t. Both stand beside
+// the matrix when it is factored, so that no system is left to be solved.
 func (e *kernelRidge) regress(y float64, h *history) {
 	m := int(min(e.n, uint64(e.window)))
 	if !(e.scale > 0) {
@@ -151,26 +149,27 @@ func (e *kernelRidge) regress(y float64, h *history) {
 	}
 	inverse := -0.5 / e.scale
 	power := 0.0 // mean squared target
+	width := m + 2
 	for i := range m {
-		row := e.matrix[i*m+i : (i+1)*m]
+		row := e.matrix[i*width+i : (i+1)*width]
 		copy(row, e.kernel[i*e.window+i:i*e.window+m])
 		row[0] = 1 + krrRidge
 		t := e.targets[i] / h.spread
-		e.weights[i] = t
+		row[m-i] = t
+		row[m-i+1] = detmath.Exp(float64(squaredDistance(e.next, e.vectors[i*e.lags:(i+1)*e.lags]) * inverse))
 		power += float64(t * t)
 	}
-	if !detmath.Cholesky(e.matrix[:m*m], m) || !detmath.CholeskySolve(e.matrix[:m*m], e.weights[:m], m) {
+	if !detmath.CholeskyBeside(e.matrix[:m*width], m, width) {
 		return
 	}
 	mean, explained := 0.0, 0.0
 	for i := range m {
-		k := detmath.Exp(float64(squaredDistance(e.next, e.vectors[i*e.lags:(i+1)*e.lags]) * inverse))
-		mean += float64(k * e.weights[i])
-		e.row[i] = k
+		target, kernel := e.matrix[i*width+m], e.matrix[i*width+m+1]
+		mean += float64(kernel * target)
+		explained += float64(kernel * kernel)
 	}
-	detmath.CholeskyForward(e.matrix[:m*m], e.row[:m], m)
-	for _, x := range e.row[:m] {
-		explained += float64(x * x)
+	if math.IsNaN(mean) || math.IsInf(mean, 0) {
+		return
 	}
 	e.mean = y + float64(h.spread*clip(mean, arOutermost))
 	// The targets' mean square is that of signal and noise together, 1 + λ.
