@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "78f5561d7b87c59b9d4da1bd343a9fc6dce6fcc07a85b70a9bf47df6f2f271c2",
-	10_000:  "46433b83e3b9b0d49597f17c6b79646b25076a0b075212837f96727d1d283d5b",
-	100_000: "ebc27fe301a98b268cded7b7d0490ec25483a8716b319eae94bd2ba67e3aa6a7",
+	1_000:   "6e79aade7cd3769eaad2205947d3a1fef13277a10c775c2cc904b40091e9e22c",
+	10_000:  "d54b27159b311bf4c04031dfc1a79c877baffb7547ccd9baec8aee5204569b95",
+	100_000: "4422bf76673242c525f74edf1453405a306a1b827d4da078368281a1d498a600",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice

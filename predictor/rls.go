@@ -82,15 +82,16 @@ func (r *rls) learn(target float64) {
 	r.error2 += float64(max(0.02, 1/float64(r.n)) * (float64(innovation*innovation) - r.error2))
 
 	forget, trace := r.forgetting, 0.0
-	spread := 0.0 // xᵀ·cov·x
-	for i := range p {
-		s := 0.0
+	clear(g)
+	for i, f := range x { // cov·x, by rows of the symmetric matrix, so that no sum waits for itself
 		for j, c := range r.cov[i*p : (i+1)*p] {
-			s += float64(c * x[j])
+			g[j] += float64(f * c)
 		}
-		g[i] = s
-		spread += float64(s * x[i])
 		trace += r.cov[i*p+i]
+	}
+	spread := 0.0 // xᵀ·cov·x
+	for i, s := range g {
+		spread += float64(s * x[i])
 	}
 	if trace > float64(rlsMaxTrace*float64(p)) {
 		forget = 1
@@ -100,11 +101,14 @@ func (r *rls) learn(target float64) {
 		r.reset()
 		return
 	}
-	for i := range p {
-		r.theta[i] += float64(g[i]*innovation) / scale
-		for j := range i + 1 {
-			v := (r.cov[i*p+j] - float64(g[i]*g[j])/scale) / forget
-			r.cov[i*p+j], r.cov[j*p+i] = v, v
+	keep, step := 1/forget, innovation/scale
+	for i, s := range g {
+		r.theta[i] += float64(s * step)
+		f := s / float64(scale*forget)
+		row := r.cov[i*p : i*p+i+1]
+		for j, c := range row {
+			v := float64(c*keep) - float64(f*g[j])
+			row[j], r.cov[j*p+i] = v, v
 		}
 	}
 	for i := range p {

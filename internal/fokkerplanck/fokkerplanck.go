@@ -26,10 +26,10 @@ func New(cells int) *Solver {
 func (s *Solver) Prepare(b, v []float64, width, dt float64) {
 	n := len(s.left)
 	s.left[0], s.right[n-1] = 0, 0
-	scale := dt / width
+	scale, cells := dt/width, 1/width
 	for j := range n - 1 {
-		drift := float64(0.5*(b[j]+b[j+1])) - float64(0.5*(v[j+1]-v[j]))/width
-		up, down := edge(drift, float64(0.25*(v[j]+v[j+1]))/width)
+		drift := float64(0.5*(b[j]+b[j+1])) - float64(0.5*(v[j+1]-v[j])*cells)
+		up, down := edge(drift, float64(0.25*(v[j]+v[j+1])*cells))
 		s.right[j], s.left[j+1] = float64(scale*up), float64(scale*down)
 	}
 	// kept is the pivot less the flow to the right: at least one.
