@@ -177,7 +177,16 @@ func (m *ensemble) soften(part float64) {
 // returns the mixture forecast.
 func (m *ensemble) look() float64 {
 	m.ground.look(m.forecast, m.scored)
-	return detmath.Dot(m.rho, m.forecast)
+	return blend(m.rho, m.forecast)
+}
+
+// blend returns the weighted mean of x, exactly that of all where they are equal, though weights sum to 1 but for rounding.
+func blend(weights, x []float64) float64 {
+	sum := 0.0
+	for i, w := range weights {
+		sum += float64(w * (x[i] - x[0]))
+	}
+	return x[0] + sum
 }
 
 func (m *ensemble) visit(c *codec) {

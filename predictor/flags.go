@@ -50,7 +50,7 @@ const (
 )
 
 var flagNames = [...]string{"warm-up", "alarm+", "alarm-", "grace", "outlier", "shift", "dropped", "frozen", "degraded", "saturated",
-	"alarm-variance", "stale", "emergency", "not_converged"}
+	"alarm-variance", "stale", "emergency", "not-converged"}
 
 // FlagNames returns the names of the flags set in b, lowest bit first; nil for none. A bit without a meaning has no name.
 func FlagNames(b uint64) []string {

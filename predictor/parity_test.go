@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "6e79aade7cd3769eaad2205947d3a1fef13277a10c775c2cc904b40091e9e22c",
-	10_000:  "d54b27159b311bf4c04031dfc1a79c877baffb7547ccd9baec8aee5204569b95",
-	100_000: "4422bf76673242c525f74edf1453405a306a1b827d4da078368281a1d498a600",
+	1_000:   "140b2a0999779b63fbfea8c92138d54fd0ad3b4e0047368a4ec4a40051087b8f",
+	10_000:  "b75e4bf3fcc38a18489704415c63c33bc94765c624cdc58319404e5dd225fa92",
+	100_000: "f1446ad4df1a0bb75a98c7adc26efc57faa834957f4d99f04ff14e087304291c",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice

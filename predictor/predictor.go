@@ -17,7 +17,6 @@ import (
 	"math"
 	"slices"
 
-	"github.com/usp-project/usp/detmath"
 	"github.com/usp-project/usp/ot"
 )
 
@@ -326,7 +325,7 @@ func (p *Predictor) absorb(y float64) {
 	weigh(p.weights, p.ensemble.rho, p.mixed)
 	p.forecast = p.guard.mixture
 	if p.mixed < 1 {
-		p.forecast = detmath.Dot(p.weights, p.ensemble.forecast)
+		p.forecast = blend(p.weights, p.ensemble.forecast)
 	}
 	half := float64(p.conf.width() * p.monitor.scale(p.history.floor()))
 	if p.monitor.scored < 2 { // nothing is known of the errors: as wide as the value is great

@@ -34,7 +34,7 @@ func newRough(id string, forgetting float64, windows ...int) *rough {
 	for i, w := range words {
 		scale[i] = 1
 		for k := 2; k <= len(w); k++ {
-			scale[i] *= float64(k)
+			scale[i] = float64(scale[i] * float64(k))
 		}
 	}
 	// The longer the word, the less is expected of its coefficient.
