@@ -178,3 +178,20 @@ func TestLevelsGrowAndRefine(t *testing.T) {
 		t.Errorf("cells are still %v wide 4,000 steps after", m.width)
 	}
 }
+
+// What was learned of a level is still there when the grid has grown to either side.
+func TestLevelsKeepTheirPlace(t *testing.T) {
+	for _, far := range []float64{-100, 100} {
+		var m levelMoments
+		for range 50 {
+			m.learn(.3, 1, 1)
+		}
+		m.learn(far, -1, 1)
+		if at := m.index(.3); m.weight[at] < 45 || m.first[at] < 45 {
+			t.Errorf("after a value at %v there are %v increments at the level of the others", far, m.weight[at])
+		}
+		if at := m.index(far); m.weight[at] != 1 || m.first[at] != -1 {
+			t.Errorf("at %v there are %v increments, want one", far, m.weight[at])
+		}
+	}
+}

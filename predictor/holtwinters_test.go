@@ -51,3 +51,18 @@ func TestHoltWintersBegins(t *testing.T) {
 		t.Errorf("a straight line is missed by %v", trend)
 	}
 }
+
+// After a jump of the level the forecasts are at the new one within two steps: the member with the greatest rate takes over.
+func TestHoltWintersFollows(t *testing.T) {
+	y := make([]float64, 60)
+	for i := range y {
+		if y[i] = float64(i % 2); i >= 40 {
+			y[i] += 50
+		}
+	}
+	run(newHoltWinters(1), y, 1, func(i int, forecast, _, value float64) {
+		if i >= 44 && math.Abs(value-forecast) > 5 {
+			t.Errorf("value %d, %v, was forecast as %v", i, value, forecast)
+		}
+	})
+}

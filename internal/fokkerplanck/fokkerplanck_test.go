@@ -144,3 +144,26 @@ func BenchmarkAdvance(b *testing.B) {
 		s.Advance(p)
 	}
 }
+
+// Without drift the density settles where the diffusion is small: p ∝ 1/v.
+func TestDiffusionThatVaries(t *testing.T) {
+	const n, h = 200, .05
+	p, b, v, want := make([]float64, n), make([]float64, n), make([]float64, n), make([]float64, n)
+	for j := range p {
+		v[j] = 1 + .5*math.Sin(2*math.Pi*float64(j)/n)
+		p[j], want[j] = 1.0/n, 1/v[j]
+	}
+	mass := sum(want)
+	s := New(n)
+	s.Prepare(b, v, h, 2)
+	for range 400 {
+		s.Advance(p)
+	}
+	far := 0.0
+	for j := range p {
+		far += math.Abs(p[j]-want[j]/mass) / 2
+	}
+	if t.Logf("total variation %.3g", far); far > 1e-3 {
+		t.Errorf("%g from the stationary law", far)
+	}
+}
