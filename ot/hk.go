@@ -207,5 +207,10 @@ func FisherRao(dst, rho, loss []float64, eta float64, ws *Workspace) (value, gap
 	}
 	log := detmath.Log(s)
 	value = least - log/eta
-	return value, float64((1+math.Abs(log))*math.Abs(mass-1)) / max(1, math.Abs(float64(eta*value)))
+	return value, fisherRaoGap(mass, log, float64(eta*value))
+}
+
+// fisherRaoGap returns the gap of a w that sums to mass, where log is ln Σ ρᵢ·exp(−η(ℓᵢ − least)).
+func fisherRaoGap(mass, log, etaValue float64) float64 {
+	return float64((1+math.Abs(log))*math.Abs(mass-1)) / max(1, math.Abs(etaValue))
 }

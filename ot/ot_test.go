@@ -405,4 +405,8 @@ func TestFisherRaoGap(t *testing.T) {
 			t.Fatalf("objective %v, dual %v, gap %v", objective, least, gap)
 		}
 	})
+	// Weights that lack 10⁻⁹ of their mass, as a fault in the sum would make them: the objective is off by about as much.
+	if gap := fisherRaoGap(1-1e-9, -.5, .5); gap < 1e-9 || gap > 2e-9 {
+		t.Errorf("gap %v of weights that lack mass", gap)
+	}
 }

@@ -18,7 +18,7 @@ func terminal(t *testing.T) (user, program *os.File) {
 	t.Helper()
 	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("there are no pseudo-terminals here (%v): what a terminal is shown cannot be tested", err)
 	}
 	t.Cleanup(func() { user.Close() })
 	fd := int(user.Fd())
