@@ -96,11 +96,11 @@ func plain(cost []float64, n int) bool {
 
 // mirror writes exp(−C/ε) for a plain cost, each pair once.
 func (t *Transition) mirror(cost []float64, eps float64) {
-	n := len(t.paid)
+	n, inverse := len(t.paid), -1/eps
 	for i := range n {
 		row, c := t.kernel[i*n:i*n+i+1], cost[i*n:i*n+i]
 		for j, x := range c {
-			row[j] = -x / eps
+			row[j] = float64(x * inverse)
 		}
 		detmath.ExpEach(row[:i])
 		for j, e := range row[:i] {
@@ -113,9 +113,9 @@ func (t *Transition) mirror(cost []float64, eps float64) {
 // row writes exp((least − C)/ε) for row i.
 func (t *Transition) row(i int, c []float64, eps float64) {
 	row := t.kernel[i*len(c) : (i+1)*len(c)]
-	least := slices.Min(c)
+	least, inverse := slices.Min(c), 1/eps
 	for j, x := range c {
-		row[j] = (least - x) / eps
+		row[j] = float64((least - x) * inverse)
 	}
 	detmath.ExpEach(row)
 }
@@ -127,9 +127,9 @@ func (t *Transition) normalise(i int, c []float64) {
 	for _, e := range row {
 		s += e
 	}
-	paid, mass := 0.0, 0.0
+	paid, mass, share := 0.0, 0.0, 1/s
 	for j, e := range row {
-		k := e / s
+		k := float64(e * share)
 		row[j] = k
 		mass += k
 		paid += float64(k * c[j])

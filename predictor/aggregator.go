@@ -92,10 +92,15 @@ func (g *ground) look(forecast []float64, scored uint64) {
 func (g *ground) costs() []float64 {
 	if !g.fresh {
 		g.fresh = true
+		inverse := 1 / g.scale2
 		for i := range g.n {
-			for j := range i {
-				c := min(g.distance[i*g.n+j]/g.scale2, costBound) + g.switchCost
-				g.cost[i*g.n+j], g.cost[j*g.n+i] = c, c
+			row := g.cost[i*g.n : i*g.n+i]
+			for j, d := range g.distance[i*g.n : i*g.n+i] {
+				c := float64(d * inverse)
+				if c > costBound {
+					c = costBound
+				}
+				row[j], g.cost[j*g.n+i] = c+g.switchCost, c+g.switchCost
 			}
 		}
 	}

@@ -59,17 +59,19 @@ func (e *diffusion) step(h *history) float64 {
 // evolve computes the law one step after x and returns its mean.
 func (e *diffusion) evolve(x, floor float64) float64 {
 	stretch, widen := e.levels.correction()
-	mean, variance := e.levels.at(x)
+	mean, variance := e.levels.at(e.levels.place(x))
 	sd := max(math.Sqrt(variance), floor)
 	e.sd = sd
 	mean = clip(mean, float64(diffusionReach*sd))
 	e.centre = x + float64(0.5*mean)
 	e.width = (float64(2*diffusionReach*sd) + math.Abs(mean)) / diffusionCells
+	from, apart := e.levels.place(e.cell(0)), e.width/e.levels.width
+	farthest, least := float64(diffusionReach*sd), float64(floor*floor)
 	for j := range e.law {
-		m, v := e.levels.at(e.cell(j))
+		m, v := e.levels.at(from + float64(float64(j)*apart))
 		// No drift leads further than half the grid: one step takes nobody beyond.
-		e.drift[j] = float64(stretch * clip(m, float64(diffusionReach*sd)))
-		e.squared[j] = float64(widen * max(v, float64(floor*floor)))
+		e.drift[j] = float64(stretch * clip(m, farthest))
+		e.squared[j] = float64(widen * max(v, least))
 	}
 	const first = 1.0 / (diffusionSteps + 1)
 	e.start(x+float64(first*stretch*mean), float64(sd*math.Sqrt(float64(first*widen))))
@@ -92,8 +94,9 @@ func (e *diffusion) cell(j int) float64 {
 // start lays the normal law of that mean and deviation on the grid.
 func (e *diffusion) start(mean, sd float64) {
 	sd = max(sd, float64(0.5*e.width))
+	inverse := 1 / sd
 	for j := range e.law {
-		z := (e.cell(j) - mean) / sd
+		z := float64((e.cell(j) - mean) * inverse)
 		e.law[j] = float64(-0.5 * z * z)
 	}
 	detmath.ExpEach(e.law[:])
@@ -104,8 +107,9 @@ func (e *diffusion) start(mean, sd float64) {
 	if !(mass > 0) {
 		e.law[diffusionCells/2], mass = 1, 1
 	}
-	for j := range e.law {
-		e.law[j] /= mass
+	share := 1 / mass
+	for j, p := range e.law {
+		e.law[j] = float64(p * share)
 	}
 }
 

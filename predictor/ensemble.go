@@ -83,13 +83,14 @@ func (m *ensemble) learn(y, scale, epsilon float64, emergency bool) {
 	}
 	mixed := detmath.Dot(m.rho, m.forecast)
 	outerSlope := slopeAt(mixed, y, scale, bend)
+	inverse := 1 / scale
 	for k, part := range m.parts {
 		own := detmath.Dot(part.weights(), m.forecast)
 		slope := slopeAt(own, y, scale, bend)
 		for i, x := range m.forecast {
-			m.loss[i] = tangent(slope, own, x, scale)
+			m.loss[i] = tangent(slope, own, x, inverse)
 		}
-		m.lost[k] = tangent(outerSlope, mixed, own, scale)
+		m.lost[k] = tangent(outerSlope, mixed, own, inverse)
 		m.moves[k] = part.learn(m.loss, &m.ground)
 	}
 	if m.outer != nil {
@@ -110,9 +111,9 @@ func slopeAt(centre, y, scale, bend float64) float64 {
 	return float64(2 * clip((centre-y)/scale, bend))
 }
 
-// tangent is the loss of forecast x: the slope at centre times x − centre, in squared scales, bounded.
-func tangent(slope, centre, x, scale float64) float64 {
-	return clip(float64(slope*((x-centre)/scale)), lossBound)
+// tangent is the loss of forecast x: the slope at centre times x − centre, in squared scales, bounded. inverse is 1/scale.
+func tangent(slope, centre, x, inverse float64) float64 {
+	return clip(float64(slope*float64((x-centre)*inverse)), lossBound)
 }
 
 // prefer gives the chosen experts at least that share of the mixture, in the proportions they have; nothing if there are none.
@@ -204,4 +205,14 @@ func (m *ensemble) visit(c *codec) {
 	c.float(&m.ground.epsilon)
 }
 
-func clip(x, bound float64) float64 { return max(-bound, min(bound, x)) }
+// clip returns x, moved into [−bound, bound]; NaN stays. It compares, which is cheaper than min and max: they look after
+// the signs of zeros.
+func clip(x, bound float64) float64 {
+	if x > bound {
+		return bound
+	}
+	if x < -bound {
+		return -bound
+	}
+	return x
+}

@@ -67,7 +67,7 @@ func checkRegret(t *rapid.T, p *Predictor, y []float64) {
 			}
 			own, mean, end := detmath.Dot(rho[k], forecast), 0.0, math.Inf(1)
 			for i, x := range forecast {
-				loss[i] = tangent(slopeAt(own, v, scale, lossBound*MaxMagnitude), own, x, scale)
+				loss[i] = tangent(slopeAt(own, v, scale, lossBound*MaxMagnitude), own, x, 1/scale)
 				mean += rho[k][i] * loss[i]
 				end = min(end, best[k][i]+loss[i])
 			}

@@ -32,19 +32,19 @@ func (g *lawGrid) addNormal(weight, mean, sd float64) {
 	nearest := int(math.Floor(clip(at/step, lawNodes) + 0.5))
 	first := max(0, min(lawNodes-1, middle+nearest))
 	u := float64(float64(first-middle)*step) - at
-	top := float64(weight * detmath.Exp(float64(-0.5*u*u)) / float64(s*math.Sqrt(2*math.Pi)))
 	half := float64(-0.5 * step * step)
-	q := detmath.Exp(float64(2 * half))
-	up := detmath.Exp(float64(-u*step) + half)
-	down := detmath.Exp(float64(u*step) + half)
+	e := [...]float64{float64(-0.5 * u * u), float64(2 * half), float64(-u*step) + half, float64(u*step) + half}
+	detmath.ExpEach(e[:])
+	top := float64(float64(weight*e[0])*(1/math.Sqrt(2*math.Pi))) / s
 	g.density[first] += top
-	x, r := top, up
+	r, q := e[2], e[1]
+	x := top
 	for k := first + 1; k < lawNodes; k++ {
 		x = float64(x * r)
 		r = float64(r * q)
 		g.density[k] += x
 	}
-	x, r = top, down
+	x, r = top, e[3]
 	for k := first - 1; k >= 0; k-- {
 		x = float64(x * r)
 		r = float64(r * q)

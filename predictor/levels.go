@@ -183,10 +183,17 @@ func sweep(to, from *[levelCells]float64) {
 	}
 }
 
-// at returns mean and variance of an increment from x, by linear interpolation.
-func (m *levelMoments) at(x float64) (mean, variance float64) {
-	place := clip((x-m.low)/m.width-0.5, 2*levelCells)
-	place = max(0, min(levelCells-1, place))
+// place returns where x lies among the centres of the cells.
+func (m *levelMoments) place(x float64) float64 { return (x-m.low)/m.width - 0.5 }
+
+// at returns mean and variance of an increment from a place, by linear interpolation; beyond the grid those at its end.
+func (m *levelMoments) at(place float64) (mean, variance float64) {
+	if !(place > 0) {
+		place = 0
+	}
+	if place > levelCells-1 {
+		place = levelCells - 1
+	}
 	j := min(levelCells-2, int(place))
 	part := place - float64(j)
 	return m.mean[j] + float64(part*(m.mean[j+1]-m.mean[j])), m.variance[j] + float64(part*(m.variance[j+1]-m.variance[j]))

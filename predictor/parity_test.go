@@ -16,9 +16,9 @@ import (
 // The chain of the trace at two checkpoints, as this package on linux/amd64 has it. It changes together with the chains
 // of TestGoldenChains, and for the same reasons.
 var traceGolden = map[int]string{
-	1_000:   "140b2a0999779b63fbfea8c92138d54fd0ad3b4e0047368a4ec4a40051087b8f",
-	10_000:  "b75e4bf3fcc38a18489704415c63c33bc94765c624cdc58319404e5dd225fa92",
-	100_000: "f1446ad4df1a0bb75a98c7adc26efc57faa834957f4d99f04ff14e087304291c",
+	1_000:   "e4ac78b96d690c13906f9d768d8bbb05b347638370a6a590b0fdcffea75fa6e7",
+	10_000:  "2a1fd68eeba3acaff6474346419cb4993c59c7e5321eff76235f235bd7619982",
+	100_000: "624d6832f3963de4bb207fb0448176f176d4d8f10ee37a8aac72a662b0515e67",
 }
 
 // traceSteps is the number of steps that are compared: 10⁵ with TORTURE=1, which .ci/run and make parity set, and a slice

@@ -74,9 +74,12 @@ func (e *rough) look(h *history) {
 		}
 		e.transform.Reset()
 		v[0] = 1 / float64(w)
-		for k := w; k > 0; k-- {
-			v[1] = clip((h.back(k-1)-h.back(k))/e.unit, arFeature)
+		before := h.back(w)
+		for k := w - 1; k >= 0; k-- {
+			now := h.back(k)
+			v[1] = clip((now-before)/e.unit, arFeature)
 			e.transform.Extend(v[:])
+			before = now
 		}
 		at := x[1+i*n : 1+(i+1)*n]
 		e.transform.LogSignature(at)

@@ -10,14 +10,17 @@ import (
 
 // Solver holds the operator of one step, for grids of a fixed number of cells.
 type Solver struct {
-	right, left    []float64 // rates of flow out of cell j to j+1 and to j−1, times the step
-	inverse, carry []float64 // of the pivot; what a cell hands to the next in the first sweep
+	right, left []float64 // rates of flow out of cell j to j+1 and to j−1, times the step
+	inverse     []float64 // of the pivot
+	hand        []float64 // share of its sum that a cell hands to the next one inwards
+	back        []float64 // share of the next inner cell's solution that it gets back
 }
 
 // New returns a solver for grids of cells cells, at least 2.
 func New(cells int) *Solver {
-	a := make([]float64, 4*cells)
-	return &Solver{a[:cells], a[cells : 2*cells], a[2*cells : 3*cells], a[3*cells:]}
+	a := make([]float64, 5*cells)
+	part := func(k int) []float64 { return a[k*cells : (k+1)*cells] }
+	return &Solver{part(0), part(1), part(2), part(3), part(4)}
 }
 
 // Prepare sets the operator of Advance: a step of length dt under ∂p/∂t = −∂(b·p)/∂x + ½∂²(v·p)/∂x² with reflecting
@@ -32,27 +35,60 @@ func (s *Solver) Prepare(b, v []float64, width, dt float64) {
 		up, down := edge(drift, float64(0.25*(v[j]+v[j+1])*cells))
 		s.right[j], s.left[j+1] = float64(scale*up), float64(scale*down)
 	}
-	// kept is the pivot less the flow to the right: at least one.
-	kept := 1.0
-	s.inverse[0], s.carry[0] = 1/(kept+s.right[0]), 0
-	for j := 1; j < n; j++ {
-		kept = 1 + float64(s.left[j]*float64(kept*s.inverse[j-1]))
-		s.inverse[j] = 1 / (kept + s.right[j])
-		s.carry[j] = float64(s.right[j-1] * s.inverse[j-1])
+	s.eliminate()
+}
+
+// eliminate takes the matrix apart from both ends at once towards the middle, which halves the time that is spent waiting
+// for a neighbour. It is arranged without a subtraction (columns of the matrix sum to one), so that no rounding can make a
+// cell negative.
+func (s *Solver) eliminate() {
+	n := len(s.left)
+	right, left, inverse, hand, back := s.right[:n], s.left[:n], s.inverse[:n], s.hand[:n], s.back[:n]
+	middle := n / 2
+	// The pivots less the flows inwards, at least one, and what their elimination leaves of the next.
+	low, high, fromLow, fromHigh := 1.0, 1.0, 0.0, 0.0
+	for i := range middle {
+		low = 1 + float64(left[i]*fromLow)
+		inverse[i] = 1 / (low + right[i])
+		fromLow = float64(low * inverse[i])
+		if k := n - 1 - i; k > middle {
+			high = 1 + float64(right[k]*fromHigh)
+			inverse[k] = 1 / (high + left[k])
+			fromHigh = float64(high * inverse[k])
+		}
+	}
+	inverse[middle] = 1 / (1 + float64(left[middle]*fromLow) + float64(right[middle]*fromHigh))
+	for i := range middle {
+		hand[i], back[i] = float64(right[i]*inverse[i]), float64(left[i+1]*inverse[i])
+	}
+	for k := middle + 1; k < n; k++ {
+		hand[k], back[k] = float64(left[k]*inverse[k]), float64(right[k-1]*inverse[k])
 	}
 }
 
-// Advance takes the density p, of the solver's length, one prepared step on, implicitly. The Thomas sweeps are arranged
-// without a subtraction (columns of the matrix sum to one), so that no rounding can make a cell negative.
+// Advance takes the density p, of the solver's length, one prepared step on, implicitly.
 func (s *Solver) Advance(p []float64) {
 	n := len(p)
-	left, inverse, carry := s.left[:n], s.inverse[:n], s.carry[:n]
-	for j := 1; j < n; j++ {
-		p[j] += float64(carry[j] * p[j-1])
+	inverse, hand, back := s.inverse[:n], s.hand[:n], s.back[:n]
+	middle := n / 2
+	low, high := 0.0, 0.0
+	for i := range middle {
+		p[i] += low
+		low = float64(hand[i] * p[i])
+		if k := n - 1 - i; k > middle {
+			p[k] += high
+			high = float64(hand[k] * p[k])
+		}
 	}
-	p[n-1] = float64(p[n-1] * inverse[n-1])
-	for j := n - 2; j >= 0; j-- {
-		p[j] = float64((p[j] + float64(left[j+1]*p[j+1])) * inverse[j])
+	p[middle] = float64((p[middle] + low + high) * inverse[middle])
+	low, high = p[middle], p[middle]
+	for i := middle - 1; i >= 0; i-- {
+		low = float64(p[i]*inverse[i]) + float64(back[i]*low)
+		p[i] = low
+		if k := n - 1 - i; k > middle {
+			high = float64(p[k]*inverse[k]) + float64(back[k]*high)
+			p[k] = high
+		}
 	}
 }
 

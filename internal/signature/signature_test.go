@@ -141,6 +141,14 @@ func TestPlane(t *testing.T) {
 				t.Fatalf("element %d: %x and %x", i, x, b.sig[i])
 			}
 		}
+		of, general := make([]float64, a.Size()), make([]float64, a.Size())
+		a.LogSignature(of)
+		a.logSignature(general)
+		for i, x := range of {
+			if math.Float64bits(x) != math.Float64bits(general[i]) {
+				t.Fatalf("log-signature, element %d: %x and %x", i, x, general[i])
+			}
+		}
 	})
 }
 

@@ -79,7 +79,10 @@ func (l *Law) Density(x float64) float64 {
 		odd = c[0] + float64(square*odd)
 		even = c[1] + float64(square*even)
 	}
-	return max(0, even+float64(s*odd))
+	if d := even + float64(s*odd); d > 0 {
+		return d
+	}
+	return 0
 }
 
 // far returns the density at x ≥ tailFrom by the first terms of its asymptotic series.
