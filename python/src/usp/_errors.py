@@ -1,0 +1,39 @@
+"""What can go wrong, one class for each thing a caller would handle differently."""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Base of all exceptions of this package."""
+
+
+class FieldError(Error, ValueError):
+    """A value does not fit its declared field: missing, undeclared, of another shape or dtype; or a declaration is wrong."""
+
+
+class StepError(Error, ValueError):
+    """A step is not above the one before it."""
+
+
+class RingError(Error, OSError):
+    """The shared memory could not be made: no space, no rights, or the name is taken by another producer."""
+
+
+class ClosedError(Error, RuntimeError):
+    """The run has ended."""
+
+
+class ForkedError(ClosedError):
+    """The run belongs to the process that this one was forked from."""
+
+
+class RecorderError(Error, RuntimeError):
+    """The recorder could not begin, or ended before the run did."""
+
+
+class ConfigError(Error, ValueError):
+    """The settings are not valid; the message has file, line and column."""
+
+
+class SnapshotError(Error, RuntimeError):
+    """A snapshot cannot be restored: there is none, it is damaged, or it does not fit what it is to be restored into."""
