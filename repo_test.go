@@ -291,7 +291,7 @@ func files(fsys fs.FS) []string {
 			return err
 		}
 		if d.IsDir() {
-			if slices.Contains([]string{".git", "runs", "bin", "dist"}, name) {
+			if slices.Contains([]string{".git", "runs", "bin", "dist", "python/.venv", "python/build"}, name) {
 				return fs.SkipDir
 			}
 			return nil
