@@ -108,7 +108,12 @@ def default_type(cls: str) -> str:
 
 def check_names(declared: Iterable[Field], values: Mapping[str, Any]) -> None:
     """Raises FieldError unless the keys of values are exactly the declared names."""
-    names = {f.name for f in declared}
+    misnamed([f.name for f in declared], values)
+
+
+def misnamed(declared: Iterable[str], values: Mapping[str, Any]) -> None:
+    """Raises FieldError unless the keys of values are exactly these names."""
+    names = set(declared)
     missing, extra = sorted(names - set(values)), sorted(map(str, set(values) - names))
     if missing:
         raise FieldError(f"no value for {_list(missing)}: each record has all declared fields")
