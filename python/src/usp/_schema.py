@@ -153,7 +153,7 @@ def _describe(f: Field, value: Any) -> tuple[int, str]:
             raise FieldError(f"field {f.name!r}: {e}") from None
     if isinstance(value, (bool, int, float)):
         return 1, "f64" if isinstance(value, float) else default_type(f.cls)
-    if isinstance(value, (list, tuple)) and value:
+    if isinstance(value, (list, tuple)) and value and not any(isinstance(v, (list, tuple)) for v in value):
         inner = [_describe(f, v) for v in value]
         if all(n == 1 for n, _ in inner):
             types = {t for _, t in inner}
