@@ -150,7 +150,9 @@ class Session:
 
     def dropped(self) -> int:
         """Records with device values that were never emitted."""
-        return int(self._queue.dropped) if self._queue is not None else 0
+        queued = int(self._queue.dropped) if self._queue is not None else 0
+        traced = sys.modules.get(f"{__package__}._xla")  # nothing was traced if it is not there
+        return queued + (int(traced.counts(self.ring).late) if traced is not None else 0)
 
     # The end
 
