@@ -68,7 +68,7 @@ def special(x64: bool, n: int | None = None) -> dict[str, Any]:
         "count": jnp.asarray([-1, 2**31 - 1], jnp.int32),
         "flags": jnp.asarray([True, False, True]),
     }
-    return values if n is None else {k: jnp.broadcast_to(v, (n, *v.shape)) for k, v in values.items()}
+    return values if n is None else {k: jnp.asarray(np.stack([np.asarray(v)] * n)) for k, v in values.items()}
 
 
 def special_words(x64: bool) -> tuple[int, ...]:
