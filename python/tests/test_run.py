@@ -169,6 +169,7 @@ def test_settings_of_a_file_and_of_arguments(tmp_path: Path, ring_dir: Path, mon
         assert [step for step in range(10) if run.should_save(step)] == [0, 4, 8]
         for step in range(100):
             run.emit(step, values(step))
+        assert run.snapshot(8, {}) and [step for step in range(13) if run.should_save(step)] == [12]
     os.chdir(tmp_path)
     found = verified(tmp_path / "there" / run.id)
     assert found["stored"] == 100 and found["digests"] == 10
@@ -259,9 +260,11 @@ def test_a_recorder_that_cannot_begin(
     with pytest.raises(api.RecorderError, match="the recorder ended: out of luck"):
         api.Run(fields=FIELDS)
     lazy = api.Run(fields=api.fields(loss="metric"), snapshot_capacity=0)
-    for _ in range(2):
-        with pytest.raises(api.RecorderError, match="out of luck"):
-            lazy.emit(1, {"loss": 1.0})
+    with pytest.raises(api.RecorderError, match="out of luck"):
+        lazy.emit(1, {"loss": 1.0})
+    broken.write_text(f'#!/bin/sh\nexec {usp_bin} "$@"\n')
+    with pytest.raises(api.RecorderError, match="out of luck"):
+        lazy.emit(1, {"loss": 1.0})  # it is not tried again at each step of a loop that catches this
     assert not lazy.close().complete or lazy.emitted == 0
     assert list(ring_dir.iterdir()) == []
     monkeypatch.setenv("USP_BIN", "/nonexistent/usp")

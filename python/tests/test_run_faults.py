@@ -142,6 +142,7 @@ def test_interrupt_in_the_terminal() -> None:
     code = (
         LOOP
         + """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     with usp.Run(fields=fields) as run:
         step = 0
         while True:
