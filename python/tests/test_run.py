@@ -38,6 +38,7 @@ def test_every_record_is_stored(ring_dir: Path, run_dir: Path) -> None:
         for step in range(20_000):
             run.emit(step, values(step))
         assert run.emitted == 20_000 and run.dropped == 0
+        assert run._session is not None and run.emit == run._session.emit, "nothing stands before the emitter"
     found = verified(run.dir)
     assert (found["stored"], found["lost"], found["digests"]) == (20_000, 0, 20_000)
     assert (found["first_step"], found["last_step"]) == (0, 19_999)

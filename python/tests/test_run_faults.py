@@ -215,6 +215,28 @@ def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
     assert closed(Path(run)) and verified(run)["stored"] == 1
 
 
+def test_without_the_extension() -> None:
+    process = program(
+        LOOP
+        + """
+    import usp._ring, warnings
+    usp._ring._native, usp._ring._why_not_native = None, "no compiler"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            with usp.Run(fields=fields) as run:
+                assert run.native is False
+                run.emit(1, values(1))
+    (one,) = told
+    assert issubclass(one.category, usp.Warning) and "no compiler" in str(one.message), one
+    assert one.filename == "<string>", one.filename
+    print(run.dir, flush=True)
+    """
+    )
+    run = line(process)
+    assert ended(process)[0] == 0 and verified(run)["stored"] == 1
+
+
 def test_a_run_of_another_thread() -> None:
     process = program(
         LOOP
@@ -247,6 +269,7 @@ def test_a_forked_child_lets_go() -> None:
         emit = run.emit
         emit(1, values(1))
         lazy.emit(1, {"loss": 1.0})
+        pipe = run._session._recorder._process.stderr
         child = os.fork()
         if child == 0:
             refused = 0
@@ -256,6 +279,7 @@ def test_a_forked_child_lets_go() -> None:
                 except usp.ForkedError:
                     refused += 1
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            assert pipe.closed  # or the recorder would block on it once its reader is gone
             with usp.Run(fields=fields) as own:  # it may have one of its own
                 own.emit(1, values(1))
             print(own.dir, flush=True)
