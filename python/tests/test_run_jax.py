@@ -90,6 +90,25 @@ def test_snapshots_through_the_run() -> None:
     assert api.latest_step(run.dir) == 44 and api.all_steps("nothing-here") == []
 
 
+def test_the_example_of_the_page() -> None:
+    page = (Path(__file__).parents[2] / "doc" / "python.md").read_text()
+    example = page.split("```python\n")[1].split("```")[0]
+    assert "usp.restore" in example
+
+    @jax.jit
+    def step(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
+        rho = jax.nn.softmax(state["w"])
+        return {"w": state["w"] + batch}, {"loss": rho.max(), "rho": rho, "ot_cost": (rho * rho).sum()}
+
+    names = {"usp": api, "n": 250, "train_step": step}
+    names |= {"state": {"w": jax.numpy.zeros(5)}, "batch": jax.numpy.arange(5.0)}
+    exec(compile(example, "doc/python.md", "exec"), names)
+    run, state = names["run"], names["state"]
+    assert verified(run.dir)["stored"] == 250 and run.summary["snapshots"] + run.summary["snapshots_dropped"] == 3
+    assert names["step"] in (0, 100, 200) and isinstance(state["w"], jax.Array)
+    assert (np.asarray(state["w"]) == np.arange(5.0) * (names["step"] + 1)).all()
+
+
 def test_a_snapshot_waits_for_the_records_before_it() -> None:
     """Its place in the run is behind the record of its step, though that is still on its way when it is taken."""
     fields = api.fields(loss=api.field("metric", (), "f32"))
