@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from usp._errors import Error, FieldError, StepError
+from usp._errors import Error, FieldError, RingError, StepError
 from usp._pack import pack, packed_len
 from usp._schema import Schema
 
@@ -103,6 +103,8 @@ def emit_traced(ring: Ring, schema: Schema, step: Any, values: Any) -> jax.Array
     why = unavailable(platform)
     if why:
         raise Error(f"emit_traced on {platform}: {why}. Instead, {_INSTEAD}")
+    if platform == "cuda":
+        _attach(ring)
     packed = pack(schema, values) if isinstance(values, Mapping) else _checked(schema, values)
     try:
         given = jnp.asarray(step)
@@ -126,6 +128,24 @@ def emit_traced(ring: Ring, schema: Schema, step: Any, values: Any) -> jax.Array
             raise
         raise Error(f"emit_traced under vmap: a step has one record. Call it outside of vmap; or {_INSTEAD}") from None
     return out if out.dtype == given.dtype else out.astype(given.dtype)
+
+
+def _attach(ring: Ring) -> None:
+    from usp.cuda import attach
+
+    try:
+        attach(ring)
+    except RingError as e:
+        raise Error(f"emit_traced on cuda: {e}. Instead, {_INSTEAD}") from None
+
+
+def release(ring: Ring, timeout: float = 10.0) -> str:
+    """Before a ring is finished: takes it back from a device that writes it. Returns "" or why it did not give it back;
+    the ring must then stay mapped. Nothing to do, and "", everywhere else."""
+    import sys
+
+    cuda = sys.modules.get("usp.cuda")
+    return cuda.detach(ring, timeout) if cuda is not None and ring.native else ""
 
 
 def _on_mesh(call: Any, at: jax.Array, packed: jax.Array) -> jax.Array:
