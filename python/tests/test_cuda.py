@@ -47,7 +47,14 @@ class Lanes:
         lay = ring._layout
         self.control = ctypes.create_string_buffer(library.lanes_size())
         u64 = ctypes.c_uint64
-        library.lanes_init(self.control, ctypes.c_void_p(base), u64(header_len), u64(lay.slot_size), u64(lay.slots), u64(lay.payload_len))
+        library.lanes_init(
+            self.control,
+            ctypes.c_void_p(base),
+            u64(header_len),
+            u64(lay.slot_size),
+            u64(lay.slots),
+            u64(lay.payload_len),
+        )
 
     def write(self, step: int, time: int, words: list[int]) -> bool:
         values = (ctypes.c_uint32 * (2 * len(words)))(*(half for w in words for half in (w & 0xFFFFFFFF, w >> 32)))
@@ -114,7 +121,8 @@ def test_the_kernel_compiles(tmp_path: Path) -> None:
     flags = os.environ.get("NVCC_FLAGS", "-arch=all-major").split()
     done = subprocess.run(
         [nvcc, "-std=c++17", "-O2", "-Xcompiler", "-fPIC,-Wall,-Werror", "-shared", "-cudart", "static", *flags,
-         "-o", str(tmp_path / "libusp_cuda.so"), str(SOURCE / "usp_cuda.cu")], capture_output=True, text=True, check=False,
+         "-o", str(tmp_path / "libusp_cuda.so"), str(SOURCE / "usp_cuda.cu")], capture_output=True,
+        text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -128,7 +136,7 @@ def built() -> Any:
 
 
 def test_the_handler_says_what_it_is(built: Any) -> None:
-    from test_xla import _Api, _Extension, _Frame, _Metadata, _Version
+    from test_xla_abi import _Api, _Extension, _Frame, _Metadata, _Version
 
     handler = built._library.usp_cuda_handler
     handler.restype = ctypes.c_void_p
@@ -136,7 +144,9 @@ def test_the_handler_says_what_it_is(built: Any) -> None:
         api = _Api(size=200, version=_Version(size=24, major=theirs[0], minor=theirs[1]))
         metadata = _Metadata(size=ctypes.sizeof(_Metadata))
         extension = _Extension(size=24, kind=1, metadata=ctypes.pointer(metadata))
-        frame = _Frame(size=ctypes.sizeof(_Frame), extensions=ctypes.pointer(extension), api=ctypes.pointer(api), stage=3)
+        frame = _Frame(
+            size=ctypes.sizeof(_Frame), extensions=ctypes.pointer(extension), api=ctypes.pointer(api), stage=3
+        )
         assert handler(ctypes.byref(frame)) is None
         assert (metadata.version.major, metadata.version.minor) == answer
         assert metadata.traits == 1, "not said to be compatible with command buffers"

@@ -68,7 +68,9 @@ def _register(platform: str) -> str:
         return f"the extension usp._native is not here ({e})"
     import jax
 
-    jax.devices("cpu")  # a registration before the backend is there would be tried, and fail, in the middle of something
+    jax.devices(
+        "cpu"
+    )  # a registration before the backend is there would be tried, and fail, in the middle of something
     try:
         jax.ffi.register_ffi_target(TARGET, _native.xla_handler, platform="cpu")
     except Exception as e:  # of jaxlib, of whatever class it is there
@@ -149,7 +151,7 @@ def release(ring: Ring, timeout: float = 10.0) -> str:
 
 
 def _on_mesh(call: Any, at: jax.Array, packed: jax.Array) -> jax.Array:
-    """Makes the call on each device of the mesh that the program is traced for, if one is known, with whole operands."""
+    """Makes the call, with whole operands, on each device of the mesh that the program is traced for, if known."""
     import jax
 
     mesh = jax.sharding.get_abstract_mesh()
