@@ -271,7 +271,7 @@ class Saver:
                         raise self._gone(array, leaves[i].path, err) from err
                 raise
             for (i, _), array in zip(members, copies, strict=True):
-                job.pieces[i] = list(_parts(array))
+                job.pieces[i] = _parts(array) if hasattr(array, "sharding") else [(None, array)]
         return bool(groups)
 
     def _gone(self, array: Any, path: str, err: Exception) -> Exception:
