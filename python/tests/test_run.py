@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import math
 import os
@@ -271,6 +272,14 @@ def test_a_recorder_that_cannot_begin(
     monkeypatch.setenv("USP_BIN", "/nonexistent/usp")
     with pytest.raises(api.RecorderError, match="USP_BIN"):
         api.Run(fields=FIELDS)
+
+
+def test_what_the_recorder_says_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USP_NONSENSE", "1")
+    said = io.StringIO()
+    with api.Run(fields=FIELDS, stderr=said) as run:
+        run.emit(1, values(1))
+    assert said.getvalue().count('unknown environment variable "USP_NONSENSE"') == 1
 
 
 def test_from_several_threads() -> None:

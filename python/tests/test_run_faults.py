@@ -169,14 +169,15 @@ def test_a_program_that_does_not_close(last: str, end: str, rc: int) -> None:
         LOOP
         + f"""
     run = usp.Run(fields=fields)
-    run.emit(1, values(1))
+    for step in range(30_000):
+        run.emit(step, values(step))
     print(run.dir, flush=True)
     {last}
     """
     )
     run = line(process)
     assert ended(process)[0] == rc
-    assert verified(run, end=end)["stored"] == 1
+    assert verified(run, end=end)["stored"] == 30_000, "it waited for that"
 
 
 def test_one_record_held_at_the_end_of_the_program() -> None:

@@ -109,6 +109,16 @@ def test_the_example_of_the_page() -> None:
     assert (np.asarray(state["w"]) == np.arange(5.0) * (names["step"] + 1)).all()
 
 
+def test_a_snapshot_before_the_first_record() -> None:
+    state = {"w": jax.numpy.zeros(1 << 19)}
+    with api.Run(fields=api.fields(loss="metric"), save_interval_steps=1) as run:
+        assert run.snapshot(0, state) is False, "there is no record that it could follow"
+        run.emit(0, {"loss": 1.0})
+        assert run.native is not None, "how large a state is was known, so the run began at once"
+        assert run.snapshot(0, state) is True
+    assert verified(run.dir)["stored"] == 1 and run.all_steps() == [0]
+
+
 def test_a_snapshot_waits_for_the_records_before_it() -> None:
     """Its place in the run is behind the record of its step, though that is still on its way when it is taken."""
     fields = api.fields(loss=api.field("metric", (), "f32"))
