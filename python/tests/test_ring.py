@@ -226,6 +226,7 @@ def test_emit_in_the_middle_of_an_emit(ring_dir: Path, monkeypatch: pytest.Monke
     with monkeypatch.context() as m:
         m.setattr(_ring, "zlib", SimpleNamespace(crc32=handler))
         assert ring.emit(payload(0)) == 0
+    assert ringreader.read(ring.path).position == 3
     assert ring.emit(payload(3)) == 3
     ring.finish(True)
     r = ringreader.read(ring.path)
