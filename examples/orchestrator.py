@@ -420,13 +420,14 @@ def orchestrate(cfg: Config, s: State, y: Array, forecasts: Array) -> tuple[Stat
 
     eps = jnp.where(learns, epsilon_of(cfg, s["fast2"], s["slow2"]), s["epsilon"])
     n = forecasts.shape[0]
-    cost = (jnp.minimum(s["distance"] / (scale * scale), COST_BOUND) + cfg.switch_cost) * (1 - jnp.eye(n, dtype=y.dtype))
+    elsewhere = 1 - jnp.eye(n, dtype=y.dtype)
+    cost = (jnp.minimum(s["distance"] / (scale * scale), COST_BOUND) + cfg.switch_cost) * elsewhere
     if cfg.step == "jko":
         parts, rho, paid = learn_jko(s["parts"], s["forecasts"], s["rho"], y, scale, cost, eps, cfg)
     else:
         parts, rho, paid = learn_hk(s["parts"], s["forecasts"], s["rho"], y, scale, cost, eps)
     parts, rho = choose(learns, parts, s["parts"]), jnp.where(learns, rho, s["rho"])
-    if cfg.sinkhorn_iterations:  # what an optimal plan between the same two weight vectors would have cost
+    if cfg.sinkhorn_iterations:  # what transport alone, from the weights before to those after, would cost
         _, optimal, _, _, _ = sinkhorn(s["rho"], rho, cost, eps, 1e-9, cfg.sinkhorn_iterations)
     else:
         optimal = jnp.zeros_like(paid)
@@ -460,5 +461,6 @@ def orchestrate(cfg: Config, s: State, y: Array, forecasts: Array) -> tuple[Stat
     flags = alarm | level | louder | jnp.where(warm, 0, WARM_UP) | jnp.where(chart["grace"] > 0, GRACE, 0)
     tell = {"cusum_pos": chart["shown_up"], "cusum_neg": chart["shown_down"], "cusum_var": variance["shown"],
             "entropy": entropy(weights), "mixture_share": stands, "loss": score * score, "epsilon": eps,
-            "sinkhorn": optimal, "ot_cost": jnp.where(learns, paid, 0), "flags": flags, "rho": weights}
+            "sinkhorn": jnp.where(learns, optimal, 0), "ot_cost": jnp.where(learns, paid, 0), "flags": flags,
+            "rho": weights}
     return new, tell

@@ -1,4 +1,4 @@
-"""The numerics of examples/orchestrator.py, with real JAX in float64, against values computed with 34 digits and against
+"""The numerics of examples/orchestrator.py, with real JAX in float64, against values computed with 34 digits and
 published ones: the same that the Go packages ot, internal/aggregate and predictor are tested with."""
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def test_sinkhorn_says_when_not_converged() -> None:
     (1e4, 0.5, 0.2, [0.25000718509460985, 0.25002718490539878, 0.25002843478670221, 0.24993719521328916]),
     (0.02, 0.05, 0.2, [0.3999758599529562, 0.30001842904198254, 0.20000571100506126, 0.1])])
 def test_jko(eps: float, tau: float, lam: float, want: list[float]) -> None:
-    step = jax.jit(lambda rho: o.jko_step(rho, jnp.asarray(LOSS), jnp.asarray(EVEN), jnp.asarray(GROUND), tau, eps, lam))
-    rho, paid, free, n = step(jnp.asarray(RHO))
+    loss, prior, cost = jnp.asarray(LOSS), jnp.asarray(EVEN), jnp.asarray(GROUND)
+    rho, paid, free, n = jax.jit(lambda rho: o.jko_step(rho, loss, prior, cost, tau, eps, lam))(jnp.asarray(RHO))
     np.testing.assert_allclose(rho, want, rtol=1e-12, atol=1e-16)  # of each weight; of their sum:
     assert np.abs(np.asarray(rho) - want).max() <= 1e-13
     assert 1 <= n < 2000
@@ -144,7 +144,8 @@ def test_cusum_finds_the_nile_dam() -> None:
     with open(ROOT / "internal" / "examples" / "nile.csv", newline="") as f:
         flow = np.array([float(row["value"]) for row in csv.DictReader(f)])
     z = (flow - flow[:20].mean()) / flow[:20].std(ddof=1)
-    state = {k: jnp.asarray(0.0) for k in ("up", "down", "shown_up", "shown_down", "grace")} | {"own2": jnp.asarray(1.0)}
+    state = {k: jnp.asarray(0.0) for k in ("up", "down", "shown_up", "shown_down", "grace", "own2")}
+    state["own2"] += 1
 
     def step(state: o.State, z: jax.Array) -> tuple[o.State, tuple[jax.Array, jax.Array]]:
         state, alarm = o.cusum(state, z, bound=1e9, normal2=1.0, rate=0.0, slack=0.5, threshold=5.0, wait=20)
