@@ -102,7 +102,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     fields = usp.fields(loss="metric", accuracy="metric", grad_norm="metric", learning_rate="metric", head="digest",
                         sketch="digest")
     values: dict[str, Array] = {}
-    with usp.Run(args.config, fields=fields, name="flax_train.v1", producer={"program": "flax_train", "seed": args.seed},
+    producer = {"program": "flax_train", "seed": args.seed}
+    with usp.Run(args.config, fields=fields, name="flax_train.v1", producer=producer,
                  save_interval_steps=args.snapshot_interval) as run:
         for step in range(first + 1, args.steps + 1):
             state, values = train_step(state)
