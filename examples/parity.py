@@ -1,0 +1,150 @@
+"""Measures how far the same computation agrees between the Go predictor and JAX, and between two JAX programs.
+
+For each shipped series: `usp run` predicts it; examples/experts writes what each of the predictor's experts forecast;
+examples/jax_jko.py weighs the same forecasts from the same beliefs, on its own, to the end; `usp compare` holds the two
+runs against each other. Then the same JAX program is run again, with one thing changed each time. Prints a table in
+Markdown, which is that of doc/parity.md.
+
+    USP_BIN=usp python examples/parity.py
+    JAX_PLATFORMS=cuda,cpu python examples/parity.py       # with a row for the GPU
+
+Needs the usp program and Go. Everything is written to a temporary directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+SERIES = {"sunspots": 11, "nile": 1, "co2": 52, "gdp": 4, "unemployment": 4}  # and values in one period
+FIELDS = "rho,ot_cost_digest"
+
+# What is changed about the JAX program, from its run on sunspots: arguments and environment.
+CHANGES: dict[str, tuple[list[str], dict[str, str]]] = {
+    "run again": ([], {}),
+    "one `lax.scan`, records from inside it (T1)": (["--emit", "t1"], {}),
+    "series 0 in a batch of 8": (["--batch", "8"], {}),
+    "one thread": ([], {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "OMP_NUM_THREADS": "1"}),
+    "two CPU devices": ([], {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}),
+    "instructions up to AVX2": ([], {"XLA_FLAGS": "--xla_cpu_max_isa=AVX2"}),
+    "instructions up to SSE4.2": ([], {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2"}),
+    "no optimisation": ([], {"XLA_FLAGS": "--xla_backend_optimization_level=0"}),
+    "fast mathematics": ([], {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}),
+    "float32": (["--dtype", "float32"], {}),
+}
+
+
+class Bench(NamedTuple):
+    """Where things are."""
+
+    usp: str
+    experts: str  # the program built from examples/experts
+    work: Path
+    env: dict[str, str]
+
+    def run(self, command: list[str], env: Mapping[str, str] | None = None, fine: tuple[int, ...] = (0,)) -> str:
+        """Standard output of a command that ends with one of the statuses given."""
+        done = subprocess.run(command, capture_output=True, text=True, env=self.env | dict(env or {}), cwd=self.work)
+        if done.returncode not in fine:
+            raise SystemExit(f"parity: {' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+
+def prepare(work: Path, usp: str | None = None) -> Bench:
+    """Builds examples/experts, and sees that nothing is written outside work but rings."""
+    found = usp or os.environ.get("USP_BIN") or shutil.which("usp")
+    if not found or not shutil.which("go"):
+        raise SystemExit("parity: needs the usp program (USP_BIN, or in PATH) and go")
+    env = dict(os.environ) | {
+        "USP_BIN": os.path.abspath(found), "USP_DIR": str(work / "runs"), "USP_RECORDER_KEY_FILE": str(work / "key"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "python" / "src"), os.environ.get("PYTHONPATH", "")]),
+    }
+    bench = Bench(os.path.abspath(found), str(work / "experts"), work, env)
+    subprocess.run(["go", "build", "-o", bench.experts, "./examples/experts"], cwd=ROOT, check=True)
+    return bench
+
+
+def predict(bench: Bench, series: str, step: str = "hk") -> tuple[str, Path]:
+    """The run directory of `usp run` on a series, and the table of its experts' forecasts."""
+    csv, season = str(ROOT / "internal" / "examples" / f"{series}.csv"), str(SERIES[series])
+    said = bench.run([bench.usp, "run", csv, "--season", season, "--progress", "none", "--json"],
+                     {"USP_ORCHESTRATOR_STEP": step})
+    table = bench.work / f"{series}.json"
+    table.write_text(bench.run([bench.experts, "-season", season, csv]), encoding="utf-8")
+    return str(bench.work / json.loads(said.splitlines()[-1])["run_dir"]), table
+
+
+def weigh(bench: Bench, table: Path, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+    """The run directory of the JAX program on a table of forecasts."""
+    program = [sys.executable, str(ROOT / "examples" / "jax_jko.py"), "--experts", str(table), "--json"]
+    report = json.loads(bench.run([*program, *arguments], env))
+    if report["summary"]["lost"] or report["summary"]["stored"] != report["summary"]["emitted"]:
+        raise SystemExit(f"parity: {report['dir']} is not whole: {report['summary']}")
+    return report["dir"]
+
+
+def compare(bench: Bench, a: str, b: str) -> dict[str, Any]:
+    """What `usp compare` says of two runs."""
+    return json.loads(bench.run([bench.usp, "compare", a, b, "--field", FIELDS, "--json"], fine=(0, 22)))
+
+
+def cell(c: Mapping[str, Any], name: str) -> str:
+    """How far a field agrees."""
+    field = next(f for f in c["fields"] if f["name"] == name)
+    if not field["differ"]:
+        return "identical"
+    return f"{field['bits']} bits (step {field['bits_at']})"
+
+
+def row(label: str, c: Mapping[str, Any]) -> str:
+    """A line of the table."""
+    first = c.get("first_divergent")
+    where = f"{first['step']}, {first['field']}" if first else "none"
+    flags = next((o for o in c["others"] if o["name"].startswith("flag")), None)
+    same = "not compared" if flags is None else "equal" if not flags["differ"] else f"differ from step {flags['first_step']}"
+    return (f"| {label} | {c['verdict']} | {cell(c, 'rho')} | {cell(c, 'ot_cost_digest')} | {where} | "
+            f"{c['differing_steps']} of {c['common_steps']} | {same} |")
+
+
+HEAD = """| {} | verdict | ρ agrees to | OT cost agrees to | first divergent step | steps that differ | flags |
+| --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def measure(bench: Bench) -> None:
+    """Prints both tables, and what the programs were run with."""
+    print(HEAD.format("JAX against the Go predictor"), flush=True)
+    for series in SERIES:
+        for step in ("hk", "jko"):
+            go, table = predict(bench, series, step)
+            c = compare(bench, go, weigh(bench, table, "--step", step))
+            print(row(f"{series}, `{step}`", c), flush=True)
+    print("\n" + HEAD.format("JAX against JAX, sunspots, `hk`"), flush=True)
+    _, table = predict(bench, "sunspots")
+    base = weigh(bench, table)
+    changes = dict(CHANGES)
+    if "cuda" in os.environ.get("JAX_PLATFORMS", ""):
+        changes["CPU against GPU"] = ([], {"JAX_PLATFORMS": "cpu"})
+    for label, (arguments, env) in changes.items():
+        c = compare(bench, base, weigh(bench, table, *arguments, env=env))
+        print(row(label, c), flush=True)
+        for d in c["environment"]:
+            print(f"<!-- {label}: {d} -->", flush=True)
+
+
+def main() -> int:
+    """Measures in a directory that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="usp-parity-") as work:
+        measure(prepare(Path(work)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
