@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-SERIES = {"sunspots": 11, "nile": 1, "co2": 52, "gdp": 4, "unemployment": 4}  # and values in one period
+SERIES = {"sunspots": 11, "nile": 0, "co2": 52, "gdp": 4, "unemployment": 4}  # and values in one period (0: find one)
 FIELDS = "rho,ot_cost_digest"
 
 # What is changed about the JAX program, from its run on sunspots: arguments and environment.
@@ -109,7 +109,9 @@ def row(label: str, c: Mapping[str, Any]) -> str:
     first = c.get("first_divergent")
     where = f"{first['step']}, {first['field']}" if first else "none"
     flags = next((o for o in c["others"] if o["name"].startswith("flag")), None)
-    same = "not compared" if flags is None else "equal" if not flags["differ"] else f"differ from step {flags['first_step']}"
+    same = "not compared"
+    if flags is not None:
+        same = f"differ from step {flags['first_step']}" if flags["differ"] else "equal"
     return (f"| {label} | {c['verdict']} | {cell(c, 'rho')} | {cell(c, 'ot_cost_digest')} | {where} | "
             f"{c['differing_steps']} of {c['common_steps']} | {same} |")
 
