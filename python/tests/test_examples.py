@@ -1,5 +1,5 @@
-"""The programs in examples/, as a user runs them: what they record verifies, a resumed run has the digests of one that was
-not interrupted, and the JAX program agrees with the Go predictor over the same input."""
+"""The programs in examples/, as a user runs them: what they record verifies, a resumed run has the digests of one
+that was not interrupted, and the JAX program agrees with the Go predictor over the same input."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ RESUMABLE = [("jax_jko.py", ["--batch", "3", "--emit", "t0"]), ("jax_jko.py", ["
 
 @pytest.mark.parametrize(("program", "arguments"), RESUMABLE, ids=["jax_jko-t0", "jax_jko-t1", "flax_train"])
 def test_resumed_equals_uninterrupted(program: str, arguments: list[str], runner: Runner, usp_bin: str) -> None:
-    """A run that ended at step 40 goes on from the snapshot of step 40, or 30 if it ended at 35, and has bit for bit the
-    digests of one that went to step 60 at once. All verify."""
+    """A run that ended at step 35 goes on from the snapshot of step 30, and has bit for bit the digests of one that
+    went to step 60 at once. All verify."""
     def run(*more: str) -> dict[str, Any]:
         return json.loads(runner(program, *arguments, "--snapshot-interval", "10", "--json", *more))
 
@@ -85,7 +85,8 @@ def test_another_seed_is_another_run(runner: Runner, usp_bin: str) -> None:
 def test_says_what_comes_next(program: str, runner: Runner, usp_bin: str, tmp_path: Path) -> None:
     """The commands that a program names work on what it has recorded."""
     said = runner(program, "--steps", "20")
-    named = [line.split("usp ", 1)[1].split() for line in said.splitlines() if "usp " in line and "recorded" not in line]
+    lines = said[said.index("next:"):].splitlines()
+    named = [line.split("usp ", 1)[1].split() for line in lines]
     assert [words[0] for words in named] == ["show", "verify"], said
     for words in named:
         done = subprocess.run([usp_bin, *words], capture_output=True, text=True, timeout=120, cwd=tmp_path)
