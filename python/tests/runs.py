@@ -19,11 +19,9 @@ def usp(*args: object, ok: tuple[int, ...] = (0,)) -> Any:
     """Runs a command of usp with --json, and returns what it printed."""
     done = subprocess.run([os.environ["USP_BIN"], "--json", *map(str, args)], capture_output=True, text=True, check=False)
     assert done.returncode in ok, f"usp {args} ended with {done.returncode}: {done.stdout}{done.stderr}"
-    lines = done.stdout.strip()
-    try:
-        return json.loads(lines)
-    except ValueError:
-        return [json.loads(line) for line in lines.splitlines()]
+    if args[0] == "log":
+        return [json.loads(line) for line in done.stdout.splitlines()]
+    return json.loads(done.stdout)
 
 
 def verified(run: object, end: str = "clean") -> dict[str, Any]:

@@ -354,19 +354,23 @@ class Ring:
     def finish(self, clean: bool) -> None:
         """Says that the producer ended, cleanly or not, and gives up the lock: the recorder drains the rest and removes
         the files. `consumer` still works. A second call does nothing."""
-        with self._stage_lock:
+        # A signal handler that ends the run may have interrupted the very code that holds a lock: no waiting for ever.
+        held = [lock for lock in (self._stage_lock, self._lock) if lock.acquire(timeout=1.0)]
+        try:
             words = self._words
             if words is None:
                 return
-            with self._lock:
-                self._words = None
-                self._state = rf.STATE_CLOSED if clean else rf.STATE_FAILED
-                if self._writer is not None:
-                    self._next, self._last_step = self._writer.position, self._writer.last_step
-                    self._writer.close()
-                words[rf.OFF_POSITION // 8] = self._next  # an interrupted record counts, as lost
-                words[rf.OFF_STATE // 8] = self._state
+            self._words = None
+            self._state = rf.STATE_CLOSED if clean else rf.STATE_FAILED
+            if self._writer is not None:
+                self._next, self._last_step = self._writer.position, self._writer.last_step
+                self._writer.close()
+            words[rf.OFF_POSITION // 8] = self._next  # an interrupted record counts, as lost
+            words[rf.OFF_STATE // 8] = self._state
             words.release()
+        finally:
+            for lock in held:
+                lock.release()
         for file in self._files:
             if file.fd >= 0:
                 fcntl.flock(file.fd, fcntl.LOCK_UN)

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from . import _lifecycle, _recorder, _settings
-from ._errors import ClosedError, ConfigError, Error, FieldError, ForkedError, NoRecorderWarning
+from ._encode import Emitter
+from ._errors import ClosedError, ConfigError, Error, FieldError, ForkedError, NoRecorderWarning, StepError
 from ._schema import Field, Schema, resolve
 from ._session import DEFAULT_CAPACITY, Plan, Session, Summary, on_device, warn
 
@@ -85,7 +86,7 @@ class Run:
         self._lock = threading.RLock()
         self._session: Session | None = None
         self._broken: Error | None = None  # why it could not begin
-        self._held: tuple[int, Any, int] | None = None  # the first record, until the size of the state is known
+        self._held: Held | None = None  # the first record, until the size of the state is known
         self._last_saved = -1
         self._declared = tuple(fields)
         self._name = name
@@ -133,11 +134,13 @@ class Run:
             self._check_open()
             if self._session is None:
                 if self.schema is None:
-                    self.schema = self._resolve(values)
+                    schema = self._resolve(values)
                     if self._capacity is None and self._plan.staging_areas and self._plan.keep:
                         # The next call says whether there are snapshots, and how large: a ring cannot grow.
-                        self._held = step, host_copy(values), clock.time_ns() if time is None else time
+                        self._held = Held(schema, step, values, clock.time_ns() if time is None else time)
+                        self.schema = schema
                         return
+                    self.schema = schema
                 self._begin()
             assert self._session is not None
             self._session.emit(step, values, time)
@@ -285,7 +288,7 @@ class Run:
         self.__dict__["emit"] = self._session.emit  # from here on a host record is one call of the emitter
         held, self._held = self._held, None
         if held is not None:
-            self._session.emit(*held)
+            held.emit(self._session)
 
     def close(self) -> Summary:
         """Ends the run, and waits until the recorder has stored everything, or makes no progress for drain_timeout.
@@ -311,8 +314,11 @@ class Run:
                 return self.summary or Summary(run_id=self.id, run_dir=self.dir, emitted=0, stored=0, lost=0, dropped=0, complete=False)
             incomplete: str | None = None
             try:
-                if self._held is not None:
-                    self._begin()
+                if self._held is not None and self._broken is None:
+                    try:
+                        self._begin()
+                    except Error as err:
+                        incomplete = f"run {self.id}: its only record is lost: {err}"
                 self._state = "closed"
                 self.__dict__.pop("emit", None)
                 if self._session is not None:
@@ -349,11 +355,36 @@ def first(stacked: Any) -> Any:
     return First(stacked) if hasattr(stacked, "shape") and hasattr(stacked, "dtype") else stacked[0]
 
 
-def host_copy(values: Any) -> Any:
-    """The values as they are now: arrays of the host may be written to by their owner, those of jax may not."""
-    if not isinstance(values, Mapping):
-        return values
-    return {key: value if on_device(value) else copy.copy(value) for key, value in values.items()}
+class Held:
+    """The first record, checked and as it is now: arrays of the host may be written to by their owner before it is emitted."""
+
+    def __init__(self, schema: Schema, step: int, values: Any, time: int) -> None:
+        """Raises FieldError and StepError as emit() does."""
+        self._payload: bytes | None = None
+        self._step, self._time = step, time
+        self._values: dict[str, Any] = {}
+        Emitter(self, schema.fields, self._device).emit(step, dict(values), time)  # type: ignore[arg-type]
+        for f in schema.fields if self._payload is None else ():
+            if on_device(self._values[f.name]):
+                from ._pack import check_leaf
+
+                check_leaf(f, self._values[f.name].shape, self._values[f.name].dtype)
+
+    def _publish(self, payload: bytes, step: int) -> None:
+        self._payload = payload
+
+    def _device(self, step: Any, values: Any, time: int | None) -> None:
+        if not 0 <= step < 1 << 64:
+            raise StepError(f"step {step}: want 0 to 2^64-1")
+        self._values = {key: value if on_device(value) else copy.copy(value) for key, value in values.items()}
+
+    def emit(self, session: Session) -> None:
+        """Emits it, as the first one."""
+        if self._payload is None:
+            session.slow(self._step, self._values, self._time)
+            return
+        session.ring.advance(int(self._step))
+        session.ring.emit(self._payload)
 
 
 def whole(value: Any, name: str, least: int) -> int:

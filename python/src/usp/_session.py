@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ._snapshot import Saver
 
 HURRY = 2.0  # seconds for values on their way when the process is asked to end
+STATUS = {1: "clean", 2: "crashed", 3: "failed"}  # how a generation ended, as the log has it
 DEFAULT_CAPACITY = 1 << 20  # bytes of a staging area, if the size of the state is not known when the ring is made
 
 
@@ -54,7 +55,7 @@ class Summary(dict[str, Any]):
 
     Keys: run_id, run_dir, generation, emitted, stored, lost, lost_storage (of those lost, because the disk did not take
     them), digests, snapshots (made durable), snapshots_unsaved, snapshots_dropped (all staging areas were busy), dropped
-    (records with device values that were never emitted), status ("clean", "failed", ...), complete. Without the
+    (records with device values that were never emitted), status ("clean", "failed", "crashed"), complete. Without the
     recorder's word, some counts are as far as the ring tells, digests and status are missing and complete is False.
     """
 
@@ -113,6 +114,9 @@ class Session:
         """Takes what the emitter does not: values of the device, and everything that is wrong."""
         if not isinstance(values, Mapping) and not on_device(values):
             raise FieldError(f"values of a step are a mapping of field names, or what Run.pack made, not {type(values).__name__}")
+        if isinstance(values, Mapping) and not isinstance(values, dict) and self._queue is None:
+            self.emit(step, dict(values), time)
+            return
         self.queue().put(step, clock.time_ns() if time is None else time, values)
 
     def queue(self) -> DeviceQueue:
@@ -182,6 +186,8 @@ class Session:
             "snapshots_unsaved": int(consumer.unsaved),
         }  # fmt: skip
         summary = Summary(known | (said or {}))
+        if "status" in summary:
+            summary["status"] = STATUS.get(summary["status"], str(summary["status"]))
         summary |= {"snapshots_dropped": int(self.ring.drops), "dropped": self.dropped(), "complete": cause is None}
         if cause is None or not self.plan.keep:
             return summary, None
