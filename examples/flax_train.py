@@ -104,7 +104,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     values: dict[str, Array] = {}
     producer = {"program": "flax_train", "seed": args.seed}
     with usp.Run(args.config, fields=fields, name="flax_train.v1", producer=producer,
-                 save_interval_steps=args.snapshot_interval) as run:
+                 state=state, save_interval_steps=args.snapshot_interval) as run:
         for step in range(first + 1, args.steps + 1):
             state, values = train_step(state)
             run.emit(step, values)

@@ -191,8 +191,13 @@ def declare(model: Model, state: State, data: Data) -> Any:
 
 
 def loop_t0(run: usp.Run | None, model: Model, state: State, data: Data, first: int, last: int) -> State:
-    """One jitted call per step; the record leaves the device behind the loop's back."""
-    step = jax.jit(lambda s, d, i: step_all(model, s, d, i))
+    """One jitted call per step. The record leaves it as one array, and the device behind the loop's back."""
+
+    @jax.jit
+    def step(state: State, data: Data, i: Array) -> tuple[State, Any]:
+        state, record = step_all(model, state, data, i)
+        return state, record if run is None else run.pack(record)
+
     for i in range(first, last):
         state, record = step(state, data, i)
         if run is not None:
@@ -232,7 +237,7 @@ def forecast(args: argparse.Namespace) -> dict[str, Any]:
     else:
         producer = {"program": "jax_jko"} | {k: getattr(args, k) for k in ("step", "batch", "dtype", "emit", "seed")}
         with usp.Run(args.config, fields=declare(model, state, data), name="jax_jko.v1", producer=producer,
-                     save_interval_steps=args.snapshot_interval) as run:
+                     state=state, save_interval_steps=args.snapshot_interval) as run:
             report |= {"run": run.id, "dir": str(run.dir)}
             if args.emit == "t0":
                 state = loop_t0(run, model, state, data, first, last)

@@ -137,7 +137,7 @@ def measure(bench: Bench) -> None:
     for label, (arguments, env) in changes.items():
         c = compare(bench, base, weigh(bench, table, *arguments, env=env))
         print(row(label, c), flush=True)
-        for d in c["environment"]:
+        for d in c["environment"] or ():
             print(f"<!-- {label}: {d} -->", flush=True)
 
 
