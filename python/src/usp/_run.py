@@ -91,7 +91,7 @@ class Run:
         self._declared = tuple(fields)
         self._name = name
         whole(queue, "queue", 1)
-        binary = _recorder.find() if record is True else None
+        binary = _recorder.find()
         set_ = _settings.load(config, binary)
         runs = os.path.abspath(os.fspath(dir)) if dir is not None else set_.runs
         self.dir = os.path.join(runs, self.id)
@@ -99,12 +99,12 @@ class Run:
         self._interval = whole(interval, "save_interval_steps", 0)
         env = {"USP_SNAPSHOT_KEEP_LAST": str(whole(max_to_keep, "max_to_keep", 0))} if max_to_keep is not None else {}
         areas = staging_areas if staging_areas is not None else set_.staging_areas or 2
-        command = [binary, *(["-c", os.path.abspath(config)] if config is not None else []), "-d", runs, "record"] if binary else None
+        command = binary and [binary, *(["-c", os.path.abspath(config)] if config is not None else []), "-d", runs, "record"]
         timeout = set_.drain_timeout if drain_timeout is None else float(drain_timeout)
         self._plan = Plan(
             run_id=self.id, runs=runs, ring_dir=set_.ring_dir, slots=set_.slots,
             staging_areas=whole(areas, "staging_areas", 0), staging_capacity=0, drain_timeout=timeout + set_.commit_wait,
-            queue=queue, command=command, outside=record == "outside", keep=record is not False, env=env,
+            queue=queue, command=command if record is True else None, outside=record == "outside", keep=record is not False, env=env,
             producer=producer or {}, stderr=stderr,
         )  # fmt: skip
         self._capacity = snapshot_capacity if snapshot_capacity is not None else set_.staging_capacity
@@ -374,7 +374,7 @@ class Held:
         self._payload = payload
 
     def _device(self, step: Any, values: Any, time: int | None) -> None:
-        if not 0 <= step < 1 << 64:
+        if isinstance(step, int) and not 0 <= step < 1 << 64:
             raise StepError(f"step {step}: want 0 to 2^64-1")
         self._values = {key: value if on_device(value) else copy.copy(value) for key, value in values.items()}
 

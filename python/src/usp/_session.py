@@ -5,18 +5,18 @@ A session knows nothing of the Run that the user holds, so that one that is forg
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import json
 import os
 import sys
-import time as clock
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ._environment import collect
-from ._errors import ConfigError, FieldError, IncompleteWarning, Warning
+from ._errors import ConfigError, IncompleteWarning, Warning
 from ._recorder import Patience, Recorder, wait
 from ._ring import Ring, default_dir, prepare_dir, ring_path
 from ._schema import Schema
@@ -112,19 +112,18 @@ class Session:
 
     def slow(self, step: int, values: Any, time: int | None = None) -> None:
         """Takes what the emitter does not: values of the device, and everything that is wrong."""
-        if not isinstance(values, Mapping) and not on_device(values):
-            raise FieldError(f"values of a step are a mapping of field names, or what Run.pack made, not {type(values).__name__}")
-        if isinstance(values, Mapping) and not isinstance(values, dict) and self._queue is None:
-            self.emit(step, dict(values), time)
+        if self._queue is None and not isinstance(values, dict) and isinstance(values, Mapping):
+            self.emit(step, dict(values), time)  # the emitter knows dicts alone
             return
-        self.queue().put(step, clock.time_ns() if time is None else time, values)
+        self.queue().put(step, values, time)
 
     def queue(self) -> DeviceQueue:
         """The way of records with device values, made when the first one comes."""
         if self._queue is None:
             from ._device import DeviceQueue
 
-            self._queue = DeviceQueue(self.ring, self.schema, self.plan.queue)
+            emitter = getattr(self.emit, "__self__", None)  # sends everything here while records wait
+            self._queue = DeviceQueue(self.ring, self.schema, self.plan.queue, emitter)
         return self._queue
 
     # Snapshots
@@ -157,12 +156,11 @@ class Session:
         """
         try:
             timeout = self.plan.drain_timeout if linger else min(HURRY, self.plan.drain_timeout)
-            for part in (self._queue, self._saver):
-                if part is not None:
-                    part.close(timeout)
+            notes = [note for part in (self._queue, self._saver) if part is not None and (note := ended(part, timeout))]
             self.ring.finish(clean)
             cause = self._wait() if linger else "it was not waited for"
-            return self._summary(clean, cause)
+            summary, incomplete = self._summary(cause)
+            return summary, "; ".join([*notes, *([incomplete] if incomplete else [])]) or None
         finally:
             if self._recorder is not None:
                 self._recorder.release()
@@ -176,7 +174,7 @@ class Session:
             return "there is no recorder"
         return wait(self._recorder, Patience(self.ring.consumer, self.plan.drain_timeout))
 
-    def _summary(self, clean: bool, cause: str | None) -> tuple[Summary, str | None]:
+    def _summary(self, cause: str | None) -> tuple[Summary, str | None]:
         said = self._recorder.summary if self._recorder is not None else None
         consumer, emitted = self.ring.consumer(), int(self.ring.position)
         known = {
@@ -214,6 +212,15 @@ class Session:
         for name in [*(f"{self.path}.stage{i}" for i in range(self.plan.staging_areas)), self.path]:
             with contextlib.suppress(OSError):
                 os.unlink(name)
+
+
+def ended(part: Any, timeout: float) -> str:
+    """Ends a part of the session. Returns its warning if a filter makes an exception of it: the rest has to end too."""
+    try:
+        part.close(timeout)
+    except builtins.Warning as err:
+        return str(err)
+    return ""
 
 
 def on_device(value: Any) -> bool:
