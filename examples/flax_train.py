@@ -132,7 +132,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if "loss" in report:
         print(f"step {args.steps}: loss {report['loss']:.4f}, accuracy {report['accuracy']:.3f}")
-    print(f"recorded in {report['dir']}: {report['summary']}")
+    s = report["summary"]
+    print(f"recorded in {report['dir']}: {s['stored']} steps, {s['lost']} lost, {s['snapshots']} snapshots")
     print(f"next: usp show {report['run']}\n      usp verify {report['run']}")
     return 0
 

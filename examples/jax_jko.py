@@ -287,7 +287,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{steps} steps of {args.batch} series in {report['seconds']:.2f} s, compilation included")
     print(f"error to naive: series 0 {report['rmse_to_naive']:.3f}, median {report['rmse_to_naive_median']:.3f}")
     if "run" in report:
-        print(f"recorded in {report['dir']}: {report['summary']}")
+        s = report["summary"]
+        print(f"recorded in {report['dir']}: {s['stored']} steps, {s['lost']} lost, {s['snapshots']} snapshots")
         print(f"next: usp show {report['run']}\n      usp verify {report['run']}")
         if args.experts:
             print(f"      usp compare RUN-OF-USP-RUN {report['run']} --field rho,ot_cost_digest")
