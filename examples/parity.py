@@ -72,11 +72,11 @@ def prepare(work: Path, usp: str | None = None) -> Bench:
     return bench
 
 
-def predict(bench: Bench, series: str, step: str = "hk") -> tuple[str, Path]:
+def predict(bench: Bench, series: str, settings: Mapping[str, str] | None = None) -> tuple[str, Path]:
     """The run directory of `usp run` on a series, and the table of its experts' forecasts."""
     csv, season = str(ROOT / "internal" / "examples" / f"{series}.csv"), str(SERIES[series])
-    said = bench.run([bench.usp, "run", csv, "--season", season, "--progress", "none", "--json"],
-                     {"USP_ORCHESTRATOR_STEP": step})
+    command = [bench.usp, "run", csv, "--season", season, "--progress", "none", "--json"]
+    said = bench.run(command, settings)
     table = bench.work / f"{series}.json"
     table.write_text(bench.run([bench.experts, "-season", season, csv]), encoding="utf-8")
     return str(bench.work / json.loads(said.splitlines()[-1])["run_dir"]), table
@@ -124,10 +124,12 @@ def measure(bench: Bench) -> None:
     """Prints both tables, and what the programs were run with."""
     print(HEAD.format("JAX against the Go predictor"), flush=True)
     for series in SERIES:
-        for step in ("hk", "jko"):
-            go, table = predict(bench, series, step)
-            c = compare(bench, go, weigh(bench, table, "--step", step))
-            print(row(f"{series}, `{step}`", c), flush=True)
+        for step, floor in (("hk", None), ("jko", None), ("jko", -20)):
+            # Below the floor a number counts as zero; both sides must have the same one.
+            settings = {"USP_ORCHESTRATOR_STEP": step} | ({"USP_DIGEST_FLOOR_BITS": str(floor)} if floor else {})
+            go, table = predict(bench, series, settings)
+            c = compare(bench, go, weigh(bench, table, "--step", step, env=settings))
+            print(row(f"{series}, `{step}`" + (f", floor 2^{floor}" if floor else ""), c), flush=True)
     print("\n" + HEAD.format("JAX against JAX, sunspots, `hk`"), flush=True)
     _, table = predict(bench, "sunspots")
     base = weigh(bench, table)

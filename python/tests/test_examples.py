@@ -101,7 +101,7 @@ def test_parity_with_the_go_predictor(series: str, step: str, usp_bin: str, ring
     if not shutil.which("go"):
         pytest.skip("no go, which examples/experts is built with")
     bench = parity.prepare(tmp_path, usp_bin)
-    go, table = parity.predict(bench, series, step)
+    go, table = parity.predict(bench, series, {"USP_ORCHESTRATOR_STEP": step})
     ours = parity.weigh(bench, table, "--step", step)
     usp(usp_bin, "verify", ours)
     c = parity.compare(bench, go, ours)
