@@ -188,7 +188,8 @@ def test_own_session_and_surroundings(ring: Ring, monkeypatch: pytest.MonkeyPatc
     assert (ring.path / "sid").read_text() == (ring.path / "pid").read_text()
 
 
-@pytest.mark.filterwarnings("ignore:.*fork", "ignore::pytest.PytestUnraisableExceptionWarning")  # of jax, if it is there
+# Of jax, if another test has imported it.
+@pytest.mark.filterwarnings("ignore:.*fork", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_forked_child_holds_nothing(ring: Ring) -> None:
     recorder = _recorder.Recorder(
         shell("touch attached; while ! test -e go; do sleep 0.01; done; echo '{}'"), ring.consumer

@@ -8,8 +8,7 @@ import math
 import os
 import platform
 import re
-import time
-import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +306,11 @@ def test_nothing_is_left_of_many_runs() -> None:
         with api.Run(fields=FIELDS) as run:
             run.emit(1, values(1))
     until(lambda: held() == before)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        gc.collect()
-    time.sleep(0)
+    run = api.Run(fields=FIELDS)
+    run.emit(1, values(1))
+    assert run._session is not None
+    session = weakref.ref(run._session)
+    run.close()
+    del run
+    gc.collect()
+    assert session() is None

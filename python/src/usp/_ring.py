@@ -104,17 +104,13 @@ class Ring:
         staging_capacity: int = 0,
         native: bool | None = None,
     ) -> None:
-        self._build(path, run_id, schema.text, meta, schema.payload_len, generation, slots, staging_areas, staging_capacity, native)
-        self.schema = schema
-
-    def _build(
-        self, path: str | os.PathLike[str], run_id: str, text: bytes, meta: bytes, payload_len: int, generation: int,
-        slots: int, areas: int, capacity: int, native: bool | None,
-    ) -> None:  # fmt: skip
         self.path = os.fspath(path)
         self.native = _choose(native)
         self.drops = 0
-        self._layout = rf.Layout(run_id.encode(), text, meta, payload_len, slots, generation, areas, capacity)
+        self.schema = schema
+        self._layout = rf.Layout(
+            run_id.encode(), schema.text, meta, schema.payload_len, slots, generation, staging_areas, staging_capacity
+        )
         self._layout.check()
         self._staging_crc = False
         self._ticket = 0
