@@ -139,7 +139,12 @@ class Session:
             from ._snapshot import Saver
 
             self._saver = Saver(self.ring)
-        return bool(self._saver.save(step, reason, state))
+        after = None
+        if (waiting := self._queue) is not None and waiting.written + waiting.dropped < waiting.records:
+            # Records of this step that are still on their way have to be in the ring before the state is.
+            upto = waiting.records
+            after = lambda: waiting.written + waiting.dropped >= upto  # noqa: E731
+        return bool(self._saver.save(step, reason, state, after))
 
     # What is known
 
