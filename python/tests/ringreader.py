@@ -71,7 +71,8 @@ def read(path: str | os.PathLike[str]) -> Read:
     areas, capacity = u32(b, 132), u64(b, 136)
     if (
         payload_len % 8 or not 8 <= payload_len <= 1044480 or slots & (slots - 1) or not 2 <= slots <= 1 << 24
-        or slot_size % 64 or not 16 + payload_len <= slot_size <= 1052672 or areas > 16 or (areas == 0) != (capacity == 0)
+        or slot_size % 64 or not 16 + payload_len <= slot_size <= 1052672
+        or areas > 16 or (areas == 0) != (capacity == 0)
         or any(b[164:168]) or any(b[176:252])
     ):  # fmt: skip
         raise Refused("corrupt")
@@ -79,7 +80,13 @@ def read(path: str | os.PathLike[str]) -> Read:
         raise Refused("corrupt")
     if b[64:96] != hashlib.sha256(r.schema).digest():
         raise Refused("digest-mismatch")
-    r.run_id, r.generation, r.payload_len, r.slots, r.pid = text(b[96:128]), u32(b, 128), payload_len, slots, u32(b, 160)
+    r.run_id, r.generation, r.payload_len, r.slots, r.pid = (
+        text(b[96:128]),
+        u32(b, 128),
+        payload_len,
+        slots,
+        u32(b, 160),
+    )
     r.state = {1: "open", 2: "closed", 3: "failed"}[u64(b, 1280)]
     r.position, r.drops = u64(b, 1024), u64(b, 1408)
     _records(r, b, header_len, slot_size)
@@ -100,14 +107,20 @@ def _records(r: Read, b: bytes, header_len: int, slot_size: int) -> None:
         seq = u64(b, at)
         whole = b[at + 8 : at + 16 + r.payload_len]
         length, crc, payload = u32(whole, 0), u32(whole, 4), whole[8:]
-        if seq == 2 * n + 2 and length == r.payload_len and crc == zlib.crc32(struct.pack("<QI", seq, length) + payload):
+        if (
+            seq == 2 * n + 2
+            and length == r.payload_len
+            and crc == zlib.crc32(struct.pack("<QI", seq, length) + payload)
+        ):
             r.records.append((n, payload))
         elif r.position <= n and seq != 2 * n + 2:
             if seq != 2 * n + 1:
                 break
             _lose(r, n, n + 1, "torn")
             r.cls = "torn-tail"
-        elif r.position - n > r.slots or (seq > 2 * n + 2 and ((seq - 1) // 2 - n) % r.slots == 0 and (seq - 1) // 2 <= r.position):
+        elif r.position - n > r.slots or (
+            seq > 2 * n + 2 and ((seq - 1) // 2 - n) % r.slots == 0 and (seq - 1) // 2 <= r.position
+        ):
             to = max(n + 1, r.position - r.slots)
             _lose(r, n, to, "overrun")
             n = to
@@ -130,7 +143,13 @@ def _staged(r: Read, path: str | os.PathLike[str], areas: int, capacity: int) ->
         if state == 2:
             if u32(b, 296) & 1:
                 assert u32(b, 300) == zlib.crc32(content), f"content of area {i}"
-            whole = {"step": step, "seq": seq, "generation": u32(b, 288), "reason": u32(b, 292), "content": content.hex()}
+            whole = {
+                "step": step,
+                "seq": seq,
+                "generation": u32(b, 288),
+                "reason": u32(b, 292),
+                "content": content.hex(),
+            }
             found.append((ticket, whole))
         elif state == 1:
             r.discarded += 1

@@ -216,7 +216,7 @@ class Ring:
         return self._publish(payload, None)
 
     def emit_block(self, payloads: bytes | bytearray | memoryview) -> int:
-        """Writes n records that lie one after the other, n times payload_len bytes, and returns the number of the first.
+        """Writes n records that lie one after the other, n times payload_len bytes, and returns the first one's number.
 
         Records of other threads may come between them. Raises FieldError for another length, ClosedError, ForkedError.
         """
@@ -241,7 +241,7 @@ class Ring:
             at = self._first + (n & self._mask) * self._stride
             size = len(payload)
             words[at] = 2 * n + 1
-            # Before the slot is complete: a KeyboardInterrupt in here must not make the next record take the same number.
+            # Before the slot is complete: after a KeyboardInterrupt in here the next record must not have this number.
             self._next = n + 1
             words[at + 1] = size | zlib.crc32(payload, zlib.crc32(_CRC_HEAD(2 * n + 2, size))) << 32
             words[at + 2 : at + 2 + self._count] = memoryview(payload).cast("Q")
@@ -296,7 +296,7 @@ class Ring:
         return None
 
     def stage(self, step: int, reason: int, size: int, fill: Callable[[memoryview], None]) -> bool:
-        """Hands a state of size bytes to the recorder: fill writes it into the view it is given, and must not keep that.
+        """Hands a state of size bytes to the recorder: fill writes it into the view that it is given and must not keep.
 
         The state is that after every record emitted so far. Never waits: returns False, and counts a drop, if every
         area is with the recorder or size is above the capacity. What fill raises is passed on, and the area is free.
