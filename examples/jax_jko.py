@@ -56,11 +56,12 @@ class Data(NamedTuple):
 
 
 def synthetic(steps: int, count: int, seed: int) -> np.ndarray:
-    """(steps, count) values of autoregressions with a season of 11 whose level jumps now and then."""
-    rng = np.random.default_rng(seed)
-    phase, strength = rng.uniform(0, 2 * np.pi, count), rng.uniform(0, 3, count)
-    level = np.cumsum(rng.normal(0, 4, (steps, count)) * (rng.random((steps, count)) < 0.005), axis=0)
-    noise, values = rng.normal(0, 1, (steps, count)), np.zeros((steps, count))
+    """(steps, count) values of autoregressions with a season of 11 whose level jumps now and then. More steps are the
+    same series, longer: each kind of draw has a stream of its own, row by row."""
+    once, height, when, noises = (np.random.default_rng([seed, k]) for k in range(4))
+    phase, strength = once.uniform(0, 2 * np.pi, count), once.uniform(0, 3, count)
+    level = np.cumsum(height.normal(0, 4, (steps, count)) * (when.random((steps, count)) < 0.005), axis=0)
+    noise, values = noises.normal(0, 1, (steps, count)), np.zeros((steps, count))
     for t in range(steps):
         before = values[t - 1] if t else 0
         values[t] = 0.7 * before + noise[t]
