@@ -6,13 +6,14 @@ runs against each other. Then the same JAX program is run again, with one thing 
 Markdown, which is that of doc/parity.md.
 
     USP_BIN=usp python examples/parity.py
-    JAX_PLATFORMS=cuda,cpu python examples/parity.py       # with a row for the GPU
+    USP_BIN=usp python examples/parity.py --gpu            # with rows for an NVIDIA GPU against the CPU
 
 Needs the usp program and Go. Everything is written to a temporary directory.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -66,6 +67,7 @@ def prepare(work: Path, usp: str | None = None) -> Bench:
         raise SystemExit("parity: needs the usp program (USP_BIN, or in PATH) and go")
     env = dict(os.environ) | {
         "USP_BIN": os.path.abspath(found), "USP_DIR": str(work / "runs"), "USP_RECORDER_KEY_FILE": str(work / "key"),
+        "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(ROOT / "python" / "src"), os.environ.get("PYTHONPATH", "")]),
     }
     bench = Bench(os.path.abspath(found), str(work / "experts"), work, env)
@@ -150,8 +152,8 @@ HEAD = """| {} | verdict | ρ agrees to | OT cost agrees to | first divergent st
 | --- | --- | --- | --- | --- | --- | --- |"""
 
 
-def measure(bench: Bench) -> None:
-    """Prints both tables, and what the programs were run with."""
+def measure(bench: Bench, gpu: bool) -> None:
+    """Prints both tables, and as comments how the environments in the logs differed."""
     names, rule = HEAD.format("JAX against the Go predictor").splitlines()
     print(f"{names} JAX against itself, input off by a rounding |\n{rule} --- |", flush=True)
     for series in SERIES:
@@ -167,8 +169,9 @@ def measure(bench: Bench) -> None:
     _, table = predict(bench, "sunspots")
     base = weigh(bench, table)
     changes = dict(CHANGES)
-    if "cuda" in os.environ.get("JAX_PLATFORMS", ""):
-        changes["CPU against GPU"] = ([], {"JAX_PLATFORMS": "cpu"})
+    if gpu:
+        changes["GPU"] = ([], {"JAX_PLATFORMS": "cuda"})
+        changes["GPU, one `lax.scan` (T2)"] = (["--emit", "t1"], {"JAX_PLATFORMS": "cuda"})
     for label, (arguments, env) in changes.items():
         c = compare(bench, base, weigh(bench, table, *arguments, env=env))
         print(row(label, c), flush=True)
@@ -178,8 +181,11 @@ def measure(bench: Bench) -> None:
 
 def main() -> int:
     """Measures in a directory that is gone afterwards."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpu", action="store_true", help="also on an NVIDIA GPU, by JAX with CUDA")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="usp-parity-") as work:
-        measure(prepare(Path(work)))
+        measure(prepare(Path(work)), args.gpu)
     return 0
 
 
