@@ -293,6 +293,13 @@ def test_nothing_is_waited_for(areas: Any) -> None:
     assert not area.ready() and max(times) < 2
 
 
+def test_the_copy_on_the_device_is_not_made_in_the_call() -> None:
+    array = jnp.ones(1 << 26).block_until_ready()
+    jax.block_until_ready(_saver._program()([array]))
+    (copy,) = _saver._program()([array])
+    assert not copy.is_ready(), "256 MiB were copied by the calling thread"
+
+
 # Restoring
 
 
