@@ -421,8 +421,9 @@ def test_steps_and_retention(usp_bin: str, ring_dir: Path, run_dir: Path) -> Non
     assert step == 6 and (state["n"] == 6).all()
     with pytest.raises(SnapshotError, match="has no snapshot of step 2"):
         usp.restore(run, step=2)
-    first = Path(run.dir) / "snapshots" / f"{4:020}-0000.snap"
-    first.with_name(f"{9:020}-0000.snap").write_bytes(first.read_bytes())
+    other = record({9: {"n": np.full(3, 9)}})
+    name = f"snapshots/{9:020}-0000.snap"
+    (Path(run.dir) / name).write_bytes((Path(other.dir) / name).read_bytes())
     assert usp.all_steps(run) == [4, 6, 8], "the log does not vouch for step 9"
     assert usp.latest_step("nowhere") is None and usp.all_steps(run_dir / "none") == []
     with pytest.raises(SnapshotError, match="nowhere"):
