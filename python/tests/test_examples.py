@@ -58,7 +58,8 @@ RESUMABLE = [("jax_jko.py", ["--batch", "3", "--emit", "t0"]), ("jax_jko.py", ["
 @pytest.mark.parametrize(("program", "arguments"), RESUMABLE, ids=["jax_jko-t0", "jax_jko-t1", "flax_train"])
 def test_resumed_equals_uninterrupted(program: str, arguments: list[str], runner: Runner, usp_bin: str) -> None:
     """A run that ended at step 35 goes on from the snapshot of step 30, and has bit for bit the digests of one that
-    went to step 60 at once. All verify."""
+    went to step 60 at once. All verify. A snapshot may be dropped where the loop is faster than the disk: then it is
+    counted, and the one before is gone on from."""
     def run(*more: str) -> dict[str, Any]:
         return json.loads(runner(program, *arguments, "--snapshot-interval", "10", "--json", *more))
 
@@ -66,12 +67,13 @@ def test_resumed_equals_uninterrupted(program: str, arguments: list[str], runner
     whole(at_once, 60)
     whole(begun, 35)
     resumed = run("--steps", "60", "--resume", begun["dir"])
-    assert resumed["first_step"] == 31
-    whole(resumed, 30)
+    dropped, first = begun["summary"]["snapshots_dropped"], resumed["first_step"]
+    assert first == 31 or dropped and first in (11, 21), begun
+    whole(resumed, 61 - first)
     for report in (at_once, begun, resumed):
         usp(usp_bin, "verify", report["dir"])
     c = usp(usp_bin, "compare", at_once["dir"], resumed["dir"])
-    assert (c["verdict"], c["common_steps"], c["differing_steps"]) == ("identical", 30, 0)
+    assert (c["verdict"], c["common_steps"], c["differing_steps"]) == ("identical", 61 - first, 0)
 
 
 def test_another_seed_is_another_run(runner: Runner, usp_bin: str) -> None:
