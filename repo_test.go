@@ -34,10 +34,10 @@ func tiers() map[string]int {
 		"internal/witness": 25, "internal/witness/witnesstest": 26,
 		"recorder": 30, "internal/audit": 30, "internal/compare": 30,
 		".": 35, "internal/bench": 35,
-		"internal/config": 40,
-		"internal/cli":    50,
-		"cmd/usp":         60,
-		"examples/loop":   60,
+		"internal/config":  40,
+		"internal/cli":     50,
+		"cmd/usp":          60,
+		"examples/experts": 60, "examples/loop": 60,
 	}
 }
 

@@ -143,6 +143,17 @@ def test_host_and_device_values_in_one_record(queue_of: Any) -> None:
     assert rows[:, 6:].view(np.float64).tolist() == [[3, 4], [1, 1], [1, 1]]
 
 
+def test_packed_words_of_the_host_are_copied(queue_of: Any) -> None:
+    queue, ring = queue_of(SCALAR)
+    packed = np.array(pack(ring.schema, {"loss": 2.5}))
+    queue.put(1, {"loss": slow(0.2)()})  # so that the next one waits
+    queue.put(2, packed)
+    queue.put_many([3, 4], np.stack([packed, packed]))
+    packed[:] = 0
+    assert queue.close() == 0
+    assert np.array(records(ring), np.uint64)[1:, 2].view(np.float64).tolist() == [2.5] * 3
+
+
 def test_time_of_a_record_is_that_of_the_call(queue_of: Any) -> None:
     queue, ring = queue_of(SCALAR)
     begin = slow(0.3)
@@ -182,15 +193,28 @@ def test_host_records_keep_their_place_behind_queued_ones(queue_of: Any) -> None
     queue.emitter = emit.__self__
     emit(1, {"loss": 1.0})
     assert ring.position == 1
-    emit(2, {"loss": slow(0.3)()})
+    begin = slow(0.4)
+    emit(2, {"loss": begin()})
     emit(3, {"loss": 3.0})
+    emit(4, {"loss": begin()})
     assert ring.position == 1, "the host record overtook"
     wait_for(lambda: ring.position == 3)
+    emit(5, {"loss": 5.0})
+    assert ring.position == 3, "the host record overtook when the queue was empty but for one"
+    wait_for(lambda: ring.position == 5)
     wait_for(lambda: not queue.emitter.deferred)
-    emit(4, {"loss": 4.0})
-    assert ring.position == 4, "a host record still goes round by the queue that is empty"
+    emit(6, {"loss": 6.0})
+    assert ring.position == 6, "a host record still goes round by the queue that is empty"
     queue.close()
-    assert [r[0] for r in records(ring)] == [1, 2, 3, 4]
+    assert [r[0] for r in records(ring)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_queue_that_was_empty_wakes(queue_of: Any) -> None:
+    queue, ring = queue_of(SCALAR)
+    for step in range(3):
+        queue.put(step, {"loss": jnp.float32(1)})
+        wait_for(lambda n=step: ring.position == n + 1)
+        wait_for(lambda: queue._idle)
 
 
 def test_many_records_all_arrive_in_order(queue_of: Any) -> None:
@@ -270,6 +294,7 @@ def test_a_step_on_the_device(queue_of: Any) -> None:
 def test_a_buffer_donated_after_the_call_is_a_counted_drop_and_one_warning(queue_of: Any) -> None:
     queue, ring = queue_of(SCALAR)
     donate = jax.jit(lambda x: x + 1, donate_argnums=0)
+    donate(jnp.float32(0))
     begin = slow(0.3)
     for step in (1, 2):
         x = begin()
@@ -295,6 +320,24 @@ def test_a_buffer_that_is_gone_at_the_call_is_an_error(queue_of: Any, many: bool
             (queue.put_many if many else queue.put)([1, 2] if many else 1, {"loss": x})
         queue.put(queue.records, {"loss": jnp.float32(1)})
     assert queue.records == 2
+
+
+def test_deleting_buffers_at_any_moment_is_safe(queue_of: Any) -> None:
+    """jaxlib crashes when a deleted array is asked whether it is ready."""
+    queue, ring = queue_of(SCALAR)
+    add = jax.jit(lambda x: x + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for step in range(3000):
+            x = add(1.0)
+            queue.put(step, {"loss": x})
+            if step % 3:
+                time.sleep(0)  # the thread may be anywhere
+            x.delete()
+        queue.close()
+    assert queue.records == 3000 == queue.written + queue.dropped
+    assert queue.dropped > 0
+    assert ring.position == queue.written
 
 
 def test_emitting_does_not_keep_a_buffer_from_being_donated(queue_of: Any) -> None:

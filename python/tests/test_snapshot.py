@@ -148,8 +148,8 @@ def test_pending_arrays_may_be_donated(areas: Any) -> None:
 
 
 def test_host_arrays_may_be_written_to(areas: Any) -> None:
-    held = threading.Event()
     for n, state in enumerate(({"h": np.full(1 << 20, 5.0), "f": np.full((3, 4), 5, order="F")[::2], "s": np.float32(5)}, {"h": np.full(9, 5.0), "d": arrays(5)})):
+        held = threading.Event()
         saver, area = areas(state)
         assert saver.save(1, 1, state, held.is_set if n else None)
         state["h"][:] = -1
@@ -279,6 +279,7 @@ def test_close_does_not_hang(areas: Any) -> None:
     with pytest.warns(usp.Warning, match="1 snapshots that were taken"):
         saver.close(0.2)
     assert time.monotonic() - begin < 5 and not area.ready()
+    until(lambda: not saver._thread.is_alive())
 
 
 def test_nothing_is_waited_for(areas: Any) -> None:
@@ -291,6 +292,13 @@ def test_nothing_is_waited_for(areas: Any) -> None:
         times.append(time.perf_counter() - begin)
     assert not state["a"].is_ready(), "a call waited for the device"
     assert not area.ready() and max(times) < 2
+
+
+def test_the_copy_on_the_device_is_not_made_in_the_call() -> None:
+    array = jnp.ones(1 << 26).block_until_ready()
+    jax.block_until_ready(_saver._program()([array]))
+    (copy,) = _saver._program()([array])
+    assert not copy.is_ready(), "256 MiB were copied by the calling thread"
 
 
 # Restoring
@@ -413,6 +421,10 @@ def test_steps_and_retention(usp_bin: str, ring_dir: Path, run_dir: Path) -> Non
     assert step == 6 and (state["n"] == 6).all()
     with pytest.raises(SnapshotError, match="has no snapshot of step 2"):
         usp.restore(run, step=2)
+    other = record({9: {"n": np.full(3, 9)}})
+    name = f"snapshots/{9:020}-0000.snap"
+    (Path(run.dir) / name).write_bytes((Path(other.dir) / name).read_bytes())
+    assert usp.all_steps(run) == [4, 6, 8], "the log does not vouch for step 9"
     assert usp.latest_step("nowhere") is None and usp.all_steps(run_dir / "none") == []
     with pytest.raises(SnapshotError, match="nowhere"):
         usp.restore("nowhere")
@@ -472,6 +484,8 @@ mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("x", "y"))
 def put(a, *spec): return jax.device_put(a, NamedSharding(mesh, P(*spec)))
 big = np.arange(1 << 20, dtype="f4").reshape(1024, 1024)
 state = {"xy": put(big, "x", "y"), "x": put(big.astype(jnp.bfloat16), "x"), "all": put(big[:3]), "one": jnp.asarray(big[0]), "key": jax.random.key(1)}
+from usp import _saver
+assert [len(_saver._parts(state[k])) for k in ("xy", "x", "all", "one")] == [4, 2, 1, 1]
 want = jax.tree.map(lambda a: np.asarray(a) if a.dtype.name[:3] != "key" else None, state)
 f = jax.jit(lambda s: jax.tree.map(lambda a: a * 2, s), donate_argnums=0)
 def check(got):

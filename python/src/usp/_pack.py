@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import struct
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +95,6 @@ def _words(x: jax.Array, real: bool, narrow: bool) -> jax.Array:
     import jax.numpy as jnp
 
     u32 = jnp.uint32
-    x = jax.lax.stop_gradient(x)
     integer = x.dtype.kind in "iub"
     if integer and narrow:
         x, integer = x.astype(jnp.float32), False
@@ -224,19 +222,3 @@ def host_stack(field: Field, value: Any, many: int) -> np.ndarray:
     if shape is not None and (not shape or shape[0] != many):
         raise FieldError(f"field {field.name!r}: shape {shape}: want a leading axis of {many} records")
     return host_words(Field(field.name, field.cls, field.type, many * (field.len or 0)), value).reshape(many, -1)
-
-
-def is_device_array(value: Any) -> bool:
-    """Whether value is an array of jax; False without importing jax where nobody did.
-
-    Raises FieldError for a traced value: inside jit there is no array to be had.
-    """
-    jax = sys.modules.get("jax")
-    if jax is None:
-        return False
-    if isinstance(value, jax.core.Tracer):
-        raise FieldError(
-            "a traced value: emit was called inside jit, scan or another transformation; "
-            "call emit_traced(step, values) there, or return pack(values) from it and emit that"
-        )
-    return isinstance(value, jax.Array)
