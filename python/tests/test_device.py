@@ -321,6 +321,18 @@ def test_a_buffer_that_is_gone_at_the_call_is_an_error(queue_of: Any, many: bool
     assert queue.records == 2
 
 
+def test_a_packed_array_that_is_gone_at_the_call_is_an_error(queue_of: Any) -> None:
+    queue, ring = queue_of(SCALAR)
+    for _ in range(2):
+        packed = jnp.array(pack(ring.schema, {"loss": 1.0}))
+        queue.put(queue.records, packed)
+        packed = jnp.array(packed)
+        packed.delete()
+        with pytest.raises(FieldError, match=r"packed array.*donated or deleted"):
+            queue.put(queue.records, packed)
+    assert queue.records == 2
+
+
 def test_a_buffer_deleted_before_it_is_looked_at_is_a_counted_drop(queue_of: Any) -> None:
     """jaxlib crashes when a deleted array is asked whether it is ready."""
     queue, ring = queue_of(SCALAR)
