@@ -57,7 +57,6 @@ def steps_of(ring: Ring) -> list[int]:
     return [r[0] for r in records(ring)]
 
 
-# What is written
 
 
 @pytest.mark.parametrize("x64", [True, False], ids=["x64", "x32"])
