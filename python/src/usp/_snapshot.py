@@ -1,7 +1,7 @@
 """Snapshots of pytrees: saving is `Saver`, restoring is `restore`.
 
-What is restored was verified: `usp snapshot load` checks every byte of the file, and the file against the digest log of its
-run, before it says that it is done; only then is anything of it looked at here.
+What is restored was verified: `usp snapshot load` checks every byte of the file, and the file against the digest log of
+its run, before it says that it is done; only then is anything of it looked at here.
 """
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ def restore(
         # The first pass says where the leaves are; the second one holds no more than them, however large the state is.
         leaves = _under(_described(pt.sections(load([pt.PYTREE]))), paths)
         load.step = load.loaded
-        found = pt.sections(load(sorted({leaf.section for leaf in leaves if leaf.section}))) if any(leaf.section for leaf in leaves) else {}
+        found = (
+            pt.sections(load(sorted({leaf.section for leaf in leaves if leaf.section})))
+            if any(leaf.section for leaf in leaves)
+            else {}
+        )
     if like is None:
         return _nested(leaves, found), load.loaded
     return _like(like, leaves, found, paths, reshard), load.loaded
@@ -87,14 +91,15 @@ def all_steps(run: Any) -> list[int]:
 
 
 def _name(run: Any) -> str:
-    path: Any = getattr(run, "dir", run)
-    return os.fspath(path)
+    return str(os.fspath(getattr(run, "dir", run)))
 
 
 def _usp(args: Sequence[str], *fds: int) -> subprocess.CompletedProcess[bytes]:
     program = _recorder.find()
     if program is None:
-        raise SnapshotError("a snapshot is verified and read by the usp program, and there is none: set USP_BIN, or put usp into PATH")
+        raise SnapshotError(
+            "a snapshot is verified and read by the usp program, and there is none: set USP_BIN, or put usp into PATH"
+        )
     return subprocess.run([program, *args], stdin=subprocess.DEVNULL, capture_output=True, pass_fds=fds)
 
 
@@ -134,7 +139,9 @@ class _Load:
             report = json.loads(done.stdout)
             for bad in report.get("rejected", ()):
                 warnings.warn(
-                    f"run {_name(self.run)}: the snapshot of step {bad['step']} was passed over: {bad['reason']}", Warning, stacklevel=4
+                    f"run {_name(self.run)}: the snapshot of step {bad['step']} was passed over: {bad['reason']}",
+                    Warning,
+                    stacklevel=4,
                 )
             flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
             whole = memoryview(mmap.mmap(fd, 0, flags=flags))
@@ -157,7 +164,8 @@ def _memory() -> int:
 def _described(found: Mapping[str, memoryview]) -> list[pt.Leaf]:
     if pt.PYTREE not in found:
         raise SnapshotError(
-            f"the snapshot was not saved by this package: it has the sections {', '.join(sorted(found))}, and none named {pt.PYTREE}"
+            f"the snapshot was not saved by this package: it has the sections {', '.join(sorted(found))}, "
+            f"and none named {pt.PYTREE}"
         )
     return pt.leaves(found[pt.PYTREE])
 
@@ -169,8 +177,8 @@ def _under(leaves: Sequence[pt.Leaf], paths: Sequence[str]) -> list[pt.Leaf]:
     chosen = [_chosen(leaf.path, paths) for leaf in leaves]
     for path in paths:
         if not any(_chosen(leaf.path, [path]) for leaf in leaves):
-            near = ", ".join(pt.show(leaf.path) for leaf in leaves[:8])
-            raise SnapshotError(f"the snapshot has no leaf at or below {pt.show(path)}; it has {near}{', …' if len(leaves) > 8 else ''}")
+            near = ", ".join([pt.show(leaf.path) for leaf in leaves[:8]] + ["…"] * (len(leaves) > 8))
+            raise SnapshotError(f"the snapshot has no leaf at or below {pt.show(path)}; it has {near}")
     return [leaf for leaf, wanted in zip(leaves, chosen, strict=True) if wanted]
 
 
@@ -197,7 +205,9 @@ def _nested(leaves: Sequence[pt.Leaf], found: Mapping[str, memoryview]) -> Any:
     return root
 
 
-def _like(like: Any, leaves: Sequence[pt.Leaf], found: Mapping[str, memoryview], paths: Sequence[str] | None, reshard: bool) -> Any:
+def _like(
+    like: Any, leaves: Sequence[pt.Leaf], found: Mapping[str, memoryview], paths: Sequence[str] | None, reshard: bool
+) -> Any:
     flat, structure = pt.flatten(like)
     names = pt.paths(like, structure)
     wanted = set(names) if paths is None else {name for name in names if _chosen(name, paths)}
@@ -226,7 +236,10 @@ def _same_paths(wanted: set[str], saved: Mapping[str, pt.Leaf]) -> None:
     missing, extra = sorted(wanted - saved.keys()), sorted(saved.keys() - wanted)
     if missing or extra:
         parts = []
-        for what, names in (("like has, and the snapshot has not: ", missing), ("the snapshot has, and like has not: ", extra)):
+        for what, names in (
+            ("like has, and the snapshot has not: ", missing),
+            ("the snapshot has, and like has not: ", extra),
+        ):
             if names:
                 more = f" and {len(names) - 4} more" if len(names) > 4 else ""
                 parts.append(what + ", ".join(map(pt.show, names[:4])) + more)
@@ -239,7 +252,7 @@ def _check(want: Any, leaf: pt.Leaf, reshard: bool) -> str:
     where = f"{pt.show(leaf.path)}: like has "
     if not kind and hasattr(want, "shape") and hasattr(want, "dtype"):  # jax.ShapeDtypeStruct
         kind = "jax"
-    if kind == "jax" and leaf.kind == "key" or kind == "key":
+    if kind == "key" or (kind == "jax" and leaf.kind == "key"):
         import jax
 
         if not jax.dtypes.issubdtype(want.dtype, jax.dtypes.prng_key) or leaf.kind != "key":
@@ -253,13 +266,14 @@ def _check(want: Any, leaf: pt.Leaf, reshard: bool) -> str:
             have = {"": f"a {type(want).__name__}", "none": "None", "bytes": "bytes"}.get(kind, f"a Python {kind}")
             raise SnapshotError(f"{where}{have}, the snapshot {leaf.type()}")
         return kind
-    have = pt.Leaf("", kind, pt.checked_dtype(want.dtype, leaf.path), tuple(want.shape))
-    if leaf.kind not in ("jax", "numpy", "numpy.scalar") or (have.dtype, have.shape) != (leaf.dtype, leaf.shape):
-        raise SnapshotError(f"{where}{have.type()}, the snapshot {leaf.type()}")
+    ours = pt.Leaf("", kind, pt.checked_dtype(want.dtype, leaf.path), tuple(want.shape))
+    if leaf.kind not in ("jax", "numpy", "numpy.scalar") or (ours.dtype, ours.shape) != (leaf.dtype, leaf.shape):
+        raise SnapshotError(f"{where}{ours.type()}, the snapshot {leaf.type()}")
     sharding = pt.describe(getattr(want, "sharding", None))
     if kind == "jax" and sharding != leaf.sharding and not reshard:
         raise SnapshotError(
-            f"{where}{sharding or 'it on one device'}, the snapshot {leaf.sharding or 'it on one device'}; pass reshard=True to restore it all the same"
+            f"{where}{sharding or 'it on one device'}, the snapshot {leaf.sharding or 'it on one device'}; "
+            "pass reshard=True to restore it all the same"
         )
     return kind
 
@@ -270,8 +284,13 @@ def _on_device(device: Sequence[tuple[int, pt.Leaf, Any, Any]]) -> list[Any]:
         return []
     import jax
 
-    arrays = jax.device_put([value for _, leaf, value, _ in device], [_data_sharding(leaf, s) for _, leaf, _, s in device])
-    return [_key(leaf, array, s) if leaf.kind == "key" else _weak(leaf, value, array) for (_, leaf, value, s), array in zip(device, arrays, strict=True)]
+    arrays = jax.device_put(
+        [value for _, leaf, value, _ in device], [_data_sharding(leaf, s) for _, leaf, _, s in device]
+    )
+    return [
+        _key(leaf, array, s) if leaf.kind == "key" else _weak(leaf, value, array)
+        for (_, leaf, value, s), array in zip(device, arrays, strict=True)
+    ]
 
 
 def _data_sharding(leaf: pt.Leaf, sharding: Any) -> Any:
