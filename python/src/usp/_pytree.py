@@ -180,7 +180,7 @@ def _learn(leaf: Any) -> str:
             "a state cannot be saved inside of a function that jax traces; return it, and save what is returned"
         )
     if jax is not None and isinstance(leaf, jax.Array):
-        found = "key" if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else "jax"
+        found = "key" if is_key(leaf) else "jax"
     elif np is not None and isinstance(leaf, np.ndarray):
         found = "numpy"
     elif np is not None and isinstance(leaf, np.generic):
@@ -188,6 +188,12 @@ def _learn(leaf: Any) -> str:
     if found and len(_kinds) < 256:
         _kinds[type(leaf)] = found
     return found
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether something of jax with a dtype is an array of typed PRNG keys."""
+    dtypes = sys.modules["jax"].dtypes
+    return bool(dtypes.issubdtype(leaf.dtype, dtypes.prng_key))
 
 
 def dtype_of(name: str, path: str) -> np.dtype[Any]:

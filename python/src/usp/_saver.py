@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ._ring import Ring
 
 INLINE = 1 << 20  # bytes up to which a state that is at hand is copied in the call: to wake a thread costs as much
-SLACK = 4096  # bytes by which the description of a state may grow
+SLACK = 4096  # bytes by which the description of a state may grow; and 64 a leaf, which may come to be sharded
 _PAUSE, _PAUSE_MAX = 0.0005, 0.02  # s between looks at a queue or an area
 
 
@@ -41,7 +41,7 @@ def size(state: Any) -> int:
     flat, structure = pt.flatten(state)
     cached = _Plan(structure, [], flat, pt.paths(state, structure))
     _prepare(flat, cached)
-    return cached.plan.layout(flat)[0].size + SLACK
+    return cached.plan.layout(flat)[0].size + SLACK + 64 * len(flat)
 
 
 def _prepare(flat: Sequence[Any], cached: _Plan) -> None:

@@ -252,10 +252,10 @@ def _check(want: Any, leaf: pt.Leaf, reshard: bool) -> str:
     where = f"{pt.show(leaf.path)}: like has "
     if not kind and hasattr(want, "shape") and hasattr(want, "dtype"):  # jax.ShapeDtypeStruct
         kind = "jax"
-    if kind == "key" or (kind == "jax" and leaf.kind == "key"):
+    if kind in ("jax", "key") and (leaf.kind == "key" or pt.is_key(want)):
         import jax
 
-        if not jax.dtypes.issubdtype(want.dtype, jax.dtypes.prng_key) or leaf.kind != "key":
+        if leaf.kind != "key" or not pt.is_key(want):
             raise SnapshotError(f"{where}{want.dtype}{list(want.shape)}, the snapshot {leaf.type()}")
         impl = str(jax.random.key_impl(want)) if pt.kind(want) == "key" else leaf.impl
         if impl != leaf.impl or tuple(want.shape) != leaf.shape[: len(leaf.shape) - 1]:
