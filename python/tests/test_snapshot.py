@@ -117,6 +117,8 @@ def test_restore_paths(recorded: usp.Run) -> None:
     ({"key": jnp.zeros(2, "u4")}, r"^key: like has uint32\[2\], the snapshot uint32\[2\], a key of threefry2x32$"),
     ({"key": jax.random.key(0, impl="rbg")}, r"^key: like has a key of rbg and shape \[\], the snapshot .*threefry"),
     ({"weak": jax.random.key(0)}, r"^weak: like has key<fry>\[\], the snapshot int32\[\]$"),
+    ({"weak": jax.eval_shape(lambda: jax.random.key(0))}, r"^weak: like has key<fry>\[\], the snapshot int32\[\]$"),
+    ({"key": jax.eval_shape(lambda: jax.random.split(jax.random.key(0)))}, r"^key: like has a key of threefry2x32 and"),
     ({"more": 1}, r"like has, and the snapshot has not: more$"),
     ({"z": {"x": 1}}, r"like has, and the snapshot has not: z/x; the snapshot has, and like has not: z$"),
 ])  # fmt: skip
