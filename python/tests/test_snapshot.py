@@ -16,7 +16,7 @@ import usp
 from runs import closed, program, until, verified
 from runs import usp as command
 from states import FIELDS, arrays, donate, equal, leaf_equal, pending
-from usp import SnapshotError
+from usp import SnapshotError, _snapshot
 from usp import _pytree as pt
 
 
@@ -106,6 +106,8 @@ def test_restore_paths(recorded: usp.Run) -> None:
     assert only == {"big": 10**40}
     with pytest.raises(SnapshotError, match="no leaf at or below nothing"):
         usp.restore(recorded, paths=["nothing"])
+    with pytest.raises(SnapshotError, match="want a list of paths"):
+        usp.restore(recorded, paths="params")
 
 
 @pytest.mark.parametrize(("change", "says"), [
@@ -165,6 +167,49 @@ def test_damaged(usp_bin: str, ring_dir: Path, run_dir: Path) -> None:
     damage(run, 1, 700)
     with pytest.raises(SnapshotError, match="no snapshot of the run can be loaded"):
         usp.restore(run, like={"n": np.zeros(300, "i8")})
+
+
+@pytest.mark.parametrize("way", ["plain", "zstd", "kept", "copied"])
+def test_ways_of_reading(
+    way: str, usp_bin: str, ring_dir: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored as it is, is read here, anything else by the program; both give the same."""
+    monkeypatch.setenv("USP_SNAPSHOT_COMPRESSION", "zstd" if way == "zstd" else "none")
+    monkeypatch.setenv("USP_SNAPSHOT_REUSE", "3" if way == "kept" else "0")
+    large = np.arange(3 << 18, dtype="f8")
+    run = record({1: rich() | {"large": large}, 2: rich() | {"large": large, "np": np.ones(4, "u1")}})
+    assert (_snapshot._direct(run, None, None) is not None) == (way in ("plain", "copied"))
+    if way == "copied":
+        monkeypatch.setattr(_snapshot, "_direct", lambda *_: None)
+    state, step = usp.restore(run, like=rich() | {"large": large, "np": np.zeros(4, "u1")})
+    assert step == 2 and equal(state, rich() | {"large": large, "np": np.ones(4, "u1")})
+    part, step = usp.restore(run, step=1, paths=["np", "params", "big"])
+    assert step == 1 and sorted(part) == ["big", "np", "params"] and (part["np"] == np.arange(5)).all()
+    part, _ = usp.restore(run, paths=["large"])
+    assert (part["large"] == large).all()
+    part["large"][0] = -1  # memory of its own
+    assert usp.restore(run, paths=["large"])[0]["large"][0] == 0
+    with pytest.raises(SnapshotError, match="no leaf at or below nothing"):
+        usp.restore(run, paths=["nothing"])
+
+
+def test_every_byte_is_verified(usp_bin: str, ring_dir: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = record({1: {"n": np.arange(9), "m": b"xyz"}})
+    said = _snapshot._usp(["snapshot", "show", run.dir, "--json"])
+    monkeypatch.setattr(_snapshot, "_usp", lambda *_: said)
+    assert _snapshot._direct(run, None, None) is not None
+    path = Path(run.dir) / "snapshots" / f"{1:020}-0000.snap"
+    good = path.read_bytes()
+    path.chmod(0o600)
+    for i in range(len(good)):
+        path.write_bytes(good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :])
+        assert _snapshot._direct(run, None, None) is None, f"byte {i}"
+        assert _snapshot._direct(run, None, ["m"]) is None, f"byte {i}, of a part"
+    for cut in (0, 100, len(good) - 1):
+        path.write_bytes(good[:cut])
+        assert _snapshot._direct(run, None, None) is None
+    path.write_bytes(good + b"x")
+    assert _snapshot._direct(run, None, None) is None
 
 
 def test_not_a_pytree(usp_bin: str, run_dir: Path, ring_dir: Path) -> None:

@@ -1,12 +1,14 @@
 """Snapshots of pytrees: saving is `Saver`, restoring is `restore`.
 
-What is restored was verified: `usp snapshot load` checks every byte of the file, and the file against the digest log of
-its run, before it says that it is done; only then is anything of it looked at here.
+What is restored was verified: every byte of the file is covered by its SHA-256, and that is the one in the digest log of
+its run. A state that is stored as it is, is read and hashed here, with the sum that usp has from the log; any other one,
+and one that does not verify, goes through `usp snapshot load`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import mmap
 import os
@@ -14,6 +16,8 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from typing import Any
 
 from . import _pytree as pt
@@ -23,7 +27,8 @@ from ._saver import Saver, size
 
 __all__ = ["Saver", "all_steps", "latest_step", "restore", "size"]
 
-NOT_FOUND, WRONG_KEY, FAILED = 10, 12, 20  # exit codes of usp
+NOT_FOUND = 10  # exit code of usp
+STEP = 1 << 20  # bytes that are read and hashed together
 
 
 def restore(
@@ -51,9 +56,12 @@ def restore(
     names the path, what like has and what the snapshot has.
     """
     load = _Load(run, step, identity)
-    if paths is None:
-        container = load([])
-        found = pt.sections(container)
+    if isinstance(paths, str):
+        raise SnapshotError(f"paths is {paths!r}: want a list of paths, [{paths!r}]")
+    if direct := _direct(run, step, paths):
+        leaves, found, load.loaded = direct
+    elif paths is None:
+        found = pt.sections(load([]))
         leaves = _described(found)
     else:
         # The first pass says where the leaves are; the second one holds no more than them, however large the state is.
@@ -153,6 +161,110 @@ class _Load:
         return whole
 
 
+def _direct(
+    run: Any, step: int | None, paths: Sequence[str] | None
+) -> tuple[list[pt.Leaf], dict[str, memoryview], int] | None:
+    """Reads a snapshot that is stored as it is in one pass; returns leaves, sections and step.
+
+    It is verified by the SHA-256 of all its bytes, which usp reads from the digest log. That costs half of having usp
+    copy it. None: it is compressed, encrypted, kept in parts elsewhere or damaged; then `usp snapshot load` is to read
+    it, or to say what is wrong and to find another one.
+    """
+    done = _usp(["snapshot", "show", _name(run), "--json", *([] if step is None else [str(step)])])
+    row = json.loads(done.stdout) if done.returncode == 0 else {"current": False}
+    rows = row.get("sections", [])
+    whole = all(r["stored"] == r["size"] and "kept_in" not in r for r in rows)
+    if not row["current"] or row.get("encrypted") or not whole or not rows or rows[0]["name"] != pt.PYTREE:
+        return None
+    try:
+        with open(row["path"], "rb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
+            if os.fstat(file.fileno()).st_size != row["size"]:
+                return None
+            reader = _Reader(file, beside)
+            leaves, found = reader.read(rows, row["size"], paths)
+    except (OSError, EOFError):
+        return None
+    if reader.sum.hexdigest() != row["sha256"]:
+        return None
+    if isinstance(leaves, SnapshotError):
+        raise leaves
+    return leaves, found, row["step"]
+
+
+class _Reader:
+    """Reads a file from front to back, and has its SHA-256 computed meanwhile."""
+
+    def __init__(self, file: FileIO, beside: ThreadPoolExecutor) -> None:
+        self.sum = hashlib.sha256()
+        self._file, self._beside = file, beside
+        self._at = 0
+        self._scratch = [memoryview(bytearray(STEP)) for _ in range(2)]
+        self._lent: list[Future[None] | None] = [None, None]
+
+    def read(
+        self, rows: Sequence[Mapping[str, Any]], size: int, paths: Sequence[str] | None
+    ) -> tuple[list[pt.Leaf] | SnapshotError, dict[str, memoryview]]:
+        """Reads all of it. Returns the leaves that are wanted, or what is wrong with that, and their sections."""
+        found: dict[str, memoryview] = {}
+        leaves: list[pt.Leaf] | SnapshotError = []
+        wanted: set[str] | None = {pt.PYTREE}
+        all_of_it = _anonymous(size) if paths is None else None
+        for row in rows:
+            self._pass_over(row["offset"])
+            name, n = row["name"], row["size"]
+            if all_of_it is None and name not in wanted:
+                continue
+            memory = _anonymous(n) if all_of_it is None else all_of_it[row["offset"] : row["offset"] + n]
+            found[name] = self._into(memory)
+            if name == pt.PYTREE:
+                # It is not verified yet, and neither is what follows from it; nothing of it is used before it is.
+                try:
+                    leaves = _described(found) if paths is None else _under(_described(found), paths)
+                    wanted = {leaf.section for leaf in leaves}
+                except SnapshotError as err:
+                    leaves, wanted = err, set()
+        self._pass_over(size)
+        for lent in self._lent:
+            if lent is not None:
+                lent.result()
+        return leaves, found
+
+    def _into(self, memory: memoryview) -> memoryview:
+        for at in range(0, len(memory), STEP):
+            self._piece(memory[at : at + STEP])
+        return memory
+
+    def _piece(self, memory: memoryview) -> Future[None]:
+        got = 0
+        while got < len(memory):
+            n = self._file.readinto(memory[got:])
+            if not n:
+                raise EOFError
+            got += n
+        self._at += got
+        # One thread, so the pieces are hashed in order, and the last one is behind all others.
+        self._lent[0] = self._beside.submit(self.sum.update, memory)
+        return self._lent[0]
+
+    def _pass_over(self, end: int) -> None:
+        """Reads up to a place what is not kept."""
+        while self._at < end:
+            self._scratch.reverse()
+            self._lent.reverse()
+            if self._lent[0] is not None:
+                self._lent[0].result()  # the buffer is free again
+            self._piece(self._scratch[0][: end - self._at])
+
+
+def _anonymous(n: int) -> memoryview:
+    """Memory of this process's own, in large pages if the system has them."""
+    whole = mmap.mmap(-1, max(n, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE") and n >= 1 << 22:
+        with contextlib.suppress(OSError):
+            whole.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(whole)[:n]
+
+
 def _memory() -> int:
     """A file without a name, in memory if the system has such."""
     with contextlib.suppress(AttributeError, OSError):
@@ -172,8 +284,6 @@ def _described(found: Mapping[str, memoryview]) -> list[pt.Leaf]:
 
 def _under(leaves: Sequence[pt.Leaf], paths: Sequence[str]) -> list[pt.Leaf]:
     """The leaves at or below some paths. Raises SnapshotError for a path without any."""
-    if isinstance(paths, str):
-        raise SnapshotError(f"paths is {paths!r}: want a list of paths, [{paths!r}]")
     chosen = [_chosen(leaf.path, paths) for leaf in leaves]
     for path in paths:
         if not any(_chosen(leaf.path, [path]) for leaf in leaves):
