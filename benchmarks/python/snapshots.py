@@ -75,7 +75,8 @@ class Usp:
 
     def __init__(self, directory: str, state: Any) -> None:
         self.run = usp.Run(
-            fields=(usp.Field("loss", "metric", "f64", 1),), state=state, dir=directory, save_interval_steps=1, max_to_keep=2,
+            fields=(usp.Field("loss", "metric", "f64", 1),), state=state, dir=directory,
+            save_interval_steps=1, max_to_keep=2,
         )  # fmt: skip
         self.step = 0
 

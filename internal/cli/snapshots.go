@@ -29,6 +29,7 @@ type snapshotRow struct {
 	SHA256     string       `json:"sha256,omitempty"`    // what the digest log says
 	Logged     bool         `json:"logged"`              // the digest log vouches for it
 	Current    bool         `json:"current"`             // and it can be loaded: no resume went back behind it
+	Path       string       `json:"path,omitempty"` // by show
 	Sections   []sectionRow `json:"sections,omitempty"`
 	Error      string       `json:"error,omitempty"`
 
@@ -37,6 +38,7 @@ type snapshotRow struct {
 
 type sectionRow struct {
 	Name   string `json:"name"`
+	Offset int64  `json:"offset"` // of the first stored byte
 	Size   int64  `json:"size"`
 	Stored int64  `json:"stored"`
 	KeptIn string `json:"kept_in,omitempty"` // the older snapshot that holds the bytes
@@ -135,7 +137,10 @@ func (a *app) snapshotShow(args []string) error {
 			return withCode(exitNotFound, fmt.Errorf("the run has no such snapshot; usp snapshot ls %s lists them", args[0]))
 		}
 		var err error
-		if meta, sections, err = snapshot.Inspect(a.fs, filepath.Join(dir, found.Name)); err != nil {
+		if found.Path, err = filepath.Abs(filepath.Join(dir, found.Name)); err != nil {
+			return err
+		}
+		if meta, sections, err = snapshot.Inspect(a.fs, found.Path); err != nil {
 			return withCode(exitFailed, err)
 		}
 		return nil
@@ -144,7 +149,7 @@ func (a *app) snapshotShow(args []string) error {
 		return err
 	}
 	for _, s := range sections {
-		found.Sections = append(found.Sections, sectionRow{s.Name, s.Size, s.StoredSize, s.Base.Name})
+		found.Sections = append(found.Sections, sectionRow{s.Name, s.Offset, s.Size, s.StoredSize, s.Base.Name})
 	}
 	if a.json {
 		return a.printJSON(found, true)

@@ -75,11 +75,17 @@ def example() -> dict[str, Any]:
 def kinds() -> dict[str, Any]:
     """One leaf of each kind, and what is seldom seen."""
     return {
-        "jax": {"f32": jnp.array([1.5, -0.0], jnp.float32), "bf16": jnp.array([[1], [3]], jnp.bfloat16), "weak": jnp.asarray(2.0)},
+        "jax": {
+            "f32": jnp.array([1.5, -0.0], jnp.float32), "bf16": jnp.array([[1], [3]], jnp.bfloat16),
+            "weak": jnp.asarray(2.0),
+        },
         "key": jax.random.key(7, impl="threefry2x32"),
-        "numpy": [np.array(3.25), np.zeros((0, 3), "i2"), np.arange(6, dtype="<i8").reshape(2, 3).T, np.array([1, -2], ml_dtypes.int4)],
-        "fp8": np.array([0.5], ml_dtypes.float8_e4m3fn), "complex": np.array([1 + 2j]), "day": np.array(["2026-01-02"], "M8[D]"),
-        "scalar": np.float32(2.5), "nan": struct.unpack(">d", bytes.fromhex("7ff8000000000123"))[0], "negative": -(2**70),
+        "numpy": [np.array(3.25), np.zeros((0, 3), "i2"), np.arange(6, dtype="<i8").reshape(2, 3).T,
+                  np.array([1, -2], ml_dtypes.int4)],
+        "fp8": np.array([0.5], ml_dtypes.float8_e4m3fn), "complex": np.array([1 + 2j]),
+        "day": np.array(["2026-01-02"], "M8[D]"),
+        "scalar": np.float32(2.5),
+        "nan": struct.unpack(">d", bytes.fromhex("7ff8000000000123"))[0], "negative": -(2**70),
         "z": 1 - 0.5j, "yes": True, "text": "ça \ud800", "bytes": b"", "none": None, "~": 0, "": 1,
     }  # fmt: skip
 
@@ -96,7 +102,9 @@ def build() -> dict[str, tuple[str, str, bytes]]:
 
     few, pt.MAX_SECTIONS = pt.MAX_SECTIONS, 2
     try:
-        packed = contain({"big": np.arange(20.0), "a": np.array([1, 2], "u1"), "b": b"xyz", "c": np.arange(9, dtype="i2")})
+        packed = contain(
+            {"big": np.arange(20.0), "a": np.array([1, 2], "u1"), "b": b"xyz", "c": np.arange(9, dtype="i2")}
+        )
     finally:
         pt.MAX_SECTIONS = few
     return {
@@ -107,7 +115,11 @@ def build() -> dict[str, tuple[str, str, bytes]]:
         "newer.bin": ("too-new", "version 2", pack(parts | {"pytree": b'{"version":2,"leaves":[]}'})),
         "none.bin": ("not-ours", "no section pytree", pack({k: v for k, v in parts.items() if k != "pytree"})),
         "json.bin": ("corrupt", "half of the JSON", pack(parts | {"pytree": parts["pytree"][:100]})),
-        "gone.bin": ("corrupt", "the section of a leaf is not there", pack({k: v for k, v in parts.items() if k != "params.w"})),
+        "gone.bin": (
+            "corrupt",
+            "the section of a leaf is not there",
+            pack({k: v for k, v in parts.items() if k != "params.w"}),
+        ),
         "short.bin": ("corrupt", "a section is shorter than its leaf", pack(parts | {"params.w": b"12345678"})),
         "long.bin": ("corrupt", "a section is longer than its leaf", pack(parts | {"params.w": b"1234567812345678"})),
         "shape.bin": ("corrupt", "a negative length", changed(shape=[-1, -3])),
@@ -146,7 +158,9 @@ def test_vectors() -> None:
         rows = []
         for name, (cls, note, data) in built.items():
             (DIR / name).write_bytes(data)
-            rows.append({"file": name, "class": cls, "note": note} | ({"leaves": classify(data)[1]} if cls == "ok" else {}))
+            rows.append(
+                {"file": name, "class": cls, "note": note} | ({"leaves": classify(data)[1]} if cls == "ok" else {})
+            )
         (DIR / "index.json").write_text(json.dumps({"format": "pytree", "vectors": rows}, indent=1) + "\n")
     index = json.loads((DIR / "index.json").read_text())["vectors"]
     assert [v["file"] for v in index] == list(built)
@@ -159,7 +173,11 @@ def test_vectors() -> None:
 def test_worked_example_is_on_the_page() -> None:
     page = (DIR.parents[2] / "doc" / "format" / "pytree.md").read_text()
     data = (DIR / "state.bin").read_bytes()
-    lines = [line for line in page.splitlines() if len(line) > 6 and line[:4].strip("0123456789abcdef") == "" and line[4:6] == "  "]
+    lines = [
+        line
+        for line in page.splitlines()
+        if len(line) > 6 and line[:4].strip("0123456789abcdef") == "" and line[4:6] == "  "
+    ]
     assert len(lines) > 8
     for line in lines:
         at, text = int(line[:4], 16), line[6:].split("   ")[0]
@@ -180,7 +198,22 @@ def test_every_byte_of_the_table_counts() -> None:
             pt.sections(memoryview(data[:n]))
 
 
-dtypes = st.sampled_from(["<f4", "<f8", "<i1", "<u2", "<i8", "?", "<c8", ">f8", ">i4", ml_dtypes.bfloat16, ml_dtypes.float8_e5m2, ml_dtypes.uint4])
+dtypes = st.sampled_from(
+    [
+        "<f4",
+        "<f8",
+        "<i1",
+        "<u2",
+        "<i8",
+        "?",
+        "<c8",
+        ">f8",
+        ">i4",
+        ml_dtypes.bfloat16,
+        ml_dtypes.float8_e5m2,
+        ml_dtypes.uint4,
+    ]
+)
 
 
 @st.composite
@@ -217,7 +250,12 @@ def same(a: Any, b: Any) -> bool:
 
 
 def contain_little(state: Any) -> bytes:
-    return contain(jax.tree.map(lambda a: a.astype(a.dtype.newbyteorder("=")) if isinstance(a, np.ndarray) and not a.dtype.isnative else a, state))
+    return contain(
+        jax.tree.map(
+            lambda a: a.astype(a.dtype.newbyteorder("=")) if isinstance(a, np.ndarray) and not a.dtype.isnative else a,
+            state,
+        )
+    )
 
 
 @settings(max_examples=200, deadline=None)
@@ -294,5 +332,3 @@ def test_paths_choose() -> None:
     assert [leaf.path for leaf in _under(leaves, ["a"])] == ["a/b", "a/c/0", "a/c/1"]
     with pytest.raises(SnapshotError, match=r"no leaf at or below a/x; it has a/b, "):
         _under(leaves, ["d", "a/x"])
-    with pytest.raises(SnapshotError, match="want a list of paths"):
-        _under(leaves, "a")

@@ -1,13 +1,9 @@
-"""States are saved as they are when snapshot() is called, without a wait, and restored as they were saved."""
+"""States are restored as they were saved, verified, or not at all."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import threading
-import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,289 +15,9 @@ import pytest
 import usp
 from runs import closed, program, until, verified
 from runs import usp as command
-from usp import SnapshotError, _saver
+from states import FIELDS, arrays, donate, equal, leaf_equal, pending
+from usp import SnapshotError, _snapshot
 from usp import _pytree as pt
-from usp._ring import Ring
-from usp._saver import Saver, size
-from usp._schema import Field, Schema
-from usp._snapshot import _described, _nested
-
-FIELDS = (Field("loss", "metric", "f64", 1),)
-FREE, READY = 0, 2
-
-
-class Area:
-    """The consumer's side of a ring's staging areas, which a test plays."""
-
-    def __init__(self, ring: Ring) -> None:
-        self.ring = ring
-
-    def words(self, i: int) -> list[int]:
-        """State, step, seq, ticket, length, generation and reason."""
-        w = self.ring._areas[i].words
-        return [w[16], w[32], w[33], w[34], w[35], w[36]]
-
-    def ready(self) -> dict[int, int]:
-        """Area by step of the states that are ready."""
-        return {w[1]: i for i in range(len(self.ring._areas)) if (w := self.words(i))[0] == READY}
-
-    def take(self, step: int) -> Any:
-        """Waits for the state of a step and gives its area back."""
-        until(lambda: step in self.ready())
-        i = self.ready()[step]
-        n = self.words(i)[4]
-        found = pt.sections(memoryview(bytes(self.ring._areas[i].view[4096 : 4096 + n])))
-        self.ring._areas[i].words[16] = FREE
-        return _nested(_described(found), found)
-
-
-@pytest.fixture
-def areas(ring_dir: Path) -> Iterator[Any]:
-    """Makes a saver with staging areas for a state."""
-    made: list[tuple[Saver, Ring]] = []
-
-    def make(state: Any, n: int = 2, capacity: int | None = None) -> tuple[Saver, Area]:
-        ring = Ring(
-            ring_dir / f"r{len(made)}", "run", Schema("s.v1", FIELDS), b"{}", slots=16, staging_areas=n,
-            staging_capacity=size(state) if capacity is None else capacity,
-        )  # fmt: skip
-        made.append((Saver(ring), ring))
-        return made[-1][0], Area(ring)
-
-    yield make
-    for saver, ring in made:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of those that a test left on their way
-            saver.close(0)
-        ring.close()
-
-
-def arrays(n: float, megabytes: int = 3) -> dict[str, Any]:
-    """A state that is not copied in the call, whose every element is n."""
-    return {"a": jnp.full((megabytes, 1 << 18), n, jnp.float32), "b": jnp.full(7, n, jnp.bfloat16), "n": int(n)}
-
-
-def consistent(state: Any, n: float) -> bool:
-    """Whether every element is n."""
-    return all(bool((np.asarray(leaf, "f8") == n).all()) for leaf in jax.tree.leaves(state))
-
-
-donate = jax.jit(lambda s: jax.tree.map(lambda a: a + 1, s), donate_argnums=0)
-
-
-@jax.jit
-def slowly(state: Any, work: Any) -> Any:
-    """The state, when work has been done."""
-    for _ in range(6):
-        work = work @ work * 1e-3
-    return jax.tree.map(lambda a: a + (0 * work[0, 0]).astype(a.dtype), state)
-
-
-def pending(state: Any) -> Any:
-    """A state that is not computed yet."""
-    jax.block_until_ready(slowly(state, jnp.ones((900, 900))))
-    later = slowly(state, jnp.ones((900, 900)))
-    return later
-
-
-# Saving
-
-
-def test_ready_arrays_may_be_donated(areas: Any) -> None:
-    state = arrays(1)
-    saver, area = areas(state)
-    held = threading.Event()
-    assert saver.save(1, 1, state, held.is_set)
-    kept = jax.tree.map(lambda a: a.unsafe_buffer_pointer(), {k: v for k, v in state.items() if k != "n"})
-    after = donate(state)
-    jax.block_until_ready(after)
-    assert after["a"].unsafe_buffer_pointer() != kept["a"], "the buffer was given away"
-    for _ in range(3):
-        after = donate(after)
-    jax.block_until_ready(after)
-    held.set()
-    assert consistent(area.take(1), 1)
-    # Once it is saved, nothing of it is held: buffers are donated again.
-    until(lambda: saver._pending == 0)
-    where = after["a"].unsafe_buffer_pointer()
-    assert donate(after)["a"].unsafe_buffer_pointer() == where
-
-
-def test_small_ready_arrays_are_there_at_once(areas: Any) -> None:
-    state = {"a": jnp.full(100, 4.0), "h": np.full(9, 4.0)}
-    saver, area = areas(state)
-    assert saver.save(3, 2, state)
-    assert list(area.ready()) == [3] and saver._thread is None
-    assert area.words(area.ready()[3])[5] >> 32 == 2
-    assert consistent(area.take(3), 4)
-
-
-def test_pending_arrays_may_be_donated(areas: Any) -> None:
-    state = pending(arrays(2))
-    saver, area = areas(arrays(2))
-    if state["a"].is_ready():
-        pytest.fail("the state was to be on its way still")
-    assert saver.save(1, 1, state)
-    after = donate(donate(state))
-    jax.block_until_ready(after)
-    assert consistent(area.take(1), 2) and consistent(after, 4)
-
-
-def test_host_arrays_may_be_written_to(areas: Any) -> None:
-    for n, state in enumerate(({"h": np.full(1 << 20, 5.0), "f": np.full((3, 4), 5, order="F")[::2], "s": np.float32(5)}, {"h": np.full(9, 5.0), "d": arrays(5)})):
-        held = threading.Event()
-        saver, area = areas(state)
-        assert saver.save(1, 1, state, held.is_set if n else None)
-        state["h"][:] = -1
-        held.set()
-        assert consistent(area.take(1), 5)
-        assert saver.save(2, 1, state)
-        assert (area.take(2)["h"] == -1).all()
-
-
-def test_two_may_be_on_their_way_and_no_more(areas: Any) -> None:
-    saver, area = areas(arrays(0))
-    held = threading.Event()
-    assert saver.save(1, 1, arrays(1), held.is_set)
-    assert saver.save(2, 1, arrays(2))
-    assert not saver.save(3, 1, arrays(3)), "both areas are promised"
-    assert (saver.dropped, area.ring.drops) == (1, 1)
-    held.set()
-    until(lambda: len(area.ready()) == 2)
-    tickets = {step: area.words(i)[3] for step, i in area.ready().items()}
-    assert tickets[1] < tickets[2]
-    assert not saver.save(4, 1, arrays(4)), "both areas are with the recorder"
-    assert not saver.save(5, 1, {"h": np.zeros(3)})
-    assert (saver.dropped, area.ring.drops) == (3, 3)
-    assert consistent(area.take(1), 1)
-    assert saver.save(6, 1, arrays(6))
-    assert consistent(area.take(2), 2) and consistent(area.take(6), 6)
-    assert (saver.staged, saver.failed) == (3, 0)
-
-
-def test_small_ones_do_not_overtake(areas: Any) -> None:
-    saver, area = areas(arrays(0))
-    held = threading.Event()
-    assert saver.save(1, 1, arrays(1), held.is_set)
-    assert saver.save(2, 1, {"h": np.zeros(3)})
-    time.sleep(0.05)
-    assert not area.ready()
-    held.set()
-    until(lambda: len(area.ready()) == 2)
-    assert area.words(area.ready()[1])[3] == 0 and area.words(area.ready()[2])[3] == 1
-
-
-def test_records_of_the_step_come_first(areas: Any) -> None:
-    saver, area = areas({"h": np.zeros(3)})
-    written = []
-    assert saver.save(1, 1, {"h": np.zeros(3)}, lambda: bool(written))
-    time.sleep(0.05)
-    assert not area.ready()
-    area.ring.emit(bytes(24))
-    written.append(1)
-    until(area.ready)
-    assert area.words(area.ready()[1])[2] == 1, "the position is that behind the record"
-
-
-def test_too_large(areas: Any) -> None:
-    saver, area = areas({}, capacity=4096)
-    state = {"h": np.zeros(4096)}
-    with pytest.warns(usp.Warning, match=r"step 1 takes 33\d+ bytes, and a staging area has 4096: .*snapshot_capacity=33\d+.*ring.staging_capacity"):
-        assert not saver.save(1, 1, state)
-    assert not saver.save(2, 1, state), "one warning is enough"
-    assert (saver.dropped, area.ring.drops) == (2, 2)
-    assert saver.save(3, 1, {"h": np.zeros(40)})
-
-
-def test_the_size_that_was_measured_is_enough(areas: Any) -> None:
-    state = {"n": 1, "s": "x", "h": np.zeros(3)}
-    saver, area = areas(state)
-    assert saver.save(1, 1, {"n": 2**64, "s": "y" * 3000, "h": np.ones(3)})
-    assert area.take(1)["n"] == 2**64
-
-
-def test_donated_before_the_call(areas: Any) -> None:
-    for state in (arrays(1), pending(arrays(1))):
-        saver, _ = areas(arrays(1))
-        jax.block_until_ready(donate(state))
-        if state["a"].is_deleted():
-            with pytest.raises(SnapshotError, match=r"^a was donated or deleted before snapshot"):
-                saver.save(1, 1, state)
-        assert saver.save(2, 1, arrays(3)), "the next one is not affected"
-
-
-def test_device_without_room(areas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = pending(arrays(3))
-    saver, area = areas(arrays(3))
-
-    def full(arrays: Any) -> Any:
-        raise RuntimeError("RESOURCE_EXHAUSTED")
-
-    monkeypatch.setitem(_saver._found, "copy", full)
-    with pytest.warns(usp.Warning, match="could not copy the state .*RESOURCE_EXHAUSTED.* wait for their transfer"):
-        assert saver.save(1, 1, state)
-    assert consistent(area.take(1), 3)
-
-
-def test_what_fails_in_the_thread_is_said(areas: Any) -> None:
-    saver, _ = areas(arrays(1))
-
-    asked: list[int] = []
-
-    def broken() -> bool:
-        asked.append(1)
-        if len(asked) > 1:
-            raise ValueError("no")
-        return False
-
-    assert saver.save(1, 1, arrays(1), broken)
-    until(lambda: saver.failed == 1)
-    with pytest.warns(usp.Warning, match="the snapshot of step 1 failed: ValueError: no"):
-        assert saver.save(2, 1, arrays(1))
-    until(lambda: saver.staged == 1)
-    with pytest.warns(usp.Warning, match="1 snapshots that were taken did not reach the recorder"):
-        saver.close(5)
-
-
-def test_close_waits_for_those_on_their_way(areas: Any) -> None:
-    saver, area = areas(arrays(1))
-    assert saver.save(1, 1, pending(arrays(1)))
-    saver.close(30)
-    assert consistent(area.take(1), 1)
-    with pytest.raises(usp.ClosedError):
-        saver.save(2, 1, arrays(1))
-
-
-def test_close_does_not_hang(areas: Any) -> None:
-    saver, area = areas(arrays(1), n=1)
-    assert saver.save(1, 1, arrays(1), lambda: False)
-    begin = time.monotonic()
-    with pytest.warns(usp.Warning, match="1 snapshots that were taken"):
-        saver.close(0.2)
-    assert time.monotonic() - begin < 5 and not area.ready()
-    until(lambda: not saver._thread.is_alive())
-
-
-def test_nothing_is_waited_for(areas: Any) -> None:
-    state = pending(arrays(1))
-    saver, area = areas(arrays(1))
-    times = []
-    for step in (1, 2):
-        begin = time.perf_counter()
-        assert saver.save(step, 1, state, lambda: False)
-        times.append(time.perf_counter() - begin)
-    assert not state["a"].is_ready(), "a call waited for the device"
-    assert not area.ready() and max(times) < 2
-
-
-def test_the_copy_on_the_device_is_not_made_in_the_call() -> None:
-    array = jnp.ones(1 << 26).block_until_ready()
-    jax.block_until_ready(_saver._program()([array]))
-    (copy,) = _saver._program()([array])
-    assert not copy.is_ready(), "256 MiB were copied by the calling thread"
-
-
-# Restoring
 
 
 @dataclasses.dataclass
@@ -317,35 +33,23 @@ jax.tree_util.register_dataclass(Pair)
 
 def rich() -> dict[str, Any]:
     """A state of many kinds."""
-    params = {"dense": {"kernel": jnp.arange(12.0).reshape(3, 4), "bias": jnp.ones(4, jnp.bfloat16)}, "empty": jnp.zeros((0, 3))}
+    params = {
+        "dense": {"kernel": jnp.arange(12.0).reshape(3, 4), "bias": jnp.ones(4, jnp.bfloat16)},
+        "empty": jnp.zeros((0, 3)),
+    }
     return {
-        "params": params, "opt": optax.adam(1e-3).init(params), "pair": Pair(1, (2.5, [None])), "key": jax.random.key(3),
-        "keys": jax.random.split(jax.random.key(4), 3), "np": np.arange(5, dtype="u1"), "g": np.float32(2), "b": b"\x00\xff", "s": "é",
+        "params": params, "opt": optax.adam(1e-3).init(params), "pair": Pair(1, (2.5, [None])),
+        "key": jax.random.key(3), "keys": jax.random.split(jax.random.key(4), 3), "np": np.arange(5, dtype="u1"),
+        "g": np.float32(2), "b": b"\x00\xff", "s": "é",
         "weak": jnp.asarray(3), "z": 1j, "big": 10**40,
     }  # fmt: skip
 
 
-def equal(a: Any, b: Any) -> bool:
-    """Alike to the bit."""
-    fa, sa = jax.tree.flatten(a, is_leaf=lambda x: x is None)
-    fb, sb = jax.tree.flatten(b, is_leaf=lambda x: x is None)
-    return sa == sb and all(map(leaf_equal, fa, fb))
-
-
-def leaf_equal(a: Any, b: Any) -> bool:
-    if type(a) is not type(b):
-        return False
-    if pt.kind(a) == "key":
-        a, b = jax.random.key_data(a), jax.random.key_data(b)
-    if hasattr(a, "dtype"):
-        weak = getattr(a, "weak_type", None) == getattr(b, "weak_type", None)
-        return weak and a.dtype == b.dtype and a.shape == b.shape and np.asarray(a).tobytes() == np.asarray(b).tobytes()
-    return bool(a == b)
-
-
 def record(states: dict[int, Any], **options: Any) -> usp.Run:
     """Records a run with a snapshot of each state."""
-    with usp.Run(fields=FIELDS, state=next(iter(states.values())), save_interval_steps=1, staging_areas=4, **options) as run:
+    with usp.Run(
+        fields=FIELDS, state=next(iter(states.values())), save_interval_steps=1, staging_areas=4, **options
+    ) as run:
         for n, (step, state) in enumerate(states.items()):
             run.emit(step, {"loss": 0.5})
             assert run.snapshot(step, state)
@@ -362,7 +66,9 @@ def recorded(usp_bin: str, ring_dir: Path, run_dir: Path) -> usp.Run:
 def test_restore_like(recorded: usp.Run) -> None:
     verified(recorded.dir)
     for run in (recorded, recorded.dir, recorded.id, "latest"):
-        state, step = usp.restore(run, like=jax.tree.map(lambda a: a * 0 if hasattr(a, "shape") and pt.kind(a) != "key" else a, rich()))
+        state, step = usp.restore(
+            run, like=jax.tree.map(lambda a: a * 0 if hasattr(a, "shape") and pt.kind(a) != "key" else a, rich())
+        )
         assert step == 7 and equal(state, rich())
     # It is an ordinary state: it can be written to, donated, computed with.
     state["np"][0] = 9
@@ -380,8 +86,13 @@ def test_restore_shapes(recorded: usp.Run) -> None:
 def test_restore_nested(recorded: usp.Run) -> None:
     state, step = usp.restore(recorded)
     assert step == 7 and state["pair"] == {"left": 1, "right": {"0": 2.5, "1": {"0": None}}}
-    assert isinstance(state["params"]["dense"]["kernel"], np.ndarray) and state["params"]["dense"]["bias"].dtype == jnp.bfloat16
-    assert (state["params"]["dense"]["kernel"] == np.arange(12.0).reshape(3, 4)).all() and state["params"]["empty"].shape == (0, 3)
+    assert (
+        isinstance(state["params"]["dense"]["kernel"], np.ndarray)
+        and state["params"]["dense"]["bias"].dtype == jnp.bfloat16
+    )
+    assert (state["params"]["dense"]["kernel"] == np.arange(12.0).reshape(3, 4)).all() and state["params"][
+        "empty"
+    ].shape == (0, 3)
     assert state["big"] == 10**40 and state["b"] == b"\x00\xff" and leaf_equal(state["keys"], rich()["keys"])
 
 
@@ -395,6 +106,8 @@ def test_restore_paths(recorded: usp.Run) -> None:
     assert only == {"big": 10**40}
     with pytest.raises(SnapshotError, match="no leaf at or below nothing"):
         usp.restore(recorded, paths=["nothing"])
+    with pytest.raises(SnapshotError, match="want a list of paths"):
+        usp.restore(recorded, paths="params")
 
 
 @pytest.mark.parametrize(("change", "says"), [
@@ -406,6 +119,8 @@ def test_restore_paths(recorded: usp.Run) -> None:
     ({"key": jnp.zeros(2, "u4")}, r"^key: like has uint32\[2\], the snapshot uint32\[2\], a key of threefry2x32$"),
     ({"key": jax.random.key(0, impl="rbg")}, r"^key: like has a key of rbg and shape \[\], the snapshot .*threefry"),
     ({"weak": jax.random.key(0)}, r"^weak: like has key<fry>\[\], the snapshot int32\[\]$"),
+    ({"weak": jax.eval_shape(lambda: jax.random.key(0))}, r"^weak: like has key<fry>\[\], the snapshot int32\[\]$"),
+    ({"key": jax.eval_shape(lambda: jax.random.split(jax.random.key(0)))}, r"^key: like has a key of threefry2x32 and"),
     ({"more": 1}, r"like has, and the snapshot has not: more$"),
     ({"z": {"x": 1}}, r"like has, and the snapshot has not: z/x; the snapshot has, and like has not: z$"),
 ])  # fmt: skip
@@ -445,11 +160,56 @@ def test_damaged(usp_bin: str, ring_dir: Path, run_dir: Path) -> None:
     with pytest.warns(usp.Warning, match="snapshot of step 2 was passed over: .*damaged at byte"):
         state, step = usp.restore(run)
     assert step == 1 and (state["n"] == 1).all()
-    with pytest.raises(SnapshotError, match="step 2 not loaded: .*damaged at byte .*; no snapshot of the run can be loaded"):
+    with pytest.raises(
+        SnapshotError, match="step 2 not loaded: .*damaged at byte .*; no snapshot of the run can be loaded"
+    ):
         usp.restore(run, step=2)
     damage(run, 1, 700)
     with pytest.raises(SnapshotError, match="no snapshot of the run can be loaded"):
         usp.restore(run, like={"n": np.zeros(300, "i8")})
+
+
+@pytest.mark.parametrize("way", ["plain", "zstd", "kept", "copied"])
+def test_ways_of_reading(
+    way: str, usp_bin: str, ring_dir: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is stored as it is, is read here, anything else by the program; both give the same."""
+    monkeypatch.setenv("USP_SNAPSHOT_COMPRESSION", "zstd" if way == "zstd" else "none")
+    monkeypatch.setenv("USP_SNAPSHOT_REUSE", "3" if way == "kept" else "0")
+    large = np.arange(3 << 18, dtype="f8")
+    run = record({1: rich() | {"large": large}, 2: rich() | {"large": large, "np": np.ones(4, "u1")}})
+    assert (_snapshot._direct(run, None, None) is not None) == (way in ("plain", "copied"))
+    if way == "copied":
+        monkeypatch.setattr(_snapshot, "_direct", lambda *_: None)
+    state, step = usp.restore(run, like=rich() | {"large": large, "np": np.zeros(4, "u1")})
+    assert step == 2 and equal(state, rich() | {"large": large, "np": np.ones(4, "u1")})
+    part, step = usp.restore(run, step=1, paths=["np", "params", "big"])
+    assert step == 1 and sorted(part) == ["big", "np", "params"] and (part["np"] == np.arange(5)).all()
+    part, _ = usp.restore(run, paths=["large"])
+    assert (part["large"] == large).all()
+    part["large"][0] = -1  # memory of its own
+    assert usp.restore(run, paths=["large"])[0]["large"][0] == 0
+    with pytest.raises(SnapshotError, match="no leaf at or below nothing"):
+        usp.restore(run, paths=["nothing"])
+
+
+def test_every_byte_is_verified(usp_bin: str, ring_dir: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = record({1: {"n": np.arange(9), "m": b"xyz"}})
+    said = _snapshot._usp(["snapshot", "show", run.dir, "--json"])
+    monkeypatch.setattr(_snapshot, "_usp", lambda *_: said)
+    assert _snapshot._direct(run, None, None) is not None
+    path = Path(run.dir) / "snapshots" / f"{1:020}-0000.snap"
+    good = path.read_bytes()
+    path.chmod(0o600)
+    for i in range(len(good)):
+        path.write_bytes(good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :])
+        assert _snapshot._direct(run, None, None) is None, f"byte {i}"
+        assert _snapshot._direct(run, None, ["m"]) is None, f"byte {i}, of a part"
+    for cut in (0, 100, len(good) - 1):
+        path.write_bytes(good[:cut])
+        assert _snapshot._direct(run, None, None) is None
+    path.write_bytes(good + b"x")
+    assert _snapshot._direct(run, None, None) is None
 
 
 def test_not_a_pytree(usp_bin: str, run_dir: Path, ring_dir: Path) -> None:
@@ -483,7 +243,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("x", "y"))
 def put(a, *spec): return jax.device_put(a, NamedSharding(mesh, P(*spec)))
 big = np.arange(1 << 20, dtype="f4").reshape(1024, 1024)
-state = {"xy": put(big, "x", "y"), "x": put(big.astype(jnp.bfloat16), "x"), "all": put(big[:3]), "one": jnp.asarray(big[0]), "key": jax.random.key(1)}
+state = {"xy": put(big, "x", "y"), "x": put(big.astype(jnp.bfloat16), "x"), "all": put(big[:3])}
+state |= {"one": jnp.asarray(big[0]), "key": jax.random.key(1)}
 from usp import _saver
 assert [len(_saver._parts(state[k])) for k in ("xy", "x", "all", "one")] == [4, 2, 1, 1]
 want = jax.tree.map(lambda a: np.asarray(a) if a.dtype.name[:3] != "key" else None, state)
@@ -497,10 +258,12 @@ with usp.Run(fields=(usp.Field("loss", "metric", "f64", 1),), state=state, save_
     jax.block_until_ready(f(f(arrays)))
 got, _ = usp.restore(run)
 check(got)
-like = {k: put(np.zeros(v.shape, v.dtype), *v.sharding.spec) if k in ("xy", "x", "all") else v for k, v in state.items() if k != "one"} | {"one": jnp.zeros(1024)}
+like = {k: put(np.zeros(v.shape, v.dtype), *v.sharding.spec) for k, v in state.items() if k in ("xy", "x", "all")}
+like |= {"key": state["key"], "one": jnp.zeros(1024)}
 got, _ = usp.restore(run, like=like)
 check(got)
-assert got["xy"].sharding == like["xy"].sharding and got["all"].sharding.is_fully_replicated and len(got["all"].sharding.device_set) == 4
+assert got["xy"].sharding == like["xy"].sharding
+assert got["all"].sharding.is_fully_replicated and len(got["all"].sharding.device_set) == 4
 like["xy"] = put(big, "y", "x")
 try:
     usp.restore(run, like=like)
@@ -520,7 +283,9 @@ def test_sharded(usp_bin: str, ring_dir: Path, run_dir: Path, monkeypatch: pytes
     assert process.returncode == 0, err
     said, done = out.splitlines()
     assert done == "done"
-    assert said.startswith("xy: like has mesh(x=2,y=2) spec('y', 'x'), the snapshot mesh(x=2,y=2) spec('x', 'y'); pass reshard=True")
+    assert said.startswith(
+        "xy: like has mesh(x=2,y=2) spec('y', 'x'), the snapshot mesh(x=2,y=2) spec('x', 'y'); pass reshard=True"
+    )
 
 
 def test_without_jax(usp_bin: str, ring_dir: Path, run_dir: Path) -> None:
@@ -537,7 +302,9 @@ def test_without_jax(usp_bin: str, ring_dir: Path, run_dir: Path) -> None:
     assert out.strip() == "({'b': b'abc', 'l': {'0': 1.5, '1': None}, 'n': 3}, 1) False False", err
 
 
-def test_encrypted(usp_bin: str, ring_dir: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_encrypted(
+    usp_bin: str, ring_dir: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     vectors = Path(__file__).resolve().parents[2] / "testdata" / "vectors" / "snapshot"
     key = tmp_path / "age.key"
     key.write_text((vectors / "identity.txt").read_text())

@@ -50,7 +50,9 @@ def newest(run: Path) -> int:
     if usp.latest_step(run) is None:
         return 0
     state, step = usp.restore(run)
-    assert state["n"] == step and (state["a"] == step).all() and (state["b"] == step).all(), f"the state of step {step} is torn"
+    assert state["n"] == step and (state["a"] == step).all() and (state["b"] == step).all(), (
+        f"the state of step {step} is torn"
+    )
     like, again = usp.restore(run, like={"a": np.zeros((3, 1 << 18), "f4"), "b": state["b"], "n": 0})
     assert again == step and (like["a"] == step).all()
     return step
@@ -93,7 +95,9 @@ def once(what: str, kind: str, delay: float, run_dir: Path, ring_dir: Path, stop
             assert found >= durable, "a snapshot that was complete is lost"
             ring = ring_dir / f"{run.name}.ring"
             if ring.exists():
-                subprocess.run([os.environ["USP_BIN"], "record", str(ring)], check=True, capture_output=True, timeout=60)
+                subprocess.run(
+                    [os.environ["USP_BIN"], "record", str(ring)], check=True, capture_output=True, timeout=60
+                )
             assert newest(run) >= found
         elif what == "python":
             assert closed(run) and newest(run) >= durable, "a snapshot that was complete is lost"

@@ -31,7 +31,14 @@ MAX_SECTIONS = 4000  # of leaves; the format of snapshots allows 4096 in all
 ALIGN = 64
 _HEADER, _ROW = struct.Struct("<8sIIQII"), struct.Struct("<64sQQ")
 _BARE = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
-_SCALARS: dict[type, str] = {int: "int", float: "float", complex: "complex", bool: "bool", str: "str", type(None): "none"}
+_SCALARS: dict[type, str] = {
+    int: "int",
+    float: "float",
+    complex: "complex",
+    bool: "bool",
+    str: "str",
+    type(None): "none",
+}
 
 
 def aligned(n: int) -> int:
@@ -160,7 +167,7 @@ _kinds: dict[type, str] = dict(_SCALARS) | {bytes: "bytes"}
 
 
 def kind(leaf: Any) -> str:
-    """What a leaf is: jax, key (a typed PRNG key), numpy, numpy.scalar, bytes, a Python scalar, or "" for none of these."""
+    """What a leaf is: jax, key (a typed PRNG key), numpy, numpy.scalar, bytes, a Python scalar; "" if nothing of it."""
     found = _kinds.get(type(leaf))
     return _learn(leaf) if found is None else found
 
@@ -169,9 +176,11 @@ def _learn(leaf: Any) -> str:
     jax, np = sys.modules.get("jax"), sys.modules.get("numpy")
     found = ""
     if jax is not None and isinstance(leaf, jax.core.Tracer):
-        raise SnapshotError("a state cannot be saved inside of a function that jax traces; return it, and save what is returned")
+        raise SnapshotError(
+            "a state cannot be saved inside of a function that jax traces; return it, and save what is returned"
+        )
     if jax is not None and isinstance(leaf, jax.Array):
-        found = "key" if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else "jax"
+        found = "key" if is_key(leaf) else "jax"
     elif np is not None and isinstance(leaf, np.ndarray):
         found = "numpy"
     elif np is not None and isinstance(leaf, np.generic):
@@ -179,6 +188,12 @@ def _learn(leaf: Any) -> str:
     if found and len(_kinds) < 256:
         _kinds[type(leaf)] = found
     return found
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether something of jax with a dtype is an array of typed PRNG keys."""
+    dtypes = sys.modules["jax"].dtypes
+    return bool(dtypes.issubdtype(leaf.dtype, dtypes.prng_key))
 
 
 def dtype_of(name: str, path: str) -> np.dtype[Any]:
@@ -201,7 +216,13 @@ def dtype_of(name: str, path: str) -> np.dtype[Any]:
 
 def checked_dtype(dtype: np.dtype[Any], path: str) -> str:
     """The name under which a dtype is stored. Raises SnapshotError for those that have no fixed meaning as bytes."""
-    if dtype.kind in "OSUV" and (dtype.kind != "V" or dtype.names is not None or dtype.subdtype is not None or not dtype.name.isidentifier() or dtype.name.startswith("void")):
+    if dtype.kind in "OSUV" and (
+        dtype.kind != "V"
+        or dtype.names is not None
+        or dtype.subdtype is not None
+        or not dtype.name.isidentifier()
+        or dtype.name.startswith("void")
+    ):
         raise SnapshotError(f"{show(path)} is of dtype {dtype}, which a snapshot does not hold; store numbers")
     return dtype.newbyteorder("=").name if dtype.kind != "V" else dtype.name
 
@@ -254,7 +275,12 @@ class Leaf:
             e["length"] = self.nbytes
         else:
             e |= {"dtype": self.dtype, "shape": list(self.shape)}
-        for name, value in (("weak", self.weak), ("sharding", self.sharding), ("impl", self.impl), ("offset", self.offset)):
+        for name, value in (
+            ("weak", self.weak),
+            ("sharding", self.sharding),
+            ("impl", self.impl),
+            ("offset", self.offset),
+        ):
             if value:
                 e[name] = value
         return e | {"section": self.section}
@@ -330,7 +356,7 @@ class Plan:
         self._text_len = -1
 
     def _place(self) -> None:
-        """Gives each stored leaf a section of its own, named for its path where that makes a name, or a place in PACKED."""
+        """Gives each stored leaf a section of its own, named for its path if that makes a name, or a place in one."""
         largest = sorted(self.stored, key=lambda i: -self.leaves[i].nbytes)
         own = set(largest if len(largest) <= MAX_SECTIONS else largest[: MAX_SECTIONS - 1])
         used = {PYTREE, PACKED}
@@ -445,9 +471,11 @@ def value(leaf: Leaf, found: Mapping[str, memoryview]) -> Any:
         return leaf.value
     data = found.get(leaf.section)
     whole = leaf.section != PACKED
-    if data is None or leaf.offset + leaf.nbytes > len(data) or whole and (leaf.offset or leaf.nbytes != len(data)):
+    if data is None or leaf.offset + leaf.nbytes > len(data) or (whole and (leaf.offset or leaf.nbytes != len(data))):
         have = "there is none" if data is None else f"it has {len(data)}"
-        raise SnapshotError(f"{show(leaf.path)} takes {leaf.nbytes} bytes at {leaf.offset} of section {leaf.section}: {have}")
+        raise SnapshotError(
+            f"{show(leaf.path)} takes {leaf.nbytes} bytes at {leaf.offset} of section {leaf.section}: {have}"
+        )
     data = data[leaf.offset : leaf.offset + leaf.nbytes]
     if leaf.kind == "bytes":
         return bytes(data)

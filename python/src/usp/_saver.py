@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ._ring import Ring
 
 INLINE = 1 << 20  # bytes up to which a state that is at hand is copied in the call: to wake a thread costs as much
-SLACK = 4096  # bytes by which the description of a state may grow
+SLACK = 4096  # bytes by which the description of a state may grow; and 64 a leaf, which may come to be sharded
 _PAUSE, _PAUSE_MAX = 0.0005, 0.02  # s between looks at a queue or an area
 
 
@@ -41,7 +41,7 @@ def size(state: Any) -> int:
     flat, structure = pt.flatten(state)
     cached = _Plan(structure, [], flat, pt.paths(state, structure))
     _prepare(flat, cached)
-    return cached.plan.layout(flat)[0].size + SLACK
+    return cached.plan.layout(flat)[0].size + SLACK + 64 * len(flat)
 
 
 def _prepare(flat: Sequence[Any], cached: _Plan) -> None:
@@ -49,7 +49,9 @@ def _prepare(flat: Sequence[Any], cached: _Plan) -> None:
         arrays = [flat[i] for i, place in cached.places.items() if place[1] == group]
         with contextlib.suppress(Exception):  # save() meets it again, and says what is wrong
             keys = [cached.plan.leaves[i].kind == "key" for i, place in cached.places.items() if place[1] == group]
-            _program()([sys.modules["jax"].random.key_data(a) if key else a for a, key in zip(arrays, keys, strict=True)])
+            _program()(
+                [sys.modules["jax"].random.key_data(a) if key else a for a, key in zip(arrays, keys, strict=True)]
+            )
 
 
 def _describe(flat: Sequence[Any], paths: Sequence[str]) -> list[pt.Leaf]:
@@ -59,8 +61,9 @@ def _describe(flat: Sequence[Any], paths: Sequence[str]) -> list[pt.Leaf]:
         kind = pt.kind(leaf)
         if not kind:
             raise SnapshotError(
-                f"{pt.show(path)} is a {type(leaf).__module__}.{type(leaf).__qualname__}, which a snapshot does not hold: "
-                "only arrays, numbers, str, bytes and None; take it out of the state, or register its type as a pytree"
+                f"{pt.show(path)} is a {type(leaf).__module__}.{type(leaf).__qualname__}, which a snapshot does not "
+                "hold: only arrays, numbers, str, bytes and None; take it out of the state, or register its type as a "
+                "pytree"
             )
         if kind in ("jax", "key"):
             found.append(_device_leaf(kind, leaf, path))
@@ -99,7 +102,7 @@ class _Plan:
         self.bytes = [i for i, leaf in enumerate(leaves) if leaf.kind in ("bytes", "numpy.scalar")]
         self.numpy = [i for i, leaf in enumerate(leaves) if leaf.kind == "numpy"]
         self.device = [i for i, leaf in enumerate(leaves) if leaf.kind in ("jax", "key")]
-        # Of each device leaf: whether a view of it will do, what it can be copied together with, whether it is one piece.
+        # Of each device leaf: whether a view of it will do, what it can be copied with, whether it is one piece.
         self.places = {i: _place(flat[i]) for i in self.device}
 
 
@@ -196,8 +199,8 @@ class Saver:
         """Hands a state over as it is now, and returns at once. False if it was dropped, which the ring counts too.
 
         state: a pytree of arrays and scalars. after: says whether everything that has to be in the ring before the
-        state is there; asked by the thread, repeatedly. Dropped is what is larger than the staging areas, and what comes while
-        each area is with the recorder or promised to a state before it.
+        state is there; asked by the thread, repeatedly. Dropped is what is larger than the staging areas, and what
+        comes while each area is with the recorder or promised to a state before it.
         Raises SnapshotError for a state that cannot be saved, ClosedError.
         """
         if self._forked:
@@ -278,7 +281,8 @@ class Saver:
         if not array.is_deleted():
             return err
         return SnapshotError(
-            f"{pt.show(path)} was donated or deleted before snapshot() was called; save what the step returns, not what it was given"
+            f"{pt.show(path)} was donated or deleted before snapshot() was called; "
+            "save what the step returns, not what it was given"
         )
 
     def _copies(self, arrays: list[Any]) -> list[Any]:
@@ -299,9 +303,12 @@ class Saver:
 
     def _too_large(self, step: int, need: int) -> bool:
         self._drop(step)
-        self._say("large", f"the state of step {step} takes {need} bytes, and a staging area has {self._capacity}: its snapshot "
-                           f"is dropped, as others like it will be; give Run state=, or snapshot_capacity={need}, or set "
-                           "ring.staging_capacity")  # fmt: skip
+        self._say(
+            "large",
+            f"the state of step {step} takes {need} bytes, and a staging area has {self._capacity}: its snapshot is "
+            f"dropped, as others like it will be; give Run state=, or snapshot_capacity={need}, or set "
+            "ring.staging_capacity",
+        )
         return False
 
     def _say(self, about: str, text: str) -> None:
@@ -389,9 +396,9 @@ def _little(array: Any) -> Any:
 
 
 def _parts(array: Any) -> list[tuple[Any, Any]]:
-    """The arrays on single devices that a device array consists of, each once, with its place; (None, part) if it is one.
+    """The arrays on single devices that a device array consists of, each once, with its place; (None, part) if one.
 
-    They are other objects than the caller's, so that a view of one is gone with it, not kept in a cache of the caller's.
+    They are other objects than the caller's, so that a view of one goes with it, and is not kept in a cache of those.
     """
     if len(array.sharding.device_set) == 1 or array.is_fully_replicated:
         return [(None, array.addressable_data(0))]

@@ -1,12 +1,14 @@
 """Snapshots of pytrees: saving is `Saver`, restoring is `restore`.
 
-What is restored was verified: `usp snapshot load` checks every byte of the file, and the file against the digest log of its
-run, before it says that it is done; only then is anything of it looked at here.
+What is restored was verified: every byte of the file is covered by its SHA-256, and that is the one in the digest log of
+its run. A state that is stored as it is, is read and hashed here, with the sum that usp has from the log; any other one,
+and one that does not verify, goes through `usp snapshot load`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import mmap
 import os
@@ -14,6 +16,8 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from typing import Any
 
 from . import _pytree as pt
@@ -23,7 +27,8 @@ from ._saver import Saver, size
 
 __all__ = ["Saver", "all_steps", "latest_step", "restore", "size"]
 
-NOT_FOUND, WRONG_KEY, FAILED = 10, 12, 20  # exit codes of usp
+NOT_FOUND = 10  # exit code of usp
+STEP = 1 << 20  # bytes that are read and hashed together
 
 
 def restore(
@@ -51,15 +56,22 @@ def restore(
     names the path, what like has and what the snapshot has.
     """
     load = _Load(run, step, identity)
-    if paths is None:
-        container = load([])
-        found = pt.sections(container)
+    if isinstance(paths, str):
+        raise SnapshotError(f"paths is {paths!r}: want a list of paths, [{paths!r}]")
+    if direct := _direct(run, step, paths):
+        leaves, found, load.loaded = direct
+    elif paths is None:
+        found = pt.sections(load([]))
         leaves = _described(found)
     else:
         # The first pass says where the leaves are; the second one holds no more than them, however large the state is.
         leaves = _under(_described(pt.sections(load([pt.PYTREE]))), paths)
         load.step = load.loaded
-        found = pt.sections(load(sorted({leaf.section for leaf in leaves if leaf.section}))) if any(leaf.section for leaf in leaves) else {}
+        found = (
+            pt.sections(load(sorted({leaf.section for leaf in leaves if leaf.section})))
+            if any(leaf.section for leaf in leaves)
+            else {}
+        )
     if like is None:
         return _nested(leaves, found), load.loaded
     return _like(like, leaves, found, paths, reshard), load.loaded
@@ -87,14 +99,15 @@ def all_steps(run: Any) -> list[int]:
 
 
 def _name(run: Any) -> str:
-    path: Any = getattr(run, "dir", run)
-    return os.fspath(path)
+    return str(os.fspath(getattr(run, "dir", run)))
 
 
 def _usp(args: Sequence[str], *fds: int) -> subprocess.CompletedProcess[bytes]:
     program = _recorder.find()
     if program is None:
-        raise SnapshotError("a snapshot is verified and read by the usp program, and there is none: set USP_BIN, or put usp into PATH")
+        raise SnapshotError(
+            "a snapshot is verified and read by the usp program, and there is none: set USP_BIN, or put usp into PATH"
+        )
     return subprocess.run([program, *args], stdin=subprocess.DEVNULL, capture_output=True, pass_fds=fds)
 
 
@@ -134,7 +147,9 @@ class _Load:
             report = json.loads(done.stdout)
             for bad in report.get("rejected", ()):
                 warnings.warn(
-                    f"run {_name(self.run)}: the snapshot of step {bad['step']} was passed over: {bad['reason']}", Warning, stacklevel=4
+                    f"run {_name(self.run)}: the snapshot of step {bad['step']} was passed over: {bad['reason']}",
+                    Warning,
+                    stacklevel=4,
                 )
             flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
             whole = memoryview(mmap.mmap(fd, 0, flags=flags))
@@ -144,6 +159,110 @@ class _Load:
             raise SnapshotError(f"run {_name(self.run)}: usp wrote {len(whole)} bytes of {report['size']}")
         self.loaded = report["step"]
         return whole
+
+
+def _direct(
+    run: Any, step: int | None, paths: Sequence[str] | None
+) -> tuple[list[pt.Leaf], dict[str, memoryview], int] | None:
+    """Reads a snapshot that is stored as it is in one pass; returns leaves, sections and step.
+
+    It is verified by the SHA-256 of all its bytes, which usp reads from the digest log. That costs half of having usp
+    copy it. None: it is compressed, encrypted, kept in parts elsewhere or damaged; then `usp snapshot load` is to read
+    it, or to say what is wrong and to find another one.
+    """
+    done = _usp(["snapshot", "show", _name(run), "--json", *([] if step is None else [str(step)])])
+    row = json.loads(done.stdout) if done.returncode == 0 else {"current": False}
+    rows = row.get("sections", [])
+    whole = all(r["stored"] == r["size"] and "kept_in" not in r for r in rows)
+    if not row["current"] or row.get("encrypted") or not whole or not rows or rows[0]["name"] != pt.PYTREE:
+        return None
+    try:
+        with open(row["path"], "rb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
+            if os.fstat(file.fileno()).st_size != row["size"]:
+                return None
+            reader = _Reader(file, beside)
+            leaves, found = reader.read(rows, row["size"], paths)
+    except (OSError, EOFError):
+        return None
+    if reader.sum.hexdigest() != row["sha256"]:
+        return None
+    if isinstance(leaves, SnapshotError):
+        raise leaves
+    return leaves, found, row["step"]
+
+
+class _Reader:
+    """Reads a file from front to back, and has its SHA-256 computed meanwhile."""
+
+    def __init__(self, file: FileIO, beside: ThreadPoolExecutor) -> None:
+        self.sum = hashlib.sha256()
+        self._file, self._beside = file, beside
+        self._at = 0
+        self._scratch = [memoryview(bytearray(STEP)) for _ in range(2)]
+        self._lent: list[Future[None] | None] = [None, None]
+
+    def read(
+        self, rows: Sequence[Mapping[str, Any]], size: int, paths: Sequence[str] | None
+    ) -> tuple[list[pt.Leaf] | SnapshotError, dict[str, memoryview]]:
+        """Reads all of it. Returns the leaves that are wanted, or what is wrong with that, and their sections."""
+        found: dict[str, memoryview] = {}
+        leaves: list[pt.Leaf] | SnapshotError = []
+        wanted: set[str] | None = {pt.PYTREE}
+        all_of_it = _anonymous(size) if paths is None else None
+        for row in rows:
+            self._pass_over(row["offset"])
+            name, n = row["name"], row["size"]
+            if all_of_it is None and name not in wanted:
+                continue
+            memory = _anonymous(n) if all_of_it is None else all_of_it[row["offset"] : row["offset"] + n]
+            found[name] = self._into(memory)
+            if name == pt.PYTREE:
+                # It is not verified yet, and neither is what follows from it; nothing of it is used before it is.
+                try:
+                    leaves = _described(found) if paths is None else _under(_described(found), paths)
+                    wanted = {leaf.section for leaf in leaves}
+                except SnapshotError as err:
+                    leaves, wanted = err, set()
+        self._pass_over(size)
+        for lent in self._lent:
+            if lent is not None:
+                lent.result()
+        return leaves, found
+
+    def _into(self, memory: memoryview) -> memoryview:
+        for at in range(0, len(memory), STEP):
+            self._piece(memory[at : at + STEP])
+        return memory
+
+    def _piece(self, memory: memoryview) -> Future[None]:
+        got = 0
+        while got < len(memory):
+            n = self._file.readinto(memory[got:])
+            if not n:
+                raise EOFError
+            got += n
+        self._at += got
+        # One thread, so the pieces are hashed in order, and the last one is behind all others.
+        self._lent[0] = self._beside.submit(self.sum.update, memory)
+        return self._lent[0]
+
+    def _pass_over(self, end: int) -> None:
+        """Reads up to a place what is not kept."""
+        while self._at < end:
+            self._scratch.reverse()
+            self._lent.reverse()
+            if self._lent[0] is not None:
+                self._lent[0].result()  # the buffer is free again
+            self._piece(self._scratch[0][: end - self._at])
+
+
+def _anonymous(n: int) -> memoryview:
+    """Memory of this process's own, in large pages if the system has them."""
+    whole = mmap.mmap(-1, max(n, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE") and n >= 1 << 22:
+        with contextlib.suppress(OSError):
+            whole.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(whole)[:n]
 
 
 def _memory() -> int:
@@ -157,20 +276,19 @@ def _memory() -> int:
 def _described(found: Mapping[str, memoryview]) -> list[pt.Leaf]:
     if pt.PYTREE not in found:
         raise SnapshotError(
-            f"the snapshot was not saved by this package: it has the sections {', '.join(sorted(found))}, and none named {pt.PYTREE}"
+            f"the snapshot was not saved by this package: it has the sections {', '.join(sorted(found))}, "
+            f"and none named {pt.PYTREE}"
         )
     return pt.leaves(found[pt.PYTREE])
 
 
 def _under(leaves: Sequence[pt.Leaf], paths: Sequence[str]) -> list[pt.Leaf]:
     """The leaves at or below some paths. Raises SnapshotError for a path without any."""
-    if isinstance(paths, str):
-        raise SnapshotError(f"paths is {paths!r}: want a list of paths, [{paths!r}]")
     chosen = [_chosen(leaf.path, paths) for leaf in leaves]
     for path in paths:
         if not any(_chosen(leaf.path, [path]) for leaf in leaves):
-            near = ", ".join(pt.show(leaf.path) for leaf in leaves[:8])
-            raise SnapshotError(f"the snapshot has no leaf at or below {pt.show(path)}; it has {near}{', …' if len(leaves) > 8 else ''}")
+            near = ", ".join([pt.show(leaf.path) for leaf in leaves[:8]] + ["…"] * (len(leaves) > 8))
+            raise SnapshotError(f"the snapshot has no leaf at or below {pt.show(path)}; it has {near}")
     return [leaf for leaf, wanted in zip(leaves, chosen, strict=True) if wanted]
 
 
@@ -197,7 +315,9 @@ def _nested(leaves: Sequence[pt.Leaf], found: Mapping[str, memoryview]) -> Any:
     return root
 
 
-def _like(like: Any, leaves: Sequence[pt.Leaf], found: Mapping[str, memoryview], paths: Sequence[str] | None, reshard: bool) -> Any:
+def _like(
+    like: Any, leaves: Sequence[pt.Leaf], found: Mapping[str, memoryview], paths: Sequence[str] | None, reshard: bool
+) -> Any:
     flat, structure = pt.flatten(like)
     names = pt.paths(like, structure)
     wanted = set(names) if paths is None else {name for name in names if _chosen(name, paths)}
@@ -226,7 +346,10 @@ def _same_paths(wanted: set[str], saved: Mapping[str, pt.Leaf]) -> None:
     missing, extra = sorted(wanted - saved.keys()), sorted(saved.keys() - wanted)
     if missing or extra:
         parts = []
-        for what, names in (("like has, and the snapshot has not: ", missing), ("the snapshot has, and like has not: ", extra)):
+        for what, names in (
+            ("like has, and the snapshot has not: ", missing),
+            ("the snapshot has, and like has not: ", extra),
+        ):
             if names:
                 more = f" and {len(names) - 4} more" if len(names) > 4 else ""
                 parts.append(what + ", ".join(map(pt.show, names[:4])) + more)
@@ -239,10 +362,10 @@ def _check(want: Any, leaf: pt.Leaf, reshard: bool) -> str:
     where = f"{pt.show(leaf.path)}: like has "
     if not kind and hasattr(want, "shape") and hasattr(want, "dtype"):  # jax.ShapeDtypeStruct
         kind = "jax"
-    if kind == "jax" and leaf.kind == "key" or kind == "key":
+    if kind in ("jax", "key") and (leaf.kind == "key" or pt.is_key(want)):
         import jax
 
-        if not jax.dtypes.issubdtype(want.dtype, jax.dtypes.prng_key) or leaf.kind != "key":
+        if leaf.kind != "key" or not pt.is_key(want):
             raise SnapshotError(f"{where}{want.dtype}{list(want.shape)}, the snapshot {leaf.type()}")
         impl = str(jax.random.key_impl(want)) if pt.kind(want) == "key" else leaf.impl
         if impl != leaf.impl or tuple(want.shape) != leaf.shape[: len(leaf.shape) - 1]:
@@ -253,13 +376,14 @@ def _check(want: Any, leaf: pt.Leaf, reshard: bool) -> str:
             have = {"": f"a {type(want).__name__}", "none": "None", "bytes": "bytes"}.get(kind, f"a Python {kind}")
             raise SnapshotError(f"{where}{have}, the snapshot {leaf.type()}")
         return kind
-    have = pt.Leaf("", kind, pt.checked_dtype(want.dtype, leaf.path), tuple(want.shape))
-    if leaf.kind not in ("jax", "numpy", "numpy.scalar") or (have.dtype, have.shape) != (leaf.dtype, leaf.shape):
-        raise SnapshotError(f"{where}{have.type()}, the snapshot {leaf.type()}")
+    ours = pt.Leaf("", kind, pt.checked_dtype(want.dtype, leaf.path), tuple(want.shape))
+    if leaf.kind not in ("jax", "numpy", "numpy.scalar") or (ours.dtype, ours.shape) != (leaf.dtype, leaf.shape):
+        raise SnapshotError(f"{where}{ours.type()}, the snapshot {leaf.type()}")
     sharding = pt.describe(getattr(want, "sharding", None))
     if kind == "jax" and sharding != leaf.sharding and not reshard:
         raise SnapshotError(
-            f"{where}{sharding or 'it on one device'}, the snapshot {leaf.sharding or 'it on one device'}; pass reshard=True to restore it all the same"
+            f"{where}{sharding or 'it on one device'}, the snapshot {leaf.sharding or 'it on one device'}; "
+            "pass reshard=True to restore it all the same"
         )
     return kind
 
@@ -270,8 +394,13 @@ def _on_device(device: Sequence[tuple[int, pt.Leaf, Any, Any]]) -> list[Any]:
         return []
     import jax
 
-    arrays = jax.device_put([value for _, leaf, value, _ in device], [_data_sharding(leaf, s) for _, leaf, _, s in device])
-    return [_key(leaf, array, s) if leaf.kind == "key" else _weak(leaf, value, array) for (_, leaf, value, s), array in zip(device, arrays, strict=True)]
+    arrays = jax.device_put(
+        [value for _, leaf, value, _ in device], [_data_sharding(leaf, s) for _, leaf, _, s in device]
+    )
+    return [
+        _key(leaf, array, s) if leaf.kind == "key" else _weak(leaf, value, array)
+        for (_, leaf, value, s), array in zip(device, arrays, strict=True)
+    ]
 
 
 def _data_sharding(leaf: pt.Leaf, sharding: Any) -> Any:
