@@ -291,7 +291,7 @@ func files(fsys fs.FS) []string {
 			return err
 		}
 		if d.IsDir() {
-			if slices.Contains([]string{".git", "runs", "bin", "dist", "python/.venv", "python/build"}, name) {
+			if slices.Contains([]string{".git", "runs", "bin", "dist", "python/.venv", "python/build", "python/.hypothesis", "benchmarks/python/.venv"}, name) {
 				return fs.SkipDir
 			}
 			return nil
