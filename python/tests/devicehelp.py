@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ringreader import read
 
@@ -53,3 +56,24 @@ F32_BITS = [
     0x0, 0x80000000, 0x1, 0x807FFFFF, 0x00400000, 0x00800000, 0x3F800001, 0x7F7FFFFF,
     0x7F800000, 0xFF800000, 0x7FC00000, 0x7FC0BEEF, 0xFF800001,
 ]  # fmt: skip
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened for too long"
+        time.sleep(0.002)
+
+
+def slow(seconds: float = 1.0) -> Callable[[], Any]:
+    """Returns a function that begins a computation of about so many seconds and returns its scalar result at once."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.full((200, 200), 0.001, jnp.float32)
+    run = jax.jit(lambda x, n: jax.lax.fori_loop(0, n, lambda i, a: jnp.tanh(a @ x), x).sum())
+    run(x, 1).block_until_ready()
+    began = time.perf_counter()
+    run(x, 200).block_until_ready()
+    rounds = int(200 * seconds / (time.perf_counter() - began)) + 1
+    return lambda: run(x, rounds)

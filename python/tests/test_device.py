@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devicehelp import F32_BITS, F64_BITS, make_ring, records, widened
+from devicehelp import F32_BITS, F64_BITS, make_ring, records, slow, wait_for, widened
 
 from usp._device import DeviceQueue, pack
 from usp._errors import ClosedError, FieldError, ForkedError, StepError
@@ -75,24 +75,6 @@ def special_words(x64: bool) -> tuple[int, ...]:
     rho = F64_BITS if x64 else wide32
     half = [widened(b, 8, 7) for b in (0x1, 0x8000, 0x3F81)]
     return (widened(0x7FC01234, 8, 23), *wide32, *half, 2**64 - 1, 2**31 - 1, 1, 0, 1, *rho)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened for too long"
-        time.sleep(0.002)
-
-
-def slow(seconds: float = 1.0) -> Callable[[], Any]:
-    """Returns a function that begins a computation of about so many seconds and returns its scalar result at once."""
-    x = jnp.full((200, 200), 0.001, jnp.float32)
-    run = jax.jit(lambda x, n: jax.lax.fori_loop(0, n, lambda i, a: jnp.tanh(a @ x), x).sum())
-    run(x, 1).block_until_ready()
-    began = time.perf_counter()
-    run(x, 200).block_until_ready()
-    rounds = int(200 * seconds / (time.perf_counter() - began)) + 1
-    return lambda: run(x, rounds)
 
 
 SCALAR = [Field("loss", "metric", "f32", 1)]

@@ -57,8 +57,6 @@ def steps_of(ring: Ring) -> list[int]:
     return [r[0] for r in records(ring)]
 
 
-
-
 @pytest.mark.parametrize("x64", [True, False], ids=["x64", "x32"])
 def test_every_bit_arrives(ring_of: Any, x64: bool) -> None:
     fields = [
