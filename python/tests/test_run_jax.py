@@ -231,3 +231,19 @@ def test_end_of_a_program_with_a_backend() -> None:
     assert process.returncode == 0, err
     assert verified(run)["stored"] == 500
     assert os.path.isdir(run)
+
+
+def test_a_device_that_keeps_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a device may still write to stays mapped, and the end says so."""
+    from usp import _xla
+
+    monkeypatch.setattr(_xla, "release", lambda ring, timeout: "the device has not given the ring back")
+    run = api.Run(fields=api.fields(loss=("metric", 1)))
+    run.emit(0, {"loss": 1.0})
+    ring = run._session.ring
+    with pytest.warns(api.IncompleteWarning, match="has not given the ring back"):
+        run.close()
+    assert ring.consumer().stored == 1, "the ring was unmapped"
+    ring.close()
+    assert ring.consumer().stored == 0
+    assert verified(run.dir)["stored"] == 1

@@ -169,9 +169,13 @@ class Session:
 
         Returns the summary, and what to warn of: None if everything is stored.
         """
+        held = ""  # why a device still writes the ring, which then has to stay mapped
         try:
             timeout = self.plan.drain_timeout if linger else min(HURRY, self.plan.drain_timeout)
             notes = [note for part in (self._queue, self._saver) if part is not None and (note := ended(part, timeout))]
+            traced = sys.modules.get(f"{__package__}._xla")
+            if traced is not None and (held := traced.release(self.ring, timeout)):
+                notes.append(held)
             self.ring.finish(clean)
             cause = self._wait() if linger else "it was not waited for"
             summary, incomplete = self._summary(cause)
@@ -179,10 +183,10 @@ class Session:
         finally:
             if self._recorder is not None:
                 self._recorder.release()
-            if self.plan.keep:
-                self.ring.close()
-            else:
+            if not self.plan.keep:
                 self._discard()
+            elif not held:
+                self.ring.close()
 
     def _wait(self) -> str | None:
         if self._recorder is None and not self.plan.outside:
