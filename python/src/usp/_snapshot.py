@@ -1,8 +1,8 @@
 """Snapshots of pytrees: saving is `Saver`, restoring is `restore`.
 
-What is restored was verified: every byte of the file is covered by its SHA-256, and that is the one in the digest log of
-its run. A state that is stored as it is, is read and hashed here, with the sum that usp has from the log; any other one,
-and one that does not verify, goes through `usp snapshot load`.
+What is restored was verified: the SHA-256 of all bytes of the file is the one in the digest log of its run. A state
+that is stored as it is, is read and hashed here, against the sum that usp has from the log; any other one, and one that
+does not verify, goes through `usp snapshot load`.
 """
 
 from __future__ import annotations
@@ -171,8 +171,8 @@ def _direct(
     it, or to say what is wrong and to find another one.
     """
     done = _usp(["snapshot", "show", _name(run), "--json", *([] if step is None else [str(step)])])
-    row = json.loads(done.stdout) if done.returncode == 0 else {"current": False}
-    rows = row.get("sections", [])
+    row: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {"current": False}
+    rows: list[dict[str, Any]] = row.get("sections", [])
     whole = all(r["stored"] == r["size"] and "kept_in" not in r for r in rows)
     if not row["current"] or row.get("encrypted") or not whole or not rows or rows[0]["name"] != pt.PYTREE:
         return None
@@ -207,7 +207,7 @@ class _Reader:
         """Reads all of it. Returns the leaves that are wanted, or what is wrong with that, and their sections."""
         found: dict[str, memoryview] = {}
         leaves: list[pt.Leaf] | SnapshotError = []
-        wanted: set[str] | None = {pt.PYTREE}
+        wanted = {pt.PYTREE}
         all_of_it = _anonymous(size) if paths is None else None
         for row in rows:
             self._pass_over(row["offset"])
@@ -234,7 +234,7 @@ class _Reader:
             self._piece(memory[at : at + STEP])
         return memory
 
-    def _piece(self, memory: memoryview) -> Future[None]:
+    def _piece(self, memory: memoryview) -> None:
         got = 0
         while got < len(memory):
             n = self._file.readinto(memory[got:])
@@ -244,7 +244,6 @@ class _Reader:
         self._at += got
         # One thread, so the pieces are hashed in order, and the last one is behind all others.
         self._lent[0] = self._beside.submit(self.sum.update, memory)
-        return self._lent[0]
 
     def _pass_over(self, end: int) -> None:
         """Reads up to a place what is not kept."""
