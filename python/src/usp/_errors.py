@@ -37,3 +37,15 @@ class ConfigError(Error, ValueError):
 
 class SnapshotError(Error, RuntimeError):
     """A snapshot cannot be restored: there is none, it is damaged, or it does not fit what it is to be restored into."""
+
+
+class Warning(UserWarning):  # noqa: A001 - always written usp.Warning
+    """Base of all warnings of this package: something is not recorded, and the loop goes on."""
+
+
+class NoRecorderWarning(Warning):
+    """There is no usp program to record: what is emitted stays in the ring, as far as it holds it."""
+
+
+class IncompleteWarning(Warning):
+    """The run has ended and not everything is stored; the message says how much, and what stores the rest."""

@@ -1,0 +1,87 @@
+"""What happens to open runs when the process ends, is asked to end, or forks.
+
+The end of the program closes them; one that ends by an exception that nobody caught ends them as failed, and so does
+SIGTERM, if the program leaves that signal alone. A forked child lets go of them: they are its parent's.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import sys
+import threading
+import weakref
+from types import FrameType
+from typing import Protocol
+
+
+class Open(Protocol):
+    """What is needed of a run."""
+
+    def _end(self, clean: bool, linger: bool = True) -> object: ...
+    def _forked(self) -> None: ...
+
+
+_runs: weakref.WeakSet[Open] = weakref.WeakSet()
+_once = threading.Lock()
+_registered = False
+
+
+def watch(run: Open) -> None:
+    """Has the run ended or let go of with the process, until unwatch."""
+    global _registered
+    with _once:
+        if not _registered:
+            # Not at import: what is registered later runs earlier, so the runs end before jax takes its backends down.
+            atexit.register(_exiting)
+            os.register_at_fork(after_in_child=_in_child)
+            _registered = True
+    _runs.add(run)
+    if _main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
+
+
+def unwatch(run: Open) -> None:
+    """The run has ended. After the last one SIGTERM is again what it was."""
+    _runs.discard(run)
+    if not _runs:
+        _restore()
+
+
+def _restore() -> None:
+    # In another thread it cannot be put back; then the handler does what the system would have done.
+    if _main_thread() and signal.getsignal(signal.SIGTERM) is _terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _exiting() -> None:
+    # An exception that nobody caught was printed by now; in an interactive session it was not the end.
+    clean = hasattr(sys, "ps1") or getattr(sys, "last_value", None) is None
+    for run in list(_runs):
+        try:
+            run._end(clean=clean)
+        except Exception as err:  # noqa: BLE001 - the others have to be ended too
+            print(f"usp: {err}", file=sys.stderr)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    for run in list(_runs):
+        with contextlib.suppress(Exception):
+            run._end(clean=False, linger=False)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _in_child() -> None:
+    global _once
+    _once = threading.Lock()
+    for run in list(_runs):
+        run._forked()
+    _runs.clear()
+    _restore()

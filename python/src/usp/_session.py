@@ -1,0 +1,234 @@
+"""A run that has begun: its ring, the recorder behind it, and what brings device values and states into it.
+
+A session knows nothing of the Run that the user holds, so that one that is forgotten can be ended behind it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ._environment import collect
+from ._errors import ConfigError, IncompleteWarning, Warning
+from ._recorder import Patience, Recorder, wait
+from ._ring import Ring, default_dir, prepare_dir, ring_path
+from ._schema import Schema
+
+if TYPE_CHECKING:
+    from ._device import DeviceQueue
+    from ._snapshot import Saver
+
+HURRY = 2.0  # seconds for values on their way when the process is asked to end
+STATUS = {1: "clean", 2: "crashed", 3: "failed"}  # how a generation ended, as the log has it
+DEFAULT_CAPACITY = 1 << 20  # bytes of a staging area, if the size of the state is not known when the ring is made
+
+
+@dataclass
+class Plan:
+    """How a session is begun. Sizes in bytes, times in seconds."""
+
+    run_id: str
+    runs: str  # absolute directory of the run directories
+    ring_dir: str
+    slots: int
+    staging_areas: int
+    staging_capacity: int
+    drain_timeout: float
+    queue: int  # records with device values that may be on their way
+    command: list[str] | None  # of the recorder, without the ring; None: none is started
+    outside: bool  # somebody else starts it
+    keep: bool  # the ring, for a recorder that comes later
+    env: dict[str, str] = field(default_factory=dict)  # settings of the recorder that are not those of the file
+    producer: Mapping[str, Any] = field(default_factory=dict)
+    stderr: TextIO | None = None
+
+
+class Summary(dict[str, Any]):
+    """What a run amounted to. stored + lost = emitted.
+
+    Keys: run_id, run_dir, generation, emitted, stored, lost, lost_storage (of those lost, because the disk did not take
+    them), digests, snapshots (made durable), snapshots_unsaved, snapshots_dropped (all staging areas were busy), dropped
+    (records with device values that were never emitted), status ("clean", "failed", "crashed"), complete. Without the
+    recorder's word, some counts are as far as the ring tells, digests and status are missing and complete is False.
+    """
+
+    @property
+    def complete(self) -> bool:
+        """Whether the recorder has stored or accounted for everything, and closed the run."""
+        return bool(self["complete"])
+
+
+def meta(plan: Plan, version: str) -> bytes:
+    """The JSON in the ring's header that is meant for the recorder."""
+    try:
+        producer = {"program": "usp-python", "version": version, **({"settings": dict(plan.producer)} if plan.producer else {})}
+        text = json.dumps({"producer": producer, "environment": collect(version)}, allow_nan=False)
+    except (TypeError, ValueError) as err:
+        raise ConfigError(f"producer: {err}; want a mapping that JSON can hold") from err
+    if len(text) > 1 << 16:
+        raise ConfigError(f"producer: with the environment {len(text)} bytes of JSON, more than {1 << 16}")
+    return text.encode()
+
+
+class Session:
+    """One generation of a run, seen from its producer."""
+
+    def __init__(self, plan: Plan, schema: Schema, version: str) -> None:
+        """Makes the ring and starts the recorder; returns when that has the run directory open.
+
+        Raises RingError, RecorderError or ConfigError; then nothing is left behind.
+        """
+        self.plan, self.schema = plan, schema
+        self._queue: DeviceQueue | None = None
+        self._saver: Saver | None = None
+        self._recorder: Recorder | None = None
+        directory = plan.ring_dir or default_dir()
+        prepare_dir(directory)
+        self.ring = Ring(
+            os.path.abspath(ring_path(directory, plan.run_id)), plan.run_id, schema, meta(plan, version),
+            slots=plan.slots, staging_areas=plan.staging_areas if plan.staging_capacity else 0,
+            staging_capacity=plan.staging_capacity if plan.staging_areas else 0,
+        )  # fmt: skip
+        self.path = self.ring.path
+        self.emit: Callable[..., Any] = self.ring.emitter(self.slow)
+        if plan.command is not None:
+            recorder = Recorder([*plan.command, self.path], self.ring.consumer, plan.env, plan.stderr)
+            try:
+                recorder.start()
+            except BaseException:
+                recorder.release()
+                self._discard()
+                raise
+            self._recorder = recorder
+
+    # Emitting
+
+    def slow(self, step: int, values: Any, time: int | None = None) -> None:
+        """Takes what the emitter does not: values of the device, and everything that is wrong."""
+        if self._queue is None and not isinstance(values, dict) and isinstance(values, Mapping):
+            self.emit(step, dict(values), time)  # the emitter knows dicts alone
+            return
+        self.queue().put(step, values, time)
+
+    def queue(self) -> DeviceQueue:
+        """The way of records with device values, made when the first one comes."""
+        if self._queue is None:
+            from ._device import DeviceQueue
+
+            emitter = getattr(self.emit, "__self__", None)  # sends everything here while records wait
+            self._queue = DeviceQueue(self.ring, self.schema, self.plan.queue, emitter)
+        return self._queue
+
+    # Snapshots
+
+    def save(self, step: int, reason: int, state: Any) -> bool:
+        """Hands a state over; False if it was dropped."""
+        if self._saver is None:
+            from ._snapshot import Saver
+
+            self._saver = Saver(self.ring)
+        return bool(self._saver.save(step, reason, state))
+
+    # What is known
+
+    def lost(self) -> int:
+        """Records that were emitted and will never be stored, as far as is known now."""
+        consumer = self.ring.consumer()
+        return int(consumer.lost) if consumer.phase else max(0, self.ring.position - self.plan.slots)
+
+    def dropped(self) -> int:
+        """Records with device values that were never emitted."""
+        return int(self._queue.dropped) if self._queue is not None else 0
+
+    # The end
+
+    def end(self, clean: bool, linger: bool = True) -> tuple[Summary, str | None]:
+        """Ends the run and waits for its recorder while that makes sense; without linger not at all.
+
+        Returns the summary, and what to warn of: None if everything is stored.
+        """
+        try:
+            timeout = self.plan.drain_timeout if linger else min(HURRY, self.plan.drain_timeout)
+            notes = [note for part in (self._queue, self._saver) if part is not None and (note := ended(part, timeout))]
+            self.ring.finish(clean)
+            cause = self._wait() if linger else "it was not waited for"
+            summary, incomplete = self._summary(cause)
+            return summary, "; ".join([*notes, *([incomplete] if incomplete else [])]) or None
+        finally:
+            if self._recorder is not None:
+                self._recorder.release()
+            if self.plan.keep:
+                self.ring.close()
+            else:
+                self._discard()
+
+    def _wait(self) -> str | None:
+        if self._recorder is None and not self.plan.outside:
+            return "there is no recorder"
+        return wait(self._recorder, Patience(self.ring.consumer, self.plan.drain_timeout))
+
+    def _summary(self, cause: str | None) -> tuple[Summary, str | None]:
+        said = self._recorder.summary if self._recorder is not None else None
+        consumer, emitted = self.ring.consumer(), int(self.ring.position)
+        known = {
+            "run_id": self.plan.run_id, "run_dir": os.path.join(self.plan.runs, self.plan.run_id), "generation": 0,
+            "emitted": emitted, "stored": int(consumer.stored), "lost": self.lost(),
+            "lost_storage": int(consumer.lost_storage), "snapshots": int(consumer.snapshots),
+            "snapshots_unsaved": int(consumer.unsaved),
+        }  # fmt: skip
+        summary = Summary(known | (said or {}))
+        if "status" in summary:
+            summary["status"] = STATUS.get(summary["status"], str(summary["status"]))
+        summary |= {"snapshots_dropped": int(self.ring.drops), "dropped": self.dropped(), "complete": cause is None}
+        if cause is None or not self.plan.keep:
+            return summary, None
+        done = summary["stored"] + summary["lost"]
+        text = f"run {self.plan.run_id}: {done} of {emitted} records are stored or accounted for"
+        if emitted > done:
+            text += f"; the rest waits in {self.path}"
+        if self._recorder is None or self._recorder.done.is_set():
+            text += f'; to store it: usp -d "{self.plan.runs}" record {self.path}'
+        return summary, text + (f" ({cause})" if cause else "")
+
+    def forked(self) -> None:
+        """In a child of os.fork(): everything here is the parent's."""
+        for part in (self._queue, self._saver, self._recorder, self.ring):
+            if part is not None:
+                with contextlib.suppress(Exception):  # the child must come up
+                    part.forked()
+
+    def _discard(self) -> None:
+        """Removes the ring, with its staging areas: nobody is to record it."""
+        with contextlib.suppress(OSError):
+            self.ring.finish(False)
+        self.ring.close()
+        for name in [*(f"{self.path}.stage{i}" for i in range(self.plan.staging_areas)), self.path]:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+
+
+def ended(part: Any, timeout: float) -> str:
+    """Ends a part of the session. Returns its warning if a filter makes an exception of it: the rest has to end too."""
+    try:
+        part.close(timeout)
+    except builtins.Warning as err:
+        return str(err)
+    return ""
+
+
+def on_device(value: Any) -> bool:
+    """Whether a value is an array of jax, which may still be on its way."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(value, jax.Array)
+
+
+def warn(text: str, category: type[Warning] = IncompleteWarning, stacklevel: int = 2) -> None:
+    """Warns the user; a filter that makes it an exception has its way."""
+    warnings.warn(text, category, stacklevel=stacklevel + 1)

@@ -1,0 +1,367 @@
+"""Runs whose process or recorder dies, stops or has no room: nothing that was emitted is lost, and the loop goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import closed, line, program, until, usp, verified
+
+import usp as api
+
+FIELDS = api.fields(loss=("metric", 1), rho=("digest", 4))
+LOOP = """
+    fields = usp.fields(loss=("metric", 1), rho=("digest", 4))
+    def values(step):
+        return {"loss": step / 8, "rho": [0.25, step / 2, 0.5, -step / 4]}
+"""
+
+
+def values(step: int) -> dict[str, Any]:
+    return {"loss": step / 8, "rho": [0.25, step / 2, 0.5, -step / 4]}
+
+
+@pytest.fixture(autouse=True)
+def quiet(usp_bin: str, ring_dir: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The real program, and directories of the test's own."""
+    monkeypatch.setenv("USP_BIN", usp_bin)
+    monkeypatch.chdir(tmp_path)
+
+
+def recorder_of(run: api.Run) -> int:
+    """The process id of the run's recorder."""
+    assert run._session is not None
+    return int(until(lambda: run._session and run._session.ring.consumer().pid))
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and standard error of a program."""
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+# The process of the loop dies
+
+
+def test_sigterm_ends_it_as_failed() -> None:
+    code = LOOP + """
+    with usp.Run(fields=fields) as run:
+        for step in range(10**9):
+            run.emit(step, values(step))
+            if step == 1000:
+                print(run.dir, flush=True)
+    """
+    process = program(code)
+    run = Path(line(process))
+    process.terminate()
+    assert ended(process)[0] == -signal.SIGTERM, "whoever sent it sees that it worked"
+    assert closed(run)
+    found = verified(run, end="failed")
+    assert found["stored"] > 1000 and found["emitted"] == found["stored"] + found["lost"]
+
+
+def test_sigterm_belongs_to_a_program_that_handles_it() -> None:
+    code = LOOP + """
+    def handler(number, frame):
+        raise SystemExit(7)
+    signal.signal(signal.SIGTERM, handler)
+    with usp.Run(fields=fields) as run:
+        run.emit(1, values(1))
+        print(run.dir, flush=True)
+        time.sleep(60)
+    """
+    process = program(code)
+    run = Path(line(process))
+    process.terminate()
+    assert ended(process)[0] == 7
+    assert verified(run, end="failed")["stored"] == 1
+
+
+def test_sigterm_is_put_back() -> None:
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with api.Run(fields=FIELDS), api.Run(fields=FIELDS):
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigkill_loses_nothing_that_was_emitted() -> None:
+    code = LOOP + """
+    with usp.Run(fields=fields) as run:
+        for step in range(5000):
+            run.emit(step, values(step))
+        print(run.dir, flush=True)
+        time.sleep(60)
+    """
+    process = program(code)
+    run = Path(line(process))
+    process.kill()
+    ended(process)
+    assert closed(run)
+    assert verified(run, end="crashed")["stored"] == 5000
+
+
+def test_interrupt_in_the_terminal() -> None:
+    """SIGINT goes to the whole foreground group, as Ctrl-C does; the recorder is not in it."""
+    code = LOOP + """
+    with usp.Run(fields=fields) as run:
+        step = 0
+        while True:
+            run.emit(step, values(step))
+            step += 1
+            if step == 1000:
+                print(run.dir, flush=True)
+    """
+    process = program(code, start_new_session=True)
+    run = Path(line(process))
+    os.killpg(process.pid, signal.SIGINT)
+    code_, err = ended(process)
+    assert code_ in (-signal.SIGINT, 130) and "KeyboardInterrupt" in err
+    found = verified(run, end="failed")
+    assert found["stored"] >= 1000 and found["lost"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("last", "end", "rc"), [("", "clean", 0), ("raise ValueError('no')", "failed", 1), ("sys.exit(3)", "clean", 3)]
+)
+def test_a_program_that_does_not_close(last: str, end: str, rc: int) -> None:
+    process = program(LOOP + f"""
+    run = usp.Run(fields=fields)
+    run.emit(1, values(1))
+    print(run.dir, flush=True)
+    {last}
+    """)
+    run = line(process)
+    assert ended(process)[0] == rc
+    assert verified(run, end=end)["stored"] == 1
+
+
+def test_one_record_held_at_the_end_of_the_program() -> None:
+    process = program("""
+    run = usp.Run(fields=usp.fields(loss="metric"))
+    run.emit(1, {"loss": 2.0})
+    print(run.dir, flush=True)
+    """)
+    run = line(process)
+    code, err = ended(process)
+    assert code == 0 and err == ""
+    assert verified(run)["stored"] == 1
+
+
+# Forks
+
+
+def test_a_forked_child_lets_go() -> None:
+    process = program(LOOP + """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, in newer Pythons
+    with usp.Run(fields=fields) as run, usp.Run(fields=usp.fields(loss="metric")) as lazy:
+        emit = run.emit
+        emit(1, values(1))
+        lazy.emit(1, {"loss": 1.0})
+        child = os.fork()
+        if child == 0:
+            refused = 0
+            for call in (emit, run.emit, lazy.emit):
+                try:
+                    call(2, values(2))
+                except usp.ForkedError:
+                    refused += 1
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            with usp.Run(fields=fields) as own:  # it may have one of its own
+                own.emit(1, values(1))
+            print(own.dir, flush=True)
+            sys.exit(40 + refused)  # through both __exit__ and atexit
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 43
+        for step in range(2, 100):
+            emit(step, values(step))
+    print(run.dir, lazy.dir, flush=True)
+    """)
+    own = line(process)
+    run, lazy = line(process).split()
+    code, err = ended(process)
+    assert code == 0, err
+    assert verified(own)["stored"] == 1 and verified(run)["stored"] == 99 and verified(lazy)["stored"] == 1
+
+
+def test_multiprocessing_by_fork() -> None:
+    process = program(LOOP + """
+    import multiprocessing, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    def work(n):
+        return n * n
+    with usp.Run(fields=fields) as run:
+        for step in range(100):
+            run.emit(step, values(step))
+        with multiprocessing.get_context("fork").Pool(2) as pool:  # which ends its workers with SIGTERM
+            assert pool.map(work, range(5)) == [0, 1, 4, 9, 16]
+        for step in range(100, 200):
+            run.emit(step, values(step))
+    print(run.dir, flush=True)
+    """)
+    run = line(process)
+    code, err = ended(process)
+    assert code == 0, err
+    assert verified(run)["stored"] == 200
+
+
+def test_a_child_that_lives_on_does_not_keep_the_ring() -> None:
+    process = program(LOOP + """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    run = usp.Run(fields=fields)
+    run.emit(1, values(1))
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    print(run.dir, child, flush=True)
+    time.sleep(60)
+    """)
+    run, child = line(process).split()
+    try:
+        process.kill()
+        process.wait()
+        assert closed(Path(run)), "the lock of the ring lives on in the child"
+        assert verified(run, end="crashed")["stored"] == 1
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+        ended(process)
+
+
+# The recorder dies or stops
+
+
+def test_a_killed_recorder_is_replaced(capfd: pytest.CaptureFixture[str]) -> None:
+    with api.Run(fields=FIELDS) as run:
+        first = recorder_of(run)
+        for step in range(20_000):
+            run.emit(step, values(step))
+            if step == 10_000:
+                os.kill(first, signal.SIGKILL)
+        second = until(lambda: (pid := recorder_of(run)) != first and pid)
+        os.kill(second, signal.SIGKILL)
+    found = verified(run.dir)
+    assert (found["stored"], found["lost"]) == (20_000, 0)
+    assert run.summary is not None and run.summary.complete
+
+
+def test_a_stopped_recorder_stops_nothing(ring_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USP_RING_SLOTS", "1024")
+    run = api.Run(fields=FIELDS, drain_timeout=60)
+    recorder = recorder_of(run)
+    os.kill(recorder, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        for step in range(5000):
+            run.emit(step, values(step))
+        with pytest.warns(api.IncompleteWarning, match=f"5000 records are stored .*waits in .*process {recorder} is stopped"):
+            summary = run.close()
+        assert time.monotonic() - began < 10 and not summary.complete and summary["emitted"] == 5000
+        assert run.close() is summary
+    finally:
+        os.kill(recorder, signal.SIGCONT)
+    assert closed(Path(run.dir))
+    found = verified(run.dir)
+    assert found["emitted"] == 5000 and found["stored"] >= 1000, "what the ring still had"
+    until(lambda: not list(ring_dir.iterdir()))
+
+
+def test_no_progress_is_waited_for_no_longer_than_allowed(usp_bin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorder that dies again and again: its successors cannot even begin."""
+    flag = tmp_path / "broken"
+    script = tmp_path / "usp"
+    script.write_text(f'#!/bin/sh\ntest -e {flag} && echo "no luck today" >&2 && exit 3\nexec {usp_bin} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("USP_BIN", str(script))
+    run = api.Run(fields=FIELDS, drain_timeout=1.0)
+    flag.touch()
+    os.kill(recorder_of(run), signal.SIGKILL)
+    run.emit(1, values(1))
+    began = time.monotonic()
+    with pytest.warns(api.IncompleteWarning, match=r"0 of 1 records .*no luck today"):
+        run.close()
+    assert 0.9 < time.monotonic() - began < 8
+    flag.unlink()
+    (ring,) = (Path(os.environ["USP_RING_DIR"])).glob("*.ring")
+    assert usp("record", ring)["stored"] == 1
+    verified(run.dir)
+
+
+# Full disks
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MiB."""
+    path = tmp_path / "small"
+    path.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs", str(path)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"no right to mount a small file system: {done.stderr.strip()}")
+    yield path
+    until(lambda: subprocess.run(["umount", str(path)], capture_output=True, check=False).returncode == 0)
+
+
+def test_no_room_for_the_ring(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USP_RING_DIR", str(small))
+    monkeypatch.setenv("USP_RING_SLOTS", "262144")
+    with pytest.raises(api.RingError, match=f"{small} has no room"):
+        api.Run(fields=FIELDS)
+    lazy = api.Run(fields=api.fields(loss="metric"), snapshot_capacity=0)
+    with pytest.raises(api.RingError, match="no room"):
+        lazy.emit(1, {"loss": 1.0})
+    lazy.close()
+    held = api.Run(fields=api.fields(loss="metric"))
+    held.emit(1, {"loss": 1.0})
+    with pytest.warns(api.IncompleteWarning, match="its only record is lost: .* no room"):
+        held.close()
+    assert list(small.iterdir()) == []
+
+
+def test_no_room_for_the_run_from_the_start(small: Path, ring_dir: Path) -> None:
+    (small / "ballast").write_bytes(bytes((16 << 20) - 8192))
+    with pytest.raises(api.RecorderError, match="no space left on device"):
+        api.Run(fields=FIELDS, dir=small / "runs")
+    assert list(ring_dir.iterdir()) == []
+
+
+def test_a_disk_that_becomes_full(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RECORDER_SEGMENT_SIZE": "128KiB", "RING_SLOTS": "4096", "DIGEST_INTERVAL": "100"}.items():
+        monkeypatch.setenv("USP_" + name, value)
+    run = api.Run(fields=FIELDS, dir=small / "runs", drain_timeout=1.0)
+    (small / "ballast").write_bytes(bytes(shutil.disk_usage(small).free))
+    began = time.monotonic()
+    for step in range(50_000):
+        run.emit(step, values(step))
+    assert time.monotonic() - began < 10
+    with pytest.warns(api.IncompleteWarning, match="of 50000 records .*No space left on device"):
+        summary = run.close()
+    assert summary["emitted"] == 50_000
+    (small / "ballast").unlink()
+    assert closed(Path(run.dir))
+    found = verified(run.dir)
+    assert found["emitted"] == 50_000 and found["stored"] > 0
+
+
+def test_a_warning_that_is_an_error_breaks_nothing(ring_dir: Path) -> None:
+    run = api.Run(fields=FIELDS, drain_timeout=60)
+    recorder = recorder_of(run)
+    os.kill(recorder, signal.SIGSTOP)
+    try:
+        run.emit(1, values(1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", api.IncompleteWarning)
+            with pytest.raises(api.IncompleteWarning):
+                run.close()
+        assert run.summary is not None and run.close() is run.summary
+    finally:
+        os.kill(recorder, signal.SIGCONT)
+    assert closed(Path(run.dir)) and verified(run.dir)["stored"] == 1

@@ -1,0 +1,142 @@
+"""Run with values of the device: the ways of jax out, through the same emit, into the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import line, program, usp, verified
+
+import usp as api
+
+jax = pytest.importorskip("jax")
+np = pytest.importorskip("numpy")
+
+
+@pytest.fixture(autouse=True)
+def quiet(usp_bin: str, ring_dir: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The real program, and directories of the test's own."""
+    monkeypatch.setenv("USP_BIN", usp_bin)
+    monkeypatch.chdir(tmp_path)
+
+
+@jax.jit
+def train_step(state: Any, step: Any) -> tuple[Any, dict[str, Any]]:
+    state = state + step
+    return state, {"loss": state.sum(), "rho": state}
+
+
+def digests(run: api.Run, field: str = "rho") -> dict[int, str]:
+    """The digest of a field at each step, as the log has it."""
+    found = {}
+    for entry in usp("log", run.dir, "--kind", "STEP"):
+        found[entry["step"]] = entry["digests"][field]
+    return found
+
+
+def digest(values: Any) -> str:
+    return hashlib.sha256((np.asarray(values).astype("<f8") + 0.0).tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_values_of_the_device(declared: bool) -> None:
+    fields = api.fields(loss="metric", rho="digest")
+    if declared:
+        fields = api.fields(loss=api.field("metric", (), "f32"), rho=api.field("digest", 3, "f32"))
+    state, states = jax.numpy.zeros(3), []
+    with api.Run(fields=fields) as run:
+        for step in range(200):
+            state, tele = train_step(state, step)
+            run.emit(step, tele)
+            states.append(state)
+        assert run.dropped == 0
+    assert verified(run.dir)["stored"] == 200
+    assert digests(run) == {step: digest(state) for step, state in enumerate(states)}
+    log = b"".join(path.read_bytes() for path in (Path(run.dir) / "digests").iterdir())
+    assert f"jax.version={jax.__version__}\n".encode() in log
+    if not declared:
+        assert b"jax.backend=cpu\njax.device_kind=cpu\njax.enable_x64=false\n" in log
+
+
+def test_host_and_device_keep_their_order() -> None:
+    fields = api.fields(loss=api.field("metric", (), "f32"), rho=api.field("digest", 3, "f32"))
+    state = jax.numpy.zeros(3)
+    with api.Run(fields=fields) as run:
+        for step in range(300):
+            state, tele = train_step(state, step)
+            run.emit(step, tele if step % 3 == 0 else {"loss": 1.0, "rho": [0.0, 0.5, step]})
+    found = verified(run.dir)
+    assert found["stored"] == 300 and (found["first_step"], found["last_step"]) == (0, 299)
+
+
+def test_stacked_and_packed() -> None:
+    fields = api.fields(loss="metric", rho="digest")
+    steps = jax.numpy.arange(64)
+    state, tele = jax.lax.scan(train_step, jax.numpy.zeros(3), steps)
+    with api.Run(fields=fields) as run:
+        run.emit_many(range(64), tele)
+        packed = jax.jit(lambda tele: run.pack({"loss": tele["loss"][0], "rho": tele["rho"][0]}))(tele)
+        run.emit(64, packed)
+        with pytest.raises(api.StepError):
+            run.emit(64, packed)
+    assert verified(run.dir)["stored"] == 65
+    found = digests(run)
+    assert found[63] == digest(tele["rho"][63]) and found[64] == digest(tele["rho"][0])
+
+
+def test_what_is_wrong_with_values_of_the_device() -> None:
+    with api.Run(fields=api.fields(loss="metric", rho="digest")) as lazy:
+        with pytest.raises(api.FieldError, match="rho"):
+            lazy.emit(0, {"loss": jax.numpy.float32(1)})
+        lazy.emit(0, {"loss": jax.numpy.float32(1), "rho": jax.numpy.zeros(2)})
+        with pytest.raises(api.FieldError, match="rho"):
+            lazy.emit(1, {"loss": jax.numpy.float32(1), "rho": jax.numpy.zeros(3)})
+        with pytest.raises(api.StepError):
+            lazy.emit(0, {"loss": jax.numpy.float32(1), "rho": jax.numpy.zeros(2)})
+        with pytest.raises(api.FieldError):
+            jax.jit(lambda x: lazy.emit(1, {"loss": x, "rho": x[None].repeat(2)}))(jax.numpy.float32(1))
+    assert verified(lazy.dir)["stored"] == 1
+    declared = api.fields(loss="metric", rho=api.field("digest", 3, "f32"))
+    with api.Run(fields=declared) as run:
+        with pytest.raises(api.FieldError, match="float32|elements"):
+            run.emit(0, {"loss": jax.numpy.float32(1), "rho": jax.numpy.zeros(2)})
+    assert run.summary is not None and run.summary["emitted"] == 0
+
+
+def test_sigterm_does_not_lose_what_is_on_its_way() -> None:
+    process = program("""
+    import jax
+    f = jax.jit(lambda x: {"loss": x * 2})
+    with usp.Run(fields=usp.fields(loss="metric")) as run:
+        for step in range(100):
+            run.emit(step, f(jax.numpy.float32(step)))
+        print(run.dir, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    """)
+    run = line(process)
+    process.communicate(timeout=60)
+    assert process.returncode == -15
+    from runs import closed
+
+    assert closed(Path(run)) and verified(run, end="failed")["stored"] == 100
+
+
+def test_end_of_a_program_with_a_backend() -> None:
+    """The run ends before jax takes its backends down, or the values on their way would be gone."""
+    process = program("""
+    import jax
+    f = jax.jit(lambda x: {"loss": x * 2})
+    run = usp.Run(fields=usp.fields(loss="metric"))
+    for step in range(500):
+        run.emit(step, f(jax.numpy.float32(step)))
+    print(run.dir, flush=True)
+    """)
+    run = line(process)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert verified(run)["stored"] == 500
+    assert os.path.isdir(run)
