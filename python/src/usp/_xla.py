@@ -1,0 +1,159 @@
+"""Records written from inside compiled programs: a call that XLA makes itself, without Python and its lock.
+
+On the CPU the call goes to a C function of the extension `usp._native`, on CUDA to one that enqueues a tiny kernel
+(`usp.cuda`, where that was built). Both are reached by a number, never by an address: a program that outlives its run,
+in a cache or in another process, finds no ring and drops its records, counted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from usp._errors import Error, FieldError, StepError
+from usp._pack import pack, packed_len
+from usp._schema import Schema
+
+if TYPE_CHECKING:
+    import jax
+
+    from usp._ring import Ring
+
+TARGET = "usp_emit"
+_INSTEAD = (
+    "return run.pack(values) from the jitted function and call run.emit(step, packed), "
+    "or run.emit_many(steps, stacked) for what lax.scan stacked"
+)
+
+
+class Counts(NamedTuple):
+    """Records that compiled programs did not write.
+
+    late: the step was not above the last one of this ring. repeats: another device had written the step; these are no
+    drops. stale: the ring was closed, or is another process's. malformed: the call was not understood. The last two
+    are of all rings of this process.
+    """
+
+    late: int = 0
+    repeats: int = 0
+    stale: int = 0
+    malformed: int = 0
+
+
+_lock = threading.Lock()
+_outcome: dict[str, str] = {}  # platform -> "" if the call is registered there, or else why it is not
+
+
+def unavailable(platform: str) -> str:
+    """Returns "" if programs for the platform ("cpu", "cuda") can write records, or else why not. Registers once."""
+    with _lock:
+        if platform not in _outcome:
+            _outcome[platform] = _register(platform)
+        return _outcome[platform]
+
+
+def _register(platform: str) -> str:
+    if platform == "cuda":
+        try:
+            from usp.cuda import register
+        except ImportError as e:
+            return f"the CUDA part is not built ({e}): make -C python cuda, where nvcc is"
+        return register(TARGET)
+    if platform != "cpu":
+        return f"there is no such call for {platform}"
+    try:
+        from usp import _native
+    except ImportError as e:
+        return f"the extension usp._native is not here ({e})"
+    import jax
+
+    jax.devices("cpu")  # a registration before the backend is there would be tried, and fail, in the middle of something
+    try:
+        jax.ffi.register_ffi_target(TARGET, _native.xla_handler, platform="cpu")
+    except Exception as e:  # of jaxlib, of whatever class it is there
+        ours, theirs = _native.xla_version()
+        versions = f"interface {ours[0]}.{ours[1]} here, {theirs[0]}.{theirs[1]} in jaxlib"
+        return f"jaxlib refused the call ({versions}): {str(e).splitlines()[0]}"
+    return ""
+
+
+def emit_traced(ring: Ring, schema: Schema, step: Any, values: Any) -> jax.Array:
+    """Writes one record when the compiled program gets here; for use in jit, scan, while_loop, fori_loop and cond.
+
+    step: integer scalar, returned as it is. Thread the returned one on (`step = emit_traced(step, values)`): the data
+    dependence is what orders records of one program outside of loops. values: a mapping of exactly the schema's
+    fields, or what `pack` returned. The record's time is the clock's at that moment.
+
+    A step that is not above the last one is dropped and counted, as is a record of a program that outlives its run:
+    jit a function anew for each run, for instance by passing the run as a static argument.
+    Gradients do not flow through it. Under vmap it raises, since there is one record for each step: call it outside, or
+    record reduced values; the same under jax.checkpoint, where jax refuses effects. In a program for several devices
+    the first device to reach a step writes it: make the values equal on all of them first, e.g. by psum.
+
+    Raises Error where the backend has no such call, FieldError and StepError for what does not fit, all when tracing.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    platform = _platform()
+    why = unavailable(platform)
+    if why:
+        raise Error(f"emit_traced on {platform}: {why}. Instead, {_INSTEAD}")
+    packed = pack(schema, values) if isinstance(values, Mapping) else _checked(schema, values)
+    try:
+        given = jnp.asarray(step)
+    except OverflowError:
+        raise StepError(f"step {step}: larger than jax's integers; enable x64") from None
+    if given.shape != () or given.dtype.kind not in "iu":
+        raise StepError(f"step: {given.dtype} of shape {given.shape}: want an integer scalar")
+    at = given
+    if given.dtype.itemsize < 4:
+        at = given.astype(jnp.int32 if given.dtype.kind == "i" else jnp.uint32)
+    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct((), at.dtype), has_side_effect=True)
+    try:
+        out = call(at, packed, **_attributes(ring))
+    except NotImplementedError as e:
+        if "vmap" not in str(e):
+            raise
+        raise Error(f"emit_traced under vmap: a step has one record. Call it outside of vmap; or {_INSTEAD}") from None
+    return out if out.dtype == given.dtype else out.astype(given.dtype)
+
+
+def _attributes(ring: Ring) -> dict[str, Any]:
+    import jax
+    import numpy as np
+
+    return {"handle": np.int32(ring.handle()), "shared": np.int32(jax.local_device_count() > 1)}
+
+
+def _checked(schema: Schema, packed: Any) -> Any:
+    want = (packed_len(schema),)
+    shape, dtype = getattr(packed, "shape", None), getattr(packed, "dtype", None)
+    if shape != want or dtype != "uint32":
+        raise FieldError(f"packed values: {dtype} of shape {shape}: want uint32 {want}, what pack() returns")
+    return packed
+
+
+def _platform() -> str:
+    """Where a program traced now will run, as far as can be said."""
+    import jax
+
+    device = jax.config.jax_default_device
+    if isinstance(device, str):
+        platform = device
+    else:
+        platform = device.platform if device is not None else jax.default_backend()
+    return "cuda" if platform in ("gpu", "cuda") else platform
+
+
+def counts(ring: Ring) -> Counts:
+    """Returns what compiled programs did not write so far; all zero without the extension."""
+    if not ring.native:
+        return Counts()
+    from usp import _native
+
+    try:
+        return Counts(*_native.xla_counts(ring.handle()))
+    except AttributeError:
+        return Counts()
