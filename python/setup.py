@@ -8,14 +8,17 @@ from glob import glob
 from setuptools import Extension, setup
 
 SOURCES = sorted(glob("src/usp/native/*.c"))
+HEADERS = sorted(glob("src/usp/native/*.h"))
 
 setup(
     ext_modules=[
         Extension(
             "usp._native",
             SOURCES,
+            depends=HEADERS,
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra"],
+            extra_link_args=["-pthread"],
             py_limited_api=True,
             optional=True,
         )

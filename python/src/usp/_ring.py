@@ -225,7 +225,7 @@ class Ring:
         Records of other threads may come between them. Raises FieldError for another length, ClosedError, ForkedError.
         """
         if self._writer is not None:
-            return self._writer.emit_block(payloads)
+            return self._writer.emit_block(payloads, self._layout.payload_len)
         size, whole = self._layout.payload_len, bytes(payloads)
         if not whole or len(whole) % size:
             raise FieldError(f"{len(whole)} bytes of records: want a multiple of {size}")

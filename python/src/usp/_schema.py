@@ -108,7 +108,12 @@ def default_type(cls: str) -> str:
 
 def check_names(declared: Iterable[Field], values: Mapping[str, Any]) -> None:
     """Raises FieldError unless the keys of values are exactly the declared names."""
-    names = {f.name for f in declared}
+    misnamed([f.name for f in declared], values)
+
+
+def misnamed(declared: Iterable[str], values: Mapping[str, Any]) -> None:
+    """Raises FieldError unless the keys of values are exactly these names."""
+    names = set(declared)
     missing, extra = sorted(names - set(values)), sorted(map(str, set(values) - names))
     if missing:
         raise FieldError(f"no value for {_list(missing)}: each record has all declared fields")
@@ -148,7 +153,7 @@ def _describe(f: Field, value: Any) -> tuple[int, str]:
             raise FieldError(f"field {f.name!r}: {e}") from None
     if isinstance(value, (bool, int, float)):
         return 1, "f64" if isinstance(value, float) else default_type(f.cls)
-    if isinstance(value, (list, tuple)) and value:
+    if isinstance(value, (list, tuple)) and value and not any(isinstance(v, (list, tuple)) for v in value):
         inner = [_describe(f, v) for v in value]
         if all(n == 1 for n, _ in inner):
             types = {t for _, t in inner}
