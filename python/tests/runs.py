@@ -17,7 +17,9 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 
 def usp(*args: object, ok: tuple[int, ...] = (0,)) -> Any:
     """Runs a command of usp with --json, and returns what it printed."""
-    done = subprocess.run([os.environ["USP_BIN"], "--json", *map(str, args)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [os.environ["USP_BIN"], "--json", *map(str, args)], capture_output=True, text=True, check=False
+    )
     assert done.returncode in ok, f"usp {args} ended with {done.returncode}: {done.stdout}{done.stderr}"
     if args[0] == "log":
         return [json.loads(line) for line in done.stdout.splitlines()]

@@ -104,7 +104,11 @@ def test_vectors(case: dict[str, object]) -> None:
     assert encode(values) == case["text"]
 
 
-@given(st.dictionaries(st.text(max_size=70) | st.from_regex(r"\A[a-z][a-z0-9_.]{0,62}\Z"), st.text(max_size=700), max_size=300))
+@given(
+    st.dictionaries(
+        st.text(max_size=70) | st.from_regex(r"\A[a-z][a-z0-9_.]{0,62}\Z"), st.text(max_size=700), max_size=300
+    )
+)
 def test_whatever_comes_fits(found: dict[str, str]) -> None:
     kept = _environment.clean(found)
     text = encode(kept)
@@ -116,7 +120,9 @@ def test_whatever_comes_fits(found: dict[str, str]) -> None:
 
 
 def test_what_is_made_fit() -> None:
-    made = _environment.clean({"a": " x\ty\u00e9\x85", "b": "v" * 600, "my.token": "t", "keys_of": "k", "keyed": "ok", "B": "no"})
+    made = _environment.clean(
+        {"a": " x\ty\u00e9\x85", "b": "v" * 600, "my.token": "t", "keys_of": "k", "keyed": "ok", "B": "no"}
+    )
     assert made == {"a": "x y?", "b": "v" * 509 + "...", "keyed": "ok"}
     assert len(_environment.clean({f"k{i}": "" for i in range(300)})) == 256
     assert len(_environment.clean({f"k{i}": "x" * 500 for i in range(100)})) == 32

@@ -93,7 +93,10 @@ def test_summary_and_messages(ring: Ring) -> None:
 @pytest.mark.parametrize(
     ("script", "says"),
     [
-        ("echo first >&2; echo 'recorder: mkdir x: no space left on device' >&2; exit 1", "mkdir x: no space left on device$"),
+        (
+            "echo first >&2; echo 'recorder: mkdir x: no space left on device' >&2; exit 1",
+            "mkdir x: no space left on device$",
+        ),
         ("exit 7", "the recorder ended: exit code 7$"),
         ("kill -9 $$", "killed by signal 9$"),
         ("echo '{'", "without a summary$"),
@@ -185,8 +188,11 @@ def test_own_session_and_surroundings(ring: Ring, monkeypatch: pytest.MonkeyPatc
     assert (ring.path / "sid").read_text() == (ring.path / "pid").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork", "ignore::pytest.PytestUnraisableExceptionWarning")  # of jax, if it is there
 def test_forked_child_holds_nothing(ring: Ring) -> None:
-    recorder = _recorder.Recorder(shell("touch attached; while ! test -e go; do sleep 0.01; done; echo '{}'"), ring.consumer)
+    recorder = _recorder.Recorder(
+        shell("touch attached; while ! test -e go; do sleep 0.01; done; echo '{}'"), ring.consumer
+    )
     recorder.start()
     process = recorder._process
     assert process is not None and process.stderr is not None

@@ -8,8 +8,7 @@ import math
 import os
 import platform
 import re
-import time
-import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,11 @@ def test_the_first_emit_declares_what_was_not(run_dir: Path) -> None:
         emit(2, {"loss": np.float32(3.5), "regime": 4, "rho": rho})
         assert run.emitted == 2 and run_dir.exists()
     text = json.loads((Path(run.dir) / "manifest.json").read_text())["schema"]
-    assert text == "usp-schema v1\nname python.v1\nfield loss metric f32 1 -\nfield regime flag u64 1 -\nfield rho digest f32 3 -\n"
+    assert (
+        text
+        == "usp-schema v1\nname python.v1\n"
+        "field loss metric f32 1 -\nfield regime flag u64 1 -\nfield rho digest f32 3 -\n"
+    )
     verified(run.dir)
     with api.Run(fields=FIELDS) as declared:
         declared.emit(1, {"loss": 2.5, "rho": [0.5] * 4})
@@ -158,7 +161,7 @@ def test_what_is_wrong_with_the_first_record() -> None:
 
 
 def test_settings_of_a_file_and_of_arguments(tmp_path: Path, ring_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my.toml").write_text('[ring]\nslots = 128\n[digest]\ninterval = 10\n[snapshot]\ninterval = 4\n')
+    (tmp_path / "my.toml").write_text("[ring]\nslots = 128\n[digest]\ninterval = 10\n[snapshot]\ninterval = 4\n")
     with api.Run("my.toml", fields=FIELDS, dir=tmp_path / "there") as run:
         os.chdir("/")  # what was relative stays where it was
         (ring,) = ring_dir.glob("*.ring")
@@ -171,7 +174,13 @@ def test_settings_of_a_file_and_of_arguments(tmp_path: Path, ring_dir: Path, mon
     assert found["stored"] == 100 and found["digests"] == 10
     with api.Run("my.toml", fields=FIELDS, save_interval_steps=0) as never:
         assert not any(never.should_save(step) for step in range(10))
-    for bad in ({"queue": 0}, {"max_to_keep": -1}, {"save_interval_steps": True}, {"staging_areas": 1.5}, {"snapshot_capacity": "1"}):
+    for bad in (
+        {"queue": 0},
+        {"max_to_keep": -1},
+        {"save_interval_steps": True},
+        {"staging_areas": 1.5},
+        {"snapshot_capacity": "1"},
+    ):
         with pytest.raises(api.ConfigError, match=next(iter(bad))):
             api.Run(fields=FIELDS, **bad)
     with pytest.raises(api.ConfigError, match="producer"):
@@ -236,7 +245,9 @@ def test_one_that_is_forgotten_ends_as_failed() -> None:
     assert closed(Path(path)) and verified(path, end="failed")["stored"] == 1
 
 
-def test_a_recorder_that_cannot_begin(tmp_path: Path, ring_dir: Path, usp_bin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorder_that_cannot_begin(
+    tmp_path: Path, ring_dir: Path, usp_bin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(api.RecorderError, match="not a directory"):
         api.Run(fields=FIELDS, dir=tmp_path / "file")
@@ -295,7 +306,11 @@ def test_nothing_is_left_of_many_runs() -> None:
         with api.Run(fields=FIELDS) as run:
             run.emit(1, values(1))
     until(lambda: held() == before)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        gc.collect()
-    time.sleep(0)
+    run = api.Run(fields=FIELDS)
+    run.emit(1, values(1))
+    assert run._session is not None
+    session = weakref.ref(run._session)
+    run.close()
+    del run
+    gc.collect()
+    assert session() is None

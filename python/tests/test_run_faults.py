@@ -52,13 +52,16 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def test_sigterm_ends_it_as_failed() -> None:
-    code = LOOP + """
+    code = (
+        LOOP
+        + """
     with usp.Run(fields=fields) as run:
         for step in range(10**9):
             run.emit(step, values(step))
             if step == 1000:
                 print(run.dir, flush=True)
     """
+    )
     process = program(code)
     run = Path(line(process))
     process.terminate()
@@ -69,7 +72,9 @@ def test_sigterm_ends_it_as_failed() -> None:
 
 
 def test_sigterm_belongs_to_a_program_that_handles_it() -> None:
-    code = LOOP + """
+    code = (
+        LOOP
+        + """
     def handler(number, frame):
         raise SystemExit(7)
     signal.signal(signal.SIGTERM, handler)
@@ -78,6 +83,7 @@ def test_sigterm_belongs_to_a_program_that_handles_it() -> None:
         print(run.dir, flush=True)
         time.sleep(60)
     """
+    )
     process = program(code)
     run = Path(line(process))
     process.terminate()
@@ -93,13 +99,16 @@ def test_sigterm_is_put_back() -> None:
 
 
 def test_sigkill_loses_nothing_that_was_emitted() -> None:
-    code = LOOP + """
+    code = (
+        LOOP
+        + """
     with usp.Run(fields=fields) as run:
         for step in range(5000):
             run.emit(step, values(step))
         print(run.dir, flush=True)
         time.sleep(60)
     """
+    )
     process = program(code)
     run = Path(line(process))
     process.kill()
@@ -110,7 +119,9 @@ def test_sigkill_loses_nothing_that_was_emitted() -> None:
 
 def test_interrupt_in_the_terminal() -> None:
     """SIGINT goes to the whole foreground group, as Ctrl-C does; the recorder is not in it."""
-    code = LOOP + """
+    code = (
+        LOOP
+        + """
     with usp.Run(fields=fields) as run:
         step = 0
         while True:
@@ -119,6 +130,7 @@ def test_interrupt_in_the_terminal() -> None:
             if step == 1000:
                 print(run.dir, flush=True)
     """
+    )
     process = program(code, start_new_session=True)
     run = Path(line(process))
     os.killpg(process.pid, signal.SIGINT)
@@ -132,12 +144,15 @@ def test_interrupt_in_the_terminal() -> None:
     ("last", "end", "rc"), [("", "clean", 0), ("raise ValueError('no')", "failed", 1), ("sys.exit(3)", "clean", 3)]
 )
 def test_a_program_that_does_not_close(last: str, end: str, rc: int) -> None:
-    process = program(LOOP + f"""
+    process = program(
+        LOOP
+        + f"""
     run = usp.Run(fields=fields)
     run.emit(1, values(1))
     print(run.dir, flush=True)
     {last}
-    """)
+    """
+    )
     run = line(process)
     assert ended(process)[0] == rc
     assert verified(run, end=end)["stored"] == 1
@@ -159,7 +174,9 @@ def test_one_record_held_at_the_end_of_the_program() -> None:
 
 
 def test_a_forked_child_lets_go() -> None:
-    process = program(LOOP + """
+    process = program(
+        LOOP
+        + """
     import warnings
     warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, in newer Pythons
     with usp.Run(fields=fields) as run, usp.Run(fields=usp.fields(loss="metric")) as lazy:
@@ -183,7 +200,8 @@ def test_a_forked_child_lets_go() -> None:
         for step in range(2, 100):
             emit(step, values(step))
     print(run.dir, lazy.dir, flush=True)
-    """)
+    """
+    )
     own = line(process)
     run, lazy = line(process).split()
     code, err = ended(process)
@@ -192,7 +210,9 @@ def test_a_forked_child_lets_go() -> None:
 
 
 def test_multiprocessing_by_fork() -> None:
-    process = program(LOOP + """
+    process = program(
+        LOOP
+        + """
     import multiprocessing, warnings
     warnings.simplefilter("ignore", DeprecationWarning)
     def work(n):
@@ -205,7 +225,8 @@ def test_multiprocessing_by_fork() -> None:
         for step in range(100, 200):
             run.emit(step, values(step))
     print(run.dir, flush=True)
-    """)
+    """
+    )
     run = line(process)
     code, err = ended(process)
     assert code == 0, err
@@ -213,7 +234,9 @@ def test_multiprocessing_by_fork() -> None:
 
 
 def test_a_child_that_lives_on_does_not_keep_the_ring() -> None:
-    process = program(LOOP + """
+    process = program(
+        LOOP
+        + """
     import warnings
     warnings.simplefilter("ignore", DeprecationWarning)
     run = usp.Run(fields=fields)
@@ -224,7 +247,8 @@ def test_a_child_that_lives_on_does_not_keep_the_ring() -> None:
         os._exit(0)
     print(run.dir, child, flush=True)
     time.sleep(60)
-    """)
+    """
+    )
     run, child = line(process).split()
     try:
         process.kill()
@@ -262,7 +286,9 @@ def test_a_stopped_recorder_stops_nothing(ring_dir: Path, monkeypatch: pytest.Mo
         began = time.monotonic()
         for step in range(5000):
             run.emit(step, values(step))
-        with pytest.warns(api.IncompleteWarning, match=f"5000 records are stored .*waits in .*process {recorder} is stopped"):
+        with pytest.warns(
+            api.IncompleteWarning, match=f"5000 records are stored .*waits in .*process {recorder} is stopped"
+        ):
             summary = run.close()
         assert time.monotonic() - began < 10 and not summary.complete and summary["emitted"] == 5000
         assert run.close() is summary
@@ -274,7 +300,9 @@ def test_a_stopped_recorder_stops_nothing(ring_dir: Path, monkeypatch: pytest.Mo
     until(lambda: not list(ring_dir.iterdir()))
 
 
-def test_no_progress_is_waited_for_no_longer_than_allowed(usp_bin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_progress_is_waited_for_no_longer_than_allowed(
+    usp_bin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A recorder that dies again and again: its successors cannot even begin."""
     flag = tmp_path / "broken"
     script = tmp_path / "usp"
@@ -303,7 +331,12 @@ def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 MiB."""
     path = tmp_path / "small"
     path.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         pytest.skip(f"no right to mount a small file system: {done.stderr.strip()}")
     yield path

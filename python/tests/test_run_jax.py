@@ -87,6 +87,28 @@ def test_stacked_and_packed() -> None:
     assert found[63] == digest(tele["rho"][63]) and found[64] == digest(tele["rho"][0])
 
 
+def test_from_inside_the_program() -> None:
+    native = pytest.importorskip("usp._native", reason="the extension is not built")
+    if not hasattr(native, "xla_handler"):
+        pytest.skip("the extension was built without the call from XLA")
+    with api.Run(fields=api.fields(loss="metric", rho="digest")) as run:
+
+        @jax.jit
+        def train(state: Any, steps: Any) -> Any:
+            def body(state: Any, step: Any) -> tuple[Any, Any]:
+                state = state + step
+                return state, run.emit_traced(step, {"loss": state.sum(), "rho": state})
+
+            return jax.lax.scan(body, state, steps)
+
+        jax.block_until_ready(train(jax.numpy.zeros(3), jax.numpy.arange(100)))
+        assert run.emitted == 100 and run.dropped == 0
+        jax.block_until_ready(train(jax.numpy.zeros(3), jax.numpy.arange(100)))  # steps that go back
+        assert run.emitted == 100 and run.dropped == 100
+    assert verified(run.dir)["stored"] == 100
+    assert run.summary is not None and run.summary["dropped"] == 100 == run.dropped
+
+
 def test_what_is_wrong_with_values_of_the_device() -> None:
     with api.Run(fields=api.fields(loss="metric", rho="digest")) as lazy:
         with pytest.raises(api.FieldError, match="rho"):

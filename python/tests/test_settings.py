@@ -36,7 +36,9 @@ dir = "anchors"
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_file_variables_and_defaults(asked: bool, usp_bin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_variables_and_defaults(
+    asked: bool, usp_bin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     binary = usp_bin if asked else None
     default = _settings.load(None, binary)
     assert default == _settings.Settings(

@@ -21,13 +21,14 @@ from ._errors import (
 
 __version__ = "0.1.0"
 
-from ._run import Run, Summary
+from ._run import Run
 from ._schema import Field, field, fields
+from ._session import Summary
 
 __all__ = [
-    "ClosedError", "ConfigError", "Error", "Field", "FieldError", "ForkedError", "IncompleteWarning", "NoRecorderWarning",
-    "RecorderError", "RingError", "Run", "SnapshotError", "StepError", "Summary", "Warning", "__version__", "all_steps",
-    "field", "fields", "latest_step", "pack", "restore",
+    "ClosedError", "ConfigError", "Error", "Field", "FieldError", "ForkedError", "IncompleteWarning",
+    "NoRecorderWarning", "RecorderError", "RingError", "Run", "SnapshotError", "StepError", "Summary", "Warning",
+    "__version__", "all_steps", "field", "fields", "latest_step", "pack", "restore",
 ]  # fmt: skip
 
 

@@ -15,16 +15,18 @@ from collections.abc import Mapping
 
 MAX_KEYS, MAX_VALUE, MAX_SIZE = 256, 512, 16 << 10  # keys; bytes of a value; bytes of the whole text
 KEY = re.compile(r"[a-z][a-z0-9_.]{0,62}")
+# Words in a key that say that its value is none of a log's business.
 SUSPECTS = frozenset(
-    "token tokens secret secrets password passwd passphrase credential credentials auth apikey key keys cookie session".split()
+    ("token", "tokens", "secret", "secrets", "password", "passwd", "passphrase", "credential", "credentials", "auth")
+    + ("apikey", "key", "keys", "cookie", "session")
 )
 ARCHITECTURES = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64", "arm64": "arm64"}  # as Go calls them
 
-# Processor features that numerical code chooses by: the kernel's name of each, and the one in the map. The order is that
-# of internal/environ, so that a run of the Go predictor and one of JAX on the same machine have the same text.
+# Processor features that numerical code chooses by: the kernel's name of each, and the one in the map. The order is
+# that of internal/environ, so that a run of the Go predictor and one of JAX on the same machine have the same text.
 FEATURES = {
-    "pni": "sse3", "ssse3": "ssse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2", "avx": "avx", "avx2": "avx2", "f16c": "f16c",
-    "fma": "fma", "bmi2": "bmi2", "avx_vnni": "avxvnni", "avx512f": "avx512f", "avx512cd": "avx512cd",
+    "pni": "sse3", "ssse3": "ssse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2", "avx": "avx", "avx2": "avx2",
+    "f16c": "f16c", "fma": "fma", "bmi2": "bmi2", "avx_vnni": "avxvnni", "avx512f": "avx512f", "avx512cd": "avx512cd",
     "avx512bw": "avx512bw", "avx512dq": "avx512dq", "avx512vl": "avx512vl", "avx512ifma": "avx512ifma",
     "avx512_vnni": "avx512vnni", "avx512_bf16": "avx512bf16", "amx_tile": "amx-tile", "amx_int8": "amx-int8",
     "amx_bf16": "amx-bf16", "fp": "fp", "asimd": "asimd", "fphp": "fphp", "asimdhp": "asimdhp", "asimdrdm": "asimdrdm",
@@ -115,7 +117,7 @@ def jax_settings() -> dict[str, str]:
 
 def backend() -> dict[str, str]:
     """Backend, kind of device and its software, if the program has brought them up."""
-    # Nothing public tells whether there is a backend without making one. If these names are gone one day, so are the keys.
+    # Nothing public tells whether there is a backend without making one. If these names go one day, so do the keys.
     bridge = sys.modules.get("jax._src.xla_bridge")
     try:
         if bridge is None or not bridge.backends_are_initialized():
@@ -147,8 +149,8 @@ def without_paths(flags: str) -> str:
 def clean(found: Mapping[str, str]) -> dict[str, str]:
     """Makes a map fit the format: printable ASCII of at most 512 bytes, well-formed keys that name no secret.
 
-    Control characters become spaces and others outside ASCII "?"; what is too long is cut and ends in "...". Keys beyond
-    256, or 16,384 bytes of text, are left out.
+    Control characters become spaces and others outside ASCII "?"; what is too long is cut and ends in "...". Keys
+    beyond 256, or 16,384 bytes of text, are left out.
     """
     kept: dict[str, str] = {}
     total = 0

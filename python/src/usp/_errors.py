@@ -8,7 +8,7 @@ class Error(Exception):
 
 
 class FieldError(Error, ValueError):
-    """A value does not fit its declared field: missing, undeclared, of another shape or dtype; or a declaration is wrong."""
+    """A value does not fit its field: missing, undeclared, of another shape or dtype; or a declaration is wrong."""
 
 
 class StepError(Error, ValueError):
@@ -36,7 +36,7 @@ class ConfigError(Error, ValueError):
 
 
 class SnapshotError(Error, RuntimeError):
-    """A snapshot cannot be restored: there is none, it is damaged, or it does not fit what it is to be restored into."""
+    """A snapshot cannot be restored: there is none, it is damaged, or it does not fit its destination."""
 
 
 class Warning(UserWarning):  # noqa: A001 - always written usp.Warning

@@ -7,6 +7,7 @@ it. It sleeps in the kernel unless the recorder prints or ends, and nothing that
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -180,7 +181,7 @@ class Recorder:
         out, err = process.stdout.fileno(), process.stderr.fileno()
         for fd in (out, err):
             os.set_blocking(fd, False)
-        # The end of the process, not that of its pipes, ends this: a child that was forked at the wrong moment may hold them.
+        # The end of the process ends this, not that of its pipes: a child forked at the wrong moment may hold them.
         ended = end_of(process)
         poller = select.poll()
         for fd in (out, err, ended):
@@ -223,10 +224,8 @@ def drain(fd: int, keep: Callable[[bytes], Any]) -> bool:
 
 def with_closed(poller: select.poll, fd: int) -> None:
     """Takes a pipe that has ended out of the poll, where it would be ready for ever."""
-    try:
+    with contextlib.suppress(KeyError):  # it was taken out before
         poller.unregister(fd)
-    except KeyError:
-        pass  # it was taken out before
 
 
 def describe(code: int) -> str:
@@ -315,8 +314,8 @@ class Patience:
             return f"its process {self.last.pid} is stopped"
         if self.last.fault:
             return (
-                f"its storage takes nothing: {os.strerror(self.last.fault)}; it goes on when that is over, or after some "
-                "time closes the run without what it holds"
+                f"its storage takes nothing: {os.strerror(self.last.fault)}; it goes on when that is over, or after "
+                "some time closes the run without what it holds"
             )
         return ""
 

@@ -66,18 +66,25 @@ class Run:
         """Begins the run, or, if the length or dtype of a field is not declared, prepares for the first emit.
 
         config: the settings file; None: usp.toml here, or in the user's configuration directory. The arguments below
-        are stronger than it. fields: what usp.fields returns. name: of the schema. dir: of the run directories.
-        state, snapshot_capacity: a pytree like those that are saved, or its size in bytes: how much shared memory a
-        snapshot needs. staging_areas: how many snapshots can be on their way, default 2. save_interval_steps: steps
-        between two snapshots, default snapshot.interval; 0: only forced ones. max_to_keep: newest snapshots that are
-        kept, default snapshot.keep_last. producer: what the manifest is to say of the program, as JSON holds it; no
-        secrets. queue: records with device values that can be on their way. record: True starts a recorder; "outside"
-        leaves that to somebody else; False records nothing and leaves nothing. stderr: where the recorder's messages go,
-        default sys.stderr. drain_timeout: seconds that the end waits for a recorder that makes no progress, default
-        recorder.drain_timeout.
+            are stronger than it.
+        fields: what usp.fields returns.
+        name: of the schema.
+        dir: of the run directories; default run.dir.
+        state, snapshot_capacity: a pytree like those that will be saved, or its size in bytes: what a snapshot needs of
+            shared memory. Default ring.staging_capacity, else the first state that snapshot() sees before the run has
+            begun, else 1 MiB.
+        staging_areas: snapshots that can be on their way; default ring.staging_areas, else 2. 0: no snapshots.
+        save_interval_steps: steps between two snapshots; default snapshot.interval. 0: only forced ones.
+        max_to_keep: newest snapshots that are kept; default snapshot.keep_last.
+        producer: what the manifest is to say of the program, as JSON holds it; no secrets.
+        queue: records with device values that can be on their way.
+        record: True starts a recorder; "outside" leaves that to somebody else; False records nothing, leaves nothing.
+        stderr: where the recorder's messages go; default sys.stderr.
+        drain_timeout: seconds that the end waits for a recorder that makes no progress; default
+            recorder.drain_timeout.
 
-        Raises ConfigError for what is wrong with the settings, FieldError for what is wrong with the fields, RingError if
-        the shared memory cannot be had, RecorderError if the recorder cannot begin (no rights, no space).
+        Raises ConfigError for what is wrong with the settings, FieldError for what is wrong with the fields, RingError
+        if the shared memory cannot be had, RecorderError if the recorder cannot begin (no rights, no space).
         """
         self._state: str = "closed"  # until everything below has worked
         self.id = new_id()
@@ -99,12 +106,14 @@ class Run:
         self._interval = whole(interval, "save_interval_steps", 0)
         env = {"USP_SNAPSHOT_KEEP_LAST": str(whole(max_to_keep, "max_to_keep", 0))} if max_to_keep is not None else {}
         areas = staging_areas if staging_areas is not None else set_.staging_areas or 2
-        command = binary and [binary, *(["-c", os.path.abspath(config)] if config is not None else []), "-d", runs, "record"]
+        chosen = ["-c", os.path.abspath(config)] if config is not None else []
+        command = [binary, *chosen, "-d", runs, "record"] if binary and record is True else None
         timeout = set_.drain_timeout if drain_timeout is None else float(drain_timeout)
         self._plan = Plan(
             run_id=self.id, runs=runs, ring_dir=set_.ring_dir, slots=set_.slots,
-            staging_areas=whole(areas, "staging_areas", 0), staging_capacity=0, drain_timeout=timeout + set_.commit_wait,
-            queue=queue, command=command if record is True else None, outside=record == "outside", keep=record is not False, env=env,
+            staging_areas=whole(areas, "staging_areas", 0), staging_capacity=0,
+            drain_timeout=timeout + set_.commit_wait,
+            queue=queue, command=command, outside=record == "outside", keep=record is not False, env=env,
             producer=producer or {}, stderr=stderr,
         )  # fmt: skip
         self._capacity = snapshot_capacity if snapshot_capacity is not None else set_.staging_capacity
@@ -167,10 +176,11 @@ class Run:
         """
         from . import _xla
 
-        return _xla.emit_traced(self._traced(values), step, values)
+        session = self._traced(values)
+        return _xla.emit_traced(session.ring, session.schema, step, values)
 
     def pack(self, values: Mapping[str, Any]) -> jax.Array:
-        """Inside jit: one array of all fields, which emit() takes in place of a mapping, so that one copy leaves the device."""
+        """Inside jit: one array of all fields, which emit() takes in place of a mapping: one copy leaves the device."""
         from . import _device
 
         return _device.pack(self._traced(values).schema, values)
@@ -216,13 +226,15 @@ class Run:
         """The newest step of which a snapshot is complete; None if there is none."""
         from . import _snapshot
 
-        return _snapshot.latest_step(self.dir)
+        step: int | None = _snapshot.latest_step(self.dir)
+        return step
 
     def all_steps(self) -> list[int]:
         """The steps of all complete snapshots, ascending."""
         from . import _snapshot
 
-        return _snapshot.all_steps(self.dir)
+        steps: list[int] = _snapshot.all_steps(self.dir)
+        return steps
 
     def _measure(self, state: Any) -> None:
         from . import _snapshot
@@ -263,7 +275,9 @@ class Run:
 
     def _check_open(self) -> None:
         if self._state == "forked":
-            raise ForkedError(f"run {self.id} belongs to the process that this one was forked from; make another one here")
+            raise ForkedError(
+                f"run {self.id} belongs to the process that this one was forked from; make another one here"
+            )
         if self._state != "open":
             raise ClosedError(f"run {self.id} has ended")
         if self._broken is not None:
@@ -271,7 +285,9 @@ class Run:
 
     def _resolve(self, values: Any) -> Schema:
         if not isinstance(values, Mapping):
-            raise FieldError("the first record of fields that are not declared in full must be a mapping of their names")
+            raise FieldError(
+                "the first record of fields that are not declared in full must be a mapping of their names"
+            )
         return Schema(self._name, resolve(self._declared, values))
 
     def _begin(self) -> None:
@@ -300,18 +316,22 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._end(clean=kind is None)
 
     def __del__(self) -> None:
         if getattr(self, "_state", "closed") == "open":
-            warnings.warn(f"run {self.id} was never closed; it ends as failed", ResourceWarning, stacklevel=2, source=self)
+            warnings.warn(
+                f"run {self.id} was never closed; it ends as failed", ResourceWarning, stacklevel=2, source=self
+            )
             self._end(clean=False, linger=False)
 
     def _end(self, clean: bool, linger: bool = True) -> Summary:
         with self._lock:
             if self._state != "open":
-                return self.summary or Summary(run_id=self.id, run_dir=self.dir, emitted=0, stored=0, lost=0, dropped=0, complete=False)
+                return self.summary or self._nothing(complete=False)
             incomplete: str | None = None
             try:
                 if self._held is not None and self._broken is None:
@@ -328,10 +348,14 @@ class Run:
                 self._session = None
                 _lifecycle.unwatch(self)
             if self.summary is None:  # nothing was ever emitted
-                self.summary = Summary(run_id=self.id, run_dir=self.dir, emitted=0, stored=0, lost=0, dropped=0, complete=True)
+                self.summary = self._nothing(complete=self._held is None)
         if incomplete is not None and linger:
             warn(incomplete, stacklevel=3)
         return self.summary
+
+    def _nothing(self, complete: bool) -> Summary:
+        """The summary of a run that never began."""
+        return Summary(run_id=self.id, run_dir=self.dir, emitted=0, stored=0, lost=0, dropped=0, complete=complete)
 
     def _forked(self) -> None:
         self._state = "forked"
@@ -356,7 +380,7 @@ def first(stacked: Any) -> Any:
 
 
 class Held:
-    """The first record, checked and as it is now: arrays of the host may be written to by their owner before it is emitted."""
+    """The first record, checked, and as it is now: the loop may write into its host arrays before it is emitted."""
 
     def __init__(self, schema: Schema, step: int, values: Any, time: int) -> None:
         """Raises FieldError and StepError as emit() does."""
@@ -397,8 +421,8 @@ def whole(value: Any, name: str, least: int) -> int:
 def no_recorder() -> None:
     """Says that nothing will be stored, and what to do about it."""
     warn(
-        "there is no usp program to record: USP_BIN is not set, and PATH has no usp. What is emitted stays in shared memory, "
-        "where the oldest records are overwritten. Get it with `go install github.com/usp-project/usp/cmd/usp@latest`; "
+        "there is no usp program to record: USP_BIN is not set, and PATH has no usp. What is emitted stays in shared "
+        "memory, where the oldest records are overwritten. Get it with `go install ./cmd/usp` in usp's source; "
         "`usp record` then stores what is still there",
         NoRecorderWarning, stacklevel=3,
     )  # fmt: skip

@@ -53,10 +53,11 @@ class Plan:
 class Summary(dict[str, Any]):
     """What a run amounted to. stored + lost = emitted.
 
-    Keys: run_id, run_dir, generation, emitted, stored, lost, lost_storage (of those lost, because the disk did not take
-    them), digests, snapshots (made durable), snapshots_unsaved, snapshots_dropped (all staging areas were busy), dropped
-    (records with device values that were never emitted), status ("clean", "failed", "crashed"), complete. Without the
-    recorder's word, some counts are as far as the ring tells, digests and status are missing and complete is False.
+    Keys: run_id, run_dir, generation, emitted, stored, lost, lost_storage (of those lost, because the disk did not
+    take them), digests, snapshots (made durable), snapshots_unsaved (the disk did not take them), snapshots_dropped
+    (all staging areas were busy), dropped (records with device values that were never emitted), status ("clean", "failed",
+    "crashed"), complete. Without the recorder's word the counts are as far as the ring tells, digests and status are
+    missing, and complete is False.
     """
 
     @property
@@ -68,7 +69,11 @@ class Summary(dict[str, Any]):
 def meta(plan: Plan, version: str) -> bytes:
     """The JSON in the ring's header that is meant for the recorder."""
     try:
-        producer = {"program": "usp-python", "version": version, **({"settings": dict(plan.producer)} if plan.producer else {})}
+        producer = {
+            "program": "usp-python",
+            "version": version,
+            **({"settings": dict(plan.producer)} if plan.producer else {}),
+        }
         text = json.dumps({"producer": producer, "environment": collect(version)}, allow_nan=False)
     except (TypeError, ValueError) as err:
         raise ConfigError(f"producer: {err}; want a mapping that JSON can hold") from err
@@ -145,7 +150,9 @@ class Session:
 
     def dropped(self) -> int:
         """Records with device values that were never emitted."""
-        return int(self._queue.dropped) if self._queue is not None else 0
+        queued = int(self._queue.dropped) if self._queue is not None else 0
+        traced = sys.modules.get(f"{__package__}._xla")  # nothing was traced if it is not there
+        return queued + (int(traced.counts(self.ring).late) if traced is not None else 0)
 
     # The end
 

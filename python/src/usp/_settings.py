@@ -97,7 +97,9 @@ def ask(config: str | os.PathLike[str] | None, binary: str) -> dict[str, tuple[A
     try:
         return {item["key"]: (item["value"], item["origin"]) for item in json.loads(done.stdout)}
     except (ValueError, KeyError, TypeError) as err:
-        raise ConfigError(f"{binary} config show printed no list of settings; is this the usp of this package?") from err
+        raise ConfigError(
+            f"{binary} config show printed no list of settings; is this the usp of this package?"
+        ) from err
 
 
 def message(stderr: bytes) -> str:
