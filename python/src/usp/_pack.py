@@ -164,16 +164,19 @@ def encode(out: np.ndarray, values: np.ndarray, typ: str) -> None:
     if typ in ("i64", "u64"):
         out.view(np.int64 if kind == "i" else np.uint64)[...] = values
         return
-    if name == "bfloat16":
-        values = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    elif name != "float64" and (kind not in "iub" or typ == "f32"):
-        values = values.astype(np.float32)
-    out.view(np.float64)[...] = values
-    if values.dtype == np.float32:
-        nan = np.isnan(values)
-        if nan.any():  # the processor's conversion makes signalling NaNs quiet
-            bits = values.view(np.uint32)[nan].astype(np.uint64)
-            out[nan] = (bits >> 31) << 63 | np.uint64(2047 << 52) | (bits & 0x7FFFFF) << 29
+    if name == "float64" or (kind in "iub" and typ == "f64"):
+        out.view(np.float64)[...] = values
+        return
+    with np.errstate(all="ignore"):  # the processor flags signalling NaNs, and makes them quiet
+        if name == "bfloat16":
+            values = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        elif name != "float32":
+            values = values.astype(np.float32)
+        out.view(np.float64)[...] = values
+    nan = np.isnan(values)
+    if nan.any():
+        bits = values.view(np.uint32)[nan].astype(np.uint64)
+        out[nan] = (bits >> 31) << 63 | np.uint64(2047 << 52) | (bits & 0x7FFFFF) << 29
 
 
 def host_words(field: Field, value: Any) -> np.ndarray:
