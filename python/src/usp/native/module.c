@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "crc.h"
+#include "xla.h"
 
 PyTypeObject *usp_Writer;
 PyObject *usp_FieldError, *usp_StepError, *usp_ClosedError, *usp_ForkedError, *usp_RingError;
@@ -288,7 +289,8 @@ PyMODINIT_FUNC PyInit__native(void) {
     usp_crc_init();
     usp_Writer = (PyTypeObject *)PyType_FromSpec(&writer_spec);
     if (usp_Writer == NULL || import_errors() < 0 || PyModule_AddObjectRef(module, "Writer", (PyObject *)usp_Writer) < 0 ||
-        PyModule_AddIntConstant(module, "clmul", usp_crc_has_clmul()) < 0 || usp_add_emitter(module) < 0) {
+        PyModule_AddIntConstant(module, "clmul", usp_crc_has_clmul()) < 0 || usp_add_emitter(module) < 0 ||
+        usp_xla_add(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }
