@@ -29,8 +29,9 @@ WAYS = {  # workload, seconds of a step, steps in a block, calls of a scan
     "t1": ("transport", 100e-6, 2000, 1),
     "scan": ("transport", 100e-6, 2000, 50),
     "t0": ("training", 1e-3, 300, 1),
+    "packed": ("training", 1e-3, 300, 1),
 }
-WORDS = {"t1": "T1, each step called from Python", "scan": "T1, in a scan of 50 steps", "t0": "T0"}
+WORDS = {"t1": "T1, each step called from Python", "scan": "T1, in a scan of 50 steps", "t0": "T0", "packed": "T0, packed in the program"}
 
 Loop = Callable[[Any, int], tuple[Any, np.ndarray]]  # state, steps -> state, ns of each call
 
@@ -47,6 +48,10 @@ def programs(way: str, size: int, run: Any) -> tuple[Loop, Loop, Any]:
         token = run.emit_traced(number - 1, tele)
         return (state, token + 1), tele
 
+    def packing(carry: Any) -> tuple[Any, Any]:
+        carry, tele = body(carry)
+        return carry, run.pack(tele)
+
     def repeat(body: Any) -> Any:
         return body if scan == 1 else lambda carry: jax.lax.scan(lambda c, _: body(c), carry, length=scan)
 
@@ -55,6 +60,8 @@ def programs(way: str, size: int, run: Any) -> tuple[Loop, Loop, Any]:
         return plain, plain, carry
     if way == "t0":
         return plain, loop(jax.jit(body), run.emit, scan), carry
+    if way == "packed":
+        return plain, loop(jax.jit(packing), run.emit, scan), carry
     return plain, loop(jax.jit(repeat(traced)), None, scan), carry
 
 
