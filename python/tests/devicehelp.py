@@ -1,10 +1,11 @@
-"""What the tests of device values share: a schema, special values with their bits, and a plain reader of a ring's file."""
+"""What the tests of device values share: a schema, special values with their bits, and rings as rows of words."""
 
 from __future__ import annotations
 
 import struct
-import zlib
 from pathlib import Path
+
+from ringreader import read
 
 from usp._ring import Ring
 from usp._schema import Field, Schema
@@ -15,20 +16,11 @@ def make_ring(directory: Path, fields: list[Field], name: str = "run", slots: in
 
 
 def records(ring: Ring) -> list[tuple[int, ...]]:
-    """All records of a ring that was not overrun, as rows of words; every slot is checked as doc/format/ring.md says."""
-    data = Path(ring.path).read_bytes()
-    header_len, slot_size, slots, payload_len = struct.unpack_from("<QQQQ", data, 16)
-    (position,) = struct.unpack_from("<Q", data, 1024)
-    assert position <= slots
-    rows = []
-    for n in range(position):
-        at = header_len + n * slot_size
-        seq, length, crc = struct.unpack_from("<QII", data, at)
-        payload = data[at + 16 : at + 16 + payload_len]
-        assert (seq, length) == (2 * n + 2, payload_len)
-        assert crc == zlib.crc32(payload, zlib.crc32(struct.pack("<QI", seq, length)))
-        rows.append(struct.unpack(f"<{payload_len // 8}Q", payload))
-    return rows
+    """All records of a ring, none of which was lost, as rows of words."""
+    found = read(ring.path)
+    assert not found.lost
+    assert [n for n, _ in found.records] == list(range(ring.position))
+    return [struct.unpack(f"<{len(payload) // 8}Q", payload) for _, payload in found.records]
 
 
 def widened(bits: int, exponent_bits: int, mantissa_bits: int) -> int:

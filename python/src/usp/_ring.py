@@ -104,17 +104,13 @@ class Ring:
         staging_capacity: int = 0,
         native: bool | None = None,
     ) -> None:
-        self._build(path, run_id, schema.text, meta, schema.payload_len, generation, slots, staging_areas, staging_capacity, native)
-        self.schema = schema
-
-    def _build(
-        self, path: str | os.PathLike[str], run_id: str, text: bytes, meta: bytes, payload_len: int, generation: int,
-        slots: int, areas: int, capacity: int, native: bool | None,
-    ) -> None:  # fmt: skip
         self.path = os.fspath(path)
         self.native = _choose(native)
         self.drops = 0
-        self._layout = rf.Layout(run_id.encode(), text, meta, payload_len, slots, generation, areas, capacity)
+        self.schema = schema
+        self._layout = rf.Layout(
+            run_id.encode(), schema.text, meta, schema.payload_len, slots, generation, staging_areas, staging_capacity
+        )
         self._layout.check()
         self._staging_crc = False
         self._ticket = 0
@@ -220,7 +216,7 @@ class Ring:
         return self._publish(payload, None)
 
     def emit_block(self, payloads: bytes | bytearray | memoryview) -> int:
-        """Writes n records that lie one after the other, n times payload_len bytes, and returns the number of the first.
+        """Writes n records that lie one after the other, n times payload_len bytes, and returns the first one's number.
 
         Records of other threads may come between them. Raises FieldError for another length, ClosedError, ForkedError.
         """
@@ -245,7 +241,7 @@ class Ring:
             at = self._first + (n & self._mask) * self._stride
             size = len(payload)
             words[at] = 2 * n + 1
-            # Before the slot is complete: a KeyboardInterrupt in here must not make the next record take the same number.
+            # Before the slot is complete: after a KeyboardInterrupt in here the next record must not have this number.
             self._next = n + 1
             words[at + 1] = size | zlib.crc32(payload, zlib.crc32(_CRC_HEAD(2 * n + 2, size))) << 32
             words[at + 2 : at + 2 + self._count] = memoryview(payload).cast("Q")
@@ -300,7 +296,7 @@ class Ring:
         return None
 
     def stage(self, step: int, reason: int, size: int, fill: Callable[[memoryview], None]) -> bool:
-        """Hands a state of size bytes to the recorder: fill writes it into the view it is given, and must not keep that.
+        """Hands a state of size bytes to the recorder: fill writes it into the view that it is given and must not keep.
 
         The state is that after every record emitted so far. Never waits: returns False, and counts a drop, if every
         area is with the recorder or size is above the capacity. What fill raises is passed on, and the area is free.

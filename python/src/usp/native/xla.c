@@ -116,7 +116,7 @@ static void *handler(struct xla_frame *frame) {
         return NULL;
     }
     const struct xla_buffer *at = frame->arguments.values[0], *values = frame->arguments.values[1];
-    struct xla_buffer *out = frame->results.values[0];
+    const struct xla_buffer *out = frame->results.values[0];
     const struct xla_scalar *whose = frame->attributes.values[0], *several = frame->attributes.values[1];
     uint64_t step = 0;
     int32_t handle, shared;
@@ -126,11 +126,12 @@ static void *handler(struct xla_frame *frame) {
         atomic_fetch_add(&malformed, 1);
         return NULL;
     }
+    /* The result first: whatever becomes of the record, the program goes on with the right step. */
+    if (out->data != at->data)
+        memcpy(out->data, at->data, at->type == XLA_S32 || at->type == XLA_U32 ? 4 : 8);
     memcpy(&handle, whose->value, sizeof handle);
     memcpy(&shared, several->value, sizeof shared);
     count(handle, shared, valid ? write_record(handle, step, values->data, (size_t)values->dims[0] / 2) : USP_BACKWARD);
-    if (out->data != at->data)
-        memcpy(out->data, at->data, at->type == XLA_S32 || at->type == XLA_U32 ? 4 : 8);
     return NULL;
 }
 
