@@ -217,16 +217,33 @@ func (e *RejectedError) Unwrap() error { return e.Err }
 // An intact snapshot for which the key is missing or wrong is not passed over, because that would throw away what was
 // computed since the one before it: the error then wraps snapshot.ErrEncrypted or snapshot.ErrWrongIdentity.
 func NewestSnapshot(fsys vfs.FS, dir string, rejected func(error), identities ...age.Identity) (*Found, error) {
-	if fsys == nil {
-		fsys = vfs.OS()
+	var sections []snapshot.Section
+	found, err := FindSnapshot(fsys, dir, nil, rejected, func(path string, want *[32]byte) (meta snapshot.Meta, err error) {
+		meta, sections, err = snapshot.LoadWith(fsysOr(fsys), path, want, snapshot.LoadOptions{Identities: identities})
+		return meta, err
+	})
+	if err != nil {
+		return nil, err
 	}
+	found.Sections = sections
+	return found, nil
+}
+
+// FindSnapshot is NewestSnapshot for who reads the file in another way: load is called for one snapshot after the other, the
+// newest first, with the SHA-256 that the file must have, until it returns one. With a step, only that step's come into
+// question. Found.Sections is not set.
+func FindSnapshot(fsys vfs.FS, dir string, step *uint64, rejected func(error), load func(path string, want *[32]byte) (snapshot.Meta, error)) (*Found, error) {
+	fsys = fsysOr(fsys)
 	h, err := readHistory(fsys, rundir.Dir(dir))
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range h.effective() {
+		if step != nil && e.Step != *step {
+			continue
+		}
 		path := rundir.Dir(dir).Snapshot(e.Name)
-		meta, sections, err := snapshot.LoadWith(fsys, path, &e.SHA256, snapshot.LoadOptions{Identities: identities})
+		meta, err := load(path, &e.SHA256)
 		if errors.Is(err, snapshot.ErrEncrypted) || errors.Is(err, snapshot.ErrWrongIdentity) {
 			_, damage := snapshot.Verify(fsys, path, &e.SHA256)
 			if damage == nil {
@@ -241,7 +258,14 @@ func NewestSnapshot(fsys vfs.FS, dir string, rejected func(error), identities ..
 			rejected(&RejectedError{Name: e.Name, Step: e.Step, Generation: e.Generation, Err: err})
 			continue
 		}
-		return &Found{Name: e.Name, SHA256: e.SHA256, Meta: meta, Sections: sections}, nil
+		return &Found{Name: e.Name, SHA256: e.SHA256, Meta: meta}, nil
 	}
 	return nil, ErrNoSnapshot
+}
+
+func fsysOr(fsys vfs.FS) vfs.FS {
+	if fsys == nil {
+		return vfs.OS()
+	}
+	return fsys
 }

@@ -156,7 +156,19 @@ func (r *reader) keptSection(i int, v visit) error {
 		// For this reader of the base only: it then checks the digest.
 		b.entries[k].flags |= flagRawSum
 		b.entries[k].sum = e.sum
-		err = b.section(nil, k, visit{into: func(_ int, off int64, n int) []byte { return v.into(i, off, n) }})
+		err = b.section(nil, k, visit{
+			into: func(_ int, off int64, n int) []byte { return v.into(i, off, n) },
+			check: func(_ int, off int64, raw []byte) error {
+				if err := v.checked(i, off, raw); err != nil {
+					return &rejected{err}
+				}
+				return nil
+			},
+		})
+	}
+	var failed *rejected
+	if errors.As(err, &failed) {
+		return failed.err
 	}
 	var path *fs.PathError
 	if err == nil || errors.As(err, &path) && !errors.Is(err, fs.ErrNotExist) {

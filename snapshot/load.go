@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"fmt"
+	"io"
 
 	"filippo.io/age"
 
@@ -56,6 +57,83 @@ func LoadWith(fsys vfs.FS, path string, want *[32]byte, o LoadOptions) (Meta, []
 		return Meta{}, nil, err
 	}
 	return r.meta, sections, nil
+}
+
+// LoadTo is LoadWith for a state that is to lie elsewhere: it writes sections as one
+// container, that of AppendSections, in flat memory. to is called once, when header
+// and index are checked, with the container's size; what it returns must read as
+// zeros wherever nothing is written. What was written is worth nothing unless LoadTo
+// returns nil, for the checks end with the last byte.
+//
+// With names only these sections are written, in the order of the file. The whole
+// file is checked all the same: the digest log vouches for it as a whole. A name that
+// the snapshot does not have is ErrNoSection.
+func LoadTo(fsys vfs.FS, path string, want *[32]byte, o LoadOptions, names []string, to func(m Meta, size int64) (io.WriterAt, error)) (Meta, error) {
+	r, err := open(fsys, path)
+	if err != nil {
+		return Meta{}, err
+	}
+	defer r.close()
+	if r.encrypted && len(o.Identities) == 0 {
+		return Meta{}, fmt.Errorf("snapshot %s of step %d: %w", path, r.meta.Step, ErrEncrypted)
+	}
+	picked, err := r.pick(names)
+	if err != nil {
+		return Meta{}, err
+	}
+	size := containerTable(len(picked))
+	at := make([]int64, len(r.entries)) // 0: not wanted, since no section begins there
+	for _, i := range picked {
+		at[i] = size
+		size += aligned(r.entries[i].raw)
+	}
+	dst, err := to(r.meta, size)
+	if err != nil {
+		return Meta{}, err
+	}
+	head := appendContainerHead(nil, len(picked), size, func(i int) (string, int64) {
+		e := &r.entries[picked[i]]
+		return e.name, e.raw
+	})
+	if _, err := dst.WriteAt(head, 0); err != nil {
+		return Meta{}, err
+	}
+	v := visit{
+		into: r.scratch,
+		check: func(i int, off int64, raw []byte) error {
+			if at[i] == 0 {
+				return nil
+			}
+			_, err := dst.WriteAt(raw, at[i]+off)
+			return err
+		},
+		identities: func(int) []age.Identity { return o.Identities },
+		kept:       true,
+	}
+	if _, err := r.verify(want, v); err != nil {
+		return Meta{}, err
+	}
+	return r.meta, nil
+}
+
+// pick returns which sections have one of the names; all without names.
+func (r *reader) pick(names []string) (picked []int, err error) {
+	missing := map[string]bool{}
+	for _, name := range names {
+		missing[name] = true
+	}
+	for i := range r.entries {
+		if len(names) == 0 || missing[r.entries[i].name] {
+			picked = append(picked, i)
+			delete(missing, r.entries[i].name)
+		}
+	}
+	for _, name := range names {
+		if missing[name] {
+			return nil, fmt.Errorf("snapshot %s of step %d: section %q: %w", r.path, r.meta.Step, name, ErrNoSection)
+		}
+	}
+	return picked, nil
 }
 
 // Verify checks every byte of a snapshot as Load does, in flat memory, and

@@ -37,28 +37,37 @@ func SectionsSize(s []Section) int {
 // dst has room for SectionsSize(s) bytes more. Names are as of Section; a
 // container with other names is refused by ParseSections.
 func AppendSections(dst []byte, s []Section) []byte {
-	le := binary.LittleEndian
 	start := len(dst)
 	size := SectionsSize(s)
-	dst = append(dst, containerMagic...)
-	dst = le.AppendUint32(dst, version)
-	dst = le.AppendUint32(dst, uint32(len(s)))
-	dst = le.AppendUint64(dst, uint64(size))
-	dst = le.AppendUint64(dst, 0)
-	off := containerTable(len(s))
-	for i := range s {
-		dst = append(dst, s[i].Name...)
-		dst = appendZeros(dst, nameLen-len(s[i].Name))
-		dst = le.AppendUint64(dst, uint64(off))
-		dst = le.AppendUint64(dst, uint64(len(s[i].Data)))
-		off += aligned(int64(len(s[i].Data)))
-	}
-	le.PutUint32(dst[start+24:], containerCRC(dst[start:]))
+	dst = appendContainerHead(dst, len(s), int64(size), func(i int) (string, int64) { return s[i].Name, int64(len(s[i].Data)) })
 	for i := range s {
 		dst = appendZeros(dst, int(aligned(int64(len(dst)-start)))-(len(dst)-start))
 		dst = append(dst, s[i].Data...)
 	}
 	return appendZeros(dst, size-(len(dst)-start))
+}
+
+// appendContainerHead appends header and table of a container of size bytes with n
+// sections, of which row gives name and length.
+func appendContainerHead(dst []byte, n int, size int64, row func(i int) (name string, length int64)) []byte {
+	le := binary.LittleEndian
+	start := len(dst)
+	dst = append(dst, containerMagic...)
+	dst = le.AppendUint32(dst, version)
+	dst = le.AppendUint32(dst, uint32(n))
+	dst = le.AppendUint64(dst, uint64(size))
+	dst = le.AppendUint64(dst, 0)
+	off := containerTable(n)
+	for i := range n {
+		name, length := row(i)
+		dst = append(dst, name...)
+		dst = appendZeros(dst, nameLen-len(name))
+		dst = le.AppendUint64(dst, uint64(off))
+		dst = le.AppendUint64(dst, uint64(length))
+		off += aligned(length)
+	}
+	le.PutUint32(dst[start+24:], containerCRC(dst[start:]))
+	return dst
 }
 
 // containerCRC covers the header without its checksum and the table.

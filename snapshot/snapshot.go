@@ -54,6 +54,8 @@ var (
 	// ErrWrongIdentity says that the snapshot is encrypted to other recipients than
 	// those whose identities were given.
 	ErrWrongIdentity = errors.New("none of the given age identities can decrypt it")
+	// ErrNoSection says that LoadTo was asked for a section that is not there.
+	ErrNoSection = errors.New("has no such section")
 )
 
 // CorruptError reports the first damaged place of a snapshot.

@@ -28,6 +28,7 @@ type snapshotRow struct {
 	Decrypted  bool         `json:"decrypted,omitempty"` // by verify: with a key, to the end
 	SHA256     string       `json:"sha256,omitempty"`    // what the digest log says
 	Logged     bool         `json:"logged"`              // the digest log vouches for it
+	Current    bool         `json:"current"`             // and it can be loaded: no resume went back behind it
 	Sections   []sectionRow `json:"sections,omitempty"`
 	Error      string       `json:"error,omitempty"`
 
@@ -42,7 +43,7 @@ type sectionRow struct {
 }
 
 func (a *app) snapshotCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "snapshot", Short: "List, show, verify and prune snapshots", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "snapshot", Short: "List, show, verify, load and prune snapshots", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(
 		&cobra.Command{Use: "ls RUN", Short: "List the snapshots of a run", Args: cobra.ExactArgs(1),
@@ -50,6 +51,7 @@ func (a *app) snapshotCommand() *cobra.Command {
 		&cobra.Command{Use: "show RUN [STEP]", Short: "Show what a snapshot holds (default: the newest)", Args: cobra.RangeArgs(1, 2),
 			RunE: func(_ *cobra.Command, args []string) error { return a.snapshotShow(args) }},
 		a.snapshotVerifyCommand(),
+		a.snapshotLoadCommand(),
 		a.pruneCommand(),
 	)
 	return cmd
@@ -65,6 +67,14 @@ func (a *app) snapshotRows(d rundir.Dir) (dir string, rows []snapshotRow, err er
 	if err != nil {
 		return "", nil, err
 	}
+	effective, err := recorder.EffectiveSnapshots(a.fs, string(d))
+	if err != nil {
+		return "", nil, err
+	}
+	current := map[string]bool{}
+	for i := range effective {
+		current[effective[i].Name] = true
+	}
 	for i := range infos {
 		s := &infos[i]
 		row := snapshotRow{Name: s.Name, Step: s.Step, Generation: s.Generation, Size: s.Size, Created: s.Created, Encrypted: s.Encrypted}
@@ -74,7 +84,7 @@ func (a *app) snapshotRows(d rundir.Dir) (dir string, rows []snapshotRow, err er
 			row.Reason = reasonText(s.Reason)
 		}
 		if sum, ok := logged[s.Name]; ok {
-			row.Logged, row.SHA256 = true, hex.EncodeToString(sum[:])
+			row.Logged, row.SHA256, row.Current = true, hex.EncodeToString(sum[:]), current[s.Name]
 		}
 		rows = append(rows, row)
 	}

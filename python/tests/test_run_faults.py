@@ -71,6 +71,26 @@ def test_sigterm_ends_it_as_failed() -> None:
     assert found["stored"] > 1000 and found["emitted"] == found["stored"] + found["lost"]
 
 
+def test_sigterm_in_the_middle_of_an_emit() -> None:
+    """The handler runs between two instructions of the loop, which may hold the lock that the end needs."""
+    process = program(
+        LOOP
+        + """
+    import usp._ring
+    usp._ring._native = None  # its lock is a word in C that no handler can come between
+    with usp.Run(fields=fields) as run:
+        run.emit(1, values(1))
+        print(run.dir, flush=True)
+        with run._session.ring._lock, run._session.ring._stage_lock:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+    """
+    )
+    run, began = Path(line(process)), time.monotonic()
+    assert ended(process)[0] == -signal.SIGTERM and time.monotonic() - began < 20
+    assert closed(run) and verified(run, end="failed")["stored"] == 1
+
+
 def test_sigterm_belongs_to_a_program_that_handles_it() -> None:
     code = (
         LOOP
@@ -168,6 +188,49 @@ def test_one_record_held_at_the_end_of_the_program() -> None:
     code, err = ended(process)
     assert code == 0 and err == ""
     assert verified(run)["stored"] == 1
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
+    process = program(
+        LOOP
+        + """
+    run = usp.Run(fields=fields, drain_timeout=60)
+    run.emit(1, values(1))
+    pid = run._session.ring.consumer().pid
+    usp._recorder.stopped = lambda pid: False  # or it would not be waited for at all
+    os.kill(pid, signal.SIGSTOP)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        run.close()
+    except KeyboardInterrupt:
+        summary = run.close()
+        print(run.dir, pid, summary["emitted"], summary["complete"], flush=True)
+    """
+    )
+    run, pid, emitted, complete = line(process).split()
+    assert ended(process)[0] == 0 and (emitted, complete) == ("1", "False")
+    os.kill(int(pid), signal.SIGCONT)
+    assert closed(Path(run)) and verified(run)["stored"] == 1
+
+
+def test_a_run_of_another_thread() -> None:
+    process = program(
+        LOOP
+        + """
+    import threading
+    def work():
+        with usp.Run(fields=fields) as run:
+            run.emit(1, values(1))
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # only the main thread can set it
+            print(run.dir, flush=True)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    """
+    )
+    run = line(process)
+    assert ended(process)[0] == 0 and verified(run)["stored"] == 1
 
 
 # Forks

@@ -342,6 +342,7 @@ class Run:
                 self._state = "closed"
                 self.__dict__.pop("emit", None)
                 if self._session is not None:
+                    self.summary = self._session.known()  # in case that the wait is interrupted
                     self.summary, incomplete = self._session.end(clean, linger)
             finally:
                 self._state = "closed"
