@@ -11,7 +11,9 @@ from usp._ring import Ring
 from usp._schema import Field, Schema
 
 
-def make_ring(directory: Path, fields: list[Field], name: str = "run", slots: int = 4096, native: bool | None = None) -> Ring:
+def make_ring(
+    directory: Path, fields: list[Field], name: str = "run", slots: int = 4096, native: bool | None = None
+) -> Ring:
     return Ring(directory / f"{name}.ring", name, Schema("test.v1", fields), b"{}", slots=slots, native=native)
 
 
@@ -41,10 +43,11 @@ def widened(bits: int, exponent_bits: int, mantissa_bits: int) -> int:
     return sign << 63 | wide
 
 
-# Zeros of both signs, the least and greatest subnormals, the least normals, infinities, NaNs quiet and signalling with payloads.
+# Zeros of both signs, the least and greatest subnormals, the least normals, infinities, NaNs with payloads.
 F64_BITS = [
     0x0, 0x8000000000000000, 0x1, 0x800FFFFFFFFFFFFF, 0x0010000000000000, 0x3FF0000000000001, 0x7FEFFFFFFFFFFFFF,
-    0x7FF0000000000000, 0xFFF0000000000000, 0x7FF8000000000000, 0x7FF8DEADBEEF0001, 0xFFF0000000000001, 0x7FF4000000000000,
+    0x7FF0000000000000, 0xFFF0000000000000, 0x7FF8000000000000, 0x7FF8DEADBEEF0001, 0xFFF0000000000001,
+    0x7FF4000000000000,
 ]  # fmt: skip
 F32_BITS = [
     0x0, 0x80000000, 0x1, 0x807FFFFF, 0x00400000, 0x00800000, 0x3F800001, 0x7F7FFFFF,

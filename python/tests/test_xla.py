@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -64,7 +62,11 @@ def steps_of(ring: Ring) -> list[int]:
 
 @pytest.mark.parametrize("x64", [True, False], ids=["x64", "x32"])
 def test_every_bit_arrives(ring_of: Any, x64: bool) -> None:
-    fields = [Field("small", "metric", "f32", len(F32_BITS)), Field("n", "metric", "i64", 2), Field("f", "flag", "u64", 2)]
+    fields = [
+        Field("small", "metric", "f32", len(F32_BITS)),
+        Field("n", "metric", "i64", 2),
+        Field("f", "flag", "u64", 2),
+    ]
     wide32 = [widened(b, 8, 23) for b in F32_BITS]
     want = [*wide32, 2**64 - 1, 7, 1, 0]
     values = {
@@ -111,14 +113,18 @@ def test_scan_while_fori_and_cond(ring_of: Any) -> None:
     ring = ring_of()
 
     def scan(s: Any) -> Any:
-        return jax.lax.scan(lambda s, x: (emit(ring, s, {"loss": x}) + 1, None), s, jnp.arange(5.0, dtype=jnp.float32))[0]
+        return jax.lax.scan(lambda s, x: (emit(ring, s, {"loss": x}) + 1, None), s, jnp.arange(5.0, dtype=jnp.float32))[
+            0
+        ]
 
     def loop(s: Any) -> Any:
         return jax.lax.while_loop(lambda s: s < 10, lambda s: emit(ring, s, {"loss": s.astype(jnp.float32)}) + 1, s)
 
     def some(s: Any) -> Any:
         def body(i: Any, s: Any) -> Any:
-            return jax.lax.cond(i % 2 == 0, lambda s: emit(ring, s, {"loss": s.astype(jnp.float32)}), lambda s: s, s) + 1
+            return (
+                jax.lax.cond(i % 2 == 0, lambda s: emit(ring, s, {"loss": s.astype(jnp.float32)}), lambda s: s, s) + 1
+            )
 
         return jax.lax.fori_loop(0, 6, body, s)
 
@@ -240,7 +246,7 @@ def test_closing_while_a_program_writes(ring_of: Any) -> None:
     assert out == n
     other = ring_of()
     assert ring.position + _xla.counts(other).stale - before == n
-    assert 0 < ring.position
+    assert ring.position > 0
 
 
 def test_threads_running_programs_on_one_ring(ring_of: Any) -> None:
@@ -289,9 +295,9 @@ def test_what_does_not_fit_is_an_error_when_tracing(ring_of: Any) -> None:
         (a, "packed values"),
     ]:
         with pytest.raises(FieldError, match=match):
-            jax.jit(lambda s, v: emit(ring, s, v), static_argnums=())(1, values) if not isinstance(values, dict) else jax.jit(
-                lambda s, v=values: emit(ring, s, v)
-            )(1)
+            jax.jit(lambda s, v: emit(ring, s, v), static_argnums=())(1, values) if not isinstance(
+                values, dict
+            ) else jax.jit(lambda s, v=values: emit(ring, s, v))(1)
     for step in (1.5, jnp.ones(2, jnp.int32), True, 1 << 40):
         with pytest.raises(StepError):
             jax.jit(lambda s=step: emit(ring, s, {"a": a, "b": b}))()
@@ -314,7 +320,9 @@ def test_where_there_is_no_such_call_the_error_says_what_to_do(ring_of: Any, mon
     monkeypatch.setattr(_xla, "_outcome", {})
     monkeypatch.setitem(sys.modules, "usp._native", None)
     monkeypatch.delattr("usp._native", raising=False)
-    with pytest.raises(Error, match=r"on cpu: the extension usp._native is not here.*run.pack\(values\).*run.emit_many"):
+    with pytest.raises(
+        Error, match=r"on cpu: the extension usp._native is not here.*run.pack\(values\).*run.emit_many"
+    ):
         jax.jit(lambda s: emit(ring, s, {"loss": 1.0}))(1)
     assert "no such call for tpu" in _xla.unavailable("tpu")
 
@@ -397,77 +405,6 @@ def test_cost_in_a_scan(ring_of: Any) -> None:
     assert per_step <= 0.3e-6, f"{per_step * 1e9:.0f} ns a step"
 
 
-# The interface to XLA
-
-
-def test_our_declarations_are_those_of_jaxlib(tmp_path: Path) -> None:
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("no C compiler: the offsets in native/xla_abi.h are not held against jaxlib's header")
-    here = Path(__file__).parent
-    native = here.parent / "src" / "usp" / "native"
-    done = subprocess.run(
-        [compiler, "-std=c11", "-fsyntax-only", "-Wall", "-Werror", f"-I{jax.ffi.include_dir()}", f"-I{native}",
-         str(here / "xla_abi_check.c")], capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-
-
-class _Version(ctypes.Structure):
-    _fields_ = [("size", ctypes.c_size_t), ("next", ctypes.c_void_p), ("major", ctypes.c_int), ("minor", ctypes.c_int)]
-
-
-class _Api(ctypes.Structure):
-    _fields_ = [("size", ctypes.c_size_t), ("next", ctypes.c_void_p), ("version", _Version)]
-
-
-class _Metadata(ctypes.Structure):
-    _fields_ = [("size", ctypes.c_size_t), ("version", _Version), ("traits", ctypes.c_uint32)]
-
-
-class _Extension(ctypes.Structure):
-    _fields_ = [
-        ("size", ctypes.c_size_t), ("kind", ctypes.c_int), ("next", ctypes.c_void_p), ("metadata", ctypes.POINTER(_Metadata)),
-    ]  # fmt: skip
-
-
-class _Frame(ctypes.Structure):
-    _fields_ = [
-        ("size", ctypes.c_size_t), ("extensions", ctypes.POINTER(_Extension)), ("api", ctypes.POINTER(_Api)),
-        ("context", ctypes.c_void_p), ("stage", ctypes.c_int), ("rest", ctypes.c_uint64 * 64),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("theirs", "answer"), [((0, 3), (0, 3)), ((0, 9), (0, 3)), ((0, 2), (-1, -1)), ((1, 3), (-1, -1))]
-)
-def test_a_runtime_of_another_interface_is_refused(theirs: tuple[int, int], answer: tuple[int, int]) -> None:
-    from usp import _native
-
-    assert _xla.unavailable("cpu") == ""
-    get = ctypes.pythonapi.PyCapsule_GetPointer
-    get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(_Frame))(get(_native.xla_handler, None))
-    api = _Api(size=200, version=_Version(size=24, major=theirs[0], minor=theirs[1]))
-    metadata = _Metadata(size=ctypes.sizeof(_Metadata), traits=99)
-    extension = _Extension(size=24, kind=1, metadata=ctypes.pointer(metadata))
-    frame = _Frame(size=ctypes.sizeof(_Frame), extensions=ctypes.pointer(extension), api=ctypes.pointer(api), stage=3)
-    assert handler(ctypes.byref(frame)) is None
-    assert (metadata.version.major, metadata.version.minor, metadata.traits) == (*answer, 0)
-    assert _native.xla_version() == ((0, 3), theirs)
-
-
-def test_a_refusal_of_jaxlib_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_xla, "_outcome", {})
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise RuntimeError("only version 7 here\nand more")
-
-    monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
-    assert "jaxlib refused the call (interface 0.3 here" in _xla.unavailable("cpu")
-    assert "only version 7 here" in _xla.unavailable("cpu")
-
-
 def test_programs_for_several_devices_write_each_step_once(ring_dir: Path) -> None:
     program = """
         import sys
@@ -507,7 +444,8 @@ def test_programs_for_several_devices_write_each_step_once(ring_dir: Path) -> No
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
            "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "src")])}  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(ring_dir)], env=env, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", textwrap.dedent(program), str(ring_dir)], env=env, capture_output=True, text=True,
+        timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip() == "fine"

@@ -1,4 +1,4 @@
-"""Device values on their way to the ring: a bounded queue that the step loop appends to and a thread that waits instead.
+"""Device values on their way to the ring: a bounded queue that the step loop appends to, and a thread that waits.
 
 The caller's part is metadata only: names, shapes and dtypes are checked, a copy to the host is begun where the device
 is not the host, and the arrays are appended to the queue. It never waits, never synchronises the device, and a full
@@ -12,7 +12,6 @@ that were donated or deleted before they were read, of steps that the device mad
 
 from __future__ import annotations
 
-import sys
 import threading
 import time as clock
 import warnings
@@ -20,6 +19,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from usp._arrays import hold, hold_again, is_device_array, ready
 from usp._errors import ClosedError, Error, FieldError, ForkedError, StepError
 from usp._pack import (
     check_leaf,
@@ -28,7 +28,6 @@ from usp._pack import (
     host_steps,
     host_words,
     increasing,
-    is_device_array,
     pack,
     packed_len,
 )
@@ -55,16 +54,16 @@ class Sink(Protocol):
 
 
 class _Check:
-    """What the last good value of a field looked like: the next one is almost always alike, and compared by identity."""
+    """What the last good value of a field looked like: the next one is almost always alike."""
 
-    __slots__ = ("copy", "dtype", "field", "name", "shape", "sharding")
+    __slots__ = ("copy", "dtype", "field", "name", "shape", "sharding", "whole")
 
     def __init__(self, field: Field) -> None:
         self.field, self.name = field, field.name
         self.shape: Any = None
         self.dtype: Any = None
         self.sharding: Any = None
-        self.copy = False
+        self.whole = self.copy = False
 
 
 class _Entry:
@@ -96,7 +95,7 @@ class DeviceQueue:
         self._checks = [_Check(f) for f in schema.fields]
         self._many_checks = [_Check(f) for f in schema.fields]
         self._packed_check = _Check(Field("packed", "metric", "u64", packed_len(schema)))
-        self._class: type | None = None  # of jax's arrays, once one was seen
+        self._class: Any = None  # of jax's arrays, once one was seen
         self._entries: deque[_Entry] = deque()
         self._lock = threading.Lock()  # counts and the queue's end
         self._write_lock = threading.Lock()  # the ring: close() may give up on a thread that still writes
@@ -148,7 +147,8 @@ class DeviceQueue:
             if steps.ndim != 1 or steps.dtype.kind not in "iu":
                 raise FieldError(f"steps: shape {steps.shape}, dtype {steps.dtype}: want integers of shape (n,)")
             many, first, last = steps.shape[0], None, None
-            self._start(steps, watch)
+            steps = hold(steps, "the array of steps")[0]
+            watch.append(steps)
         else:
             steps = host_steps(steps)
             many = len(steps)
@@ -195,13 +195,12 @@ class DeviceQueue:
                 check_names(self._schema.fields, values)
                 raise
             alike = type(v) is cls and v.shape == c.shape and v.dtype is c.dtype and v.sharding is c.sharding
-            if alike and not v.is_deleted():
-                if c.copy:
-                    v.copy_to_host_async()
-                watch.append(v)
+            held = hold_again(v, c.copy) if alike and c.whole else None
+            if held is None:
+                held = self._take(c, v, many, watch)
             else:
-                v = self._take(c, v, many, watch)
-            leaves.append(v)
+                watch.append(held)
+            leaves.append(held)
         return leaves
 
     def _take(self, c: _Check, v: Any, many: int | None, watch: list[Any]) -> Any:
@@ -209,28 +208,29 @@ class DeviceQueue:
         if not self._is_array(v):
             return host_words(c.field, v) if many is None else host_stack(c.field, v, many)
         check_leaf(c.field, v.shape, v.dtype, many)
-        c.copy = self._start(v, watch, c.name)
+        held, c.whole, c.copy = hold(v, f"field {c.name!r}")
         c.shape, c.dtype, c.sharding = v.shape, v.dtype, v.sharding
-        return v
+        watch.append(held)
+        return held
 
     def _packed(self, v: Any, many: int | None, watch: list[Any]) -> Any:
         c = self._packed_check
         shape = (c.field.len,) if many is None else (many, c.field.len)
-        if type(v) is self._class and v.shape == shape and v.sharding is c.sharding and not v.is_deleted():
-            if c.copy:
-                v.copy_to_host_async()
-            watch.append(v)
-            device = True
-        else:
-            device = self._is_array(v)
-            if not device and type(v).__module__ != "numpy":
-                raise FieldError(f"values of type {type(v).__name__}: want a mapping of the fields, or what pack() returned")
-            if device and v.shape == shape:
-                c.copy = self._start(v, watch)
-                c.sharding = v.sharding
+        device = self._is_array(v)
+        if not device and type(v).__module__ != "numpy":
+            raise FieldError(
+                f"values of type {type(v).__name__}: want a mapping of the fields, or what pack() returned"
+            )
         if v.shape != shape or v.dtype != "uint32":
             raise FieldError(f"packed values: {v.dtype} of shape {v.shape}: want uint32 {shape}, what pack() returns")
-        return v if device else v.copy()
+        if not device:
+            return v.copy()
+        held = hold_again(v, c.copy) if c.whole and v.sharding is c.sharding else None
+        if held is None:
+            held, c.whole, c.copy = hold(v, "the packed array")
+            c.sharding = v.sharding
+        watch.append(held)
+        return held
 
     def _is_array(self, v: Any) -> bool:
         """Whether v is an array of a device. Raises FieldError for a traced value: there is no array behind it."""
@@ -241,26 +241,13 @@ class DeviceQueue:
         self._class = type(v)
         return True
 
-    def _start(self, v: Any, watch: list[Any], name: str = "") -> bool:
-        """Begins the copy to the host; returns whether there is one to make: on the CPU it costs and brings nothing."""
-        what = f"field {name!r}" if name else "the array"
-        if v.is_deleted():
-            raise FieldError(f"{what}: its buffer was donated or deleted: emit an output that the next step does not take")
-        sharding = v.sharding
-        if not (sharding.is_fully_addressable or sharding.is_fully_replicated):
-            raise FieldError(f"{what}: parts of it are in other processes: reduce it, or replicate it, before emit")
-        copy = any(d.platform != "cpu" for d in sharding.addressable_devices)
-        if copy:
-            v.copy_to_host_async()
-        watch.append(v)
-        return copy
-
     def _step(self, step: Any, watch: list[Any]) -> Any:
         if self._is_array(step):
             if step.shape != () or step.dtype.kind not in "iu":
                 raise FieldError(f"step: shape {step.shape}, dtype {step.dtype}: want an integer scalar")
-            self._start(step, watch)
-            return step
+            held = hold(step, "the step")[0]
+            watch.append(held)
+            return held
         try:
             step = step.__index__()
         except AttributeError:
@@ -297,7 +284,9 @@ class DeviceQueue:
         self._entries.clear()
         message, self._message = self._message, ""
         if left:
-            message = f"{left} records were not ready {timeout:g} s after the run's end and are dropped. {message}".strip()
+            message = (
+                f"{left} records were not ready {timeout:g} s after the run's end and are dropped. {message}".strip()
+            )
         if message:
             warnings.warn(message, RuntimeWarning, stacklevel=3)
         return left
@@ -347,7 +336,7 @@ class DeviceQueue:
             for i in range(min(_GROUP, len(entries))):
                 entry = entries[i]
                 stacked = entry.many is not None
-                if (stacked and group) or not all(map(_ready, entry.watch)):
+                if (stacked and group) or not all(map(ready, entry.watch)):
                     break
                 group.append(entry)
                 if stacked:
@@ -429,7 +418,7 @@ class DeviceQueue:
             clock.sleep(_BREATH)
 
     def _fill(self, block: np.ndarray, leaves: list[np.ndarray], entry: _Entry) -> None:
-        """Writes the values of all records of the block. leaves: packed, or one for each field, words if of the host."""
+        """Writes the values of the block. leaves: packed, or one for each field, which is words if of the host."""
         import numpy as np
 
         if entry.packed:
@@ -480,11 +469,3 @@ class DeviceQueue:
 
 
 _MASK = (1 << 64) - 1
-
-
-def _ready(array: Any) -> bool:
-    """Whether reading the array would not wait; it does not if the array is gone, which reading it will tell."""
-    try:
-        return array.is_ready()
-    except RuntimeError:
-        return True

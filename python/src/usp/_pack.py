@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import struct
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,7 @@ def accepts(typ: str, dtype_name: str) -> bool:
 
 
 def check_leaf(field: Field, shape: tuple[int, ...], dtype: Any, many: int | None = None) -> None:
-    """Raises FieldError unless an array of this shape and dtype holds the field's elements, of `many` records if given."""
+    """Raises FieldError unless an array of this shape and dtype holds the field, of `many` records if given."""
     name = dtype.name
     if not accepts(field.type or "", name):
         hint = "cast it, or declare the field with usp.field(..., dtype=...)"
@@ -91,12 +90,11 @@ def _number(f: Field, value: float) -> jax.Array:
 
 
 def _words(x: jax.Array, real: bool, narrow: bool) -> jax.Array:
-    """(n,) of any accepted dtype -> (n, 2) uint32, low word first: as a float64 if real, rounded to float32 if narrow."""
+    """(n,) of any accepted dtype -> (n, 2) uint32, low word first: a float64 if real, rounded to float32 if narrow."""
     import jax
     import jax.numpy as jnp
 
     u32 = jnp.uint32
-    x = jax.lax.stop_gradient(x)
     integer = x.dtype.kind in "iub"
     if integer and narrow:
         x, integer = x.astype(jnp.float32), False
@@ -186,7 +184,9 @@ def host_words(field: Field, value: Any) -> np.ndarray:
     convert = _converter(field, type(value))
     if convert is _SLOW:
         kind = type(value).__name__
-        raise FieldError(f"field {field.name!r}: a value of type {kind}: want a number, an array, or a flat list of numbers")
+        raise FieldError(
+            f"field {field.name!r}: a value of type {kind}: want a number, an array, or a flat list of numbers"
+        )
     try:
         words = value if convert is None else convert(value)
         if not isinstance(words, bytes):
@@ -222,19 +222,3 @@ def host_stack(field: Field, value: Any, many: int) -> np.ndarray:
     if shape is not None and (not shape or shape[0] != many):
         raise FieldError(f"field {field.name!r}: shape {shape}: want a leading axis of {many} records")
     return host_words(Field(field.name, field.cls, field.type, many * (field.len or 0)), value).reshape(many, -1)
-
-
-def is_device_array(value: Any) -> bool:
-    """Whether value is an array of jax; False without importing jax where nobody did.
-
-    Raises FieldError for a traced value: inside jit there is no array to be had.
-    """
-    jax = sys.modules.get("jax")
-    if jax is None:
-        return False
-    if isinstance(value, jax.core.Tracer):
-        raise FieldError(
-            "a traced value: emit was called inside jit, scan or another transformation; "
-            "call emit_traced(step, values) there, or return pack(values) from it and emit that"
-        )
-    return isinstance(value, jax.Array)

@@ -123,6 +123,7 @@ class Ring:
         self._files: list[rf.NewFile] = []
         self._areas: list[_Area] = []
         self._writer: Any = None
+        self._lent = False
         if os.path.lexists(self.path):
             raise rf.exists_error(self.path)
         try:
@@ -177,12 +178,15 @@ class Ring:
     @property
     def position(self) -> int:
         """Number of records emitted, which is the sequence number of the next."""
+        if self._lent:
+            words = self._words
+            return self._next if words is None else words[rf.OFF_POSITION // 8]
         return self._next if self._writer is None else self._writer.position
 
     @property
     def last_step(self) -> int:
         """The highest step that `advance` or an emitter has accepted, -1 before the first."""
-        return self._last_step if self._writer is None else self._writer.last_step
+        return self._last_step if self._writer is None or self._lent else self._writer.last_step
 
     def advance(self, first: int, last: int | None = None) -> None:
         """Takes the steps first to last (None: first alone), which must be above every one before, as the last ones.
@@ -266,6 +270,24 @@ class Ring:
         if self._writer is None:
             raise RingError(f"ring {self.path} has no native writer: {_why_not_native or 'native=False'}")
         return self._writer.handle
+
+    def lend(self) -> tuple[int, int, int]:
+        """Gives the writing of records to a device for good: from now on emit and its like raise ClosedError here.
+
+        Returns the address of the mapped ring, its size, and that of its header; `position` and `last_step` are what the
+        device begins with. Raises RingError without the extension, ClosedError, ForkedError.
+        """
+        self.handle()
+        with self._lock:
+            if self._words is None:
+                raise self._gone()
+            if self._lent:
+                raise ClosedError(f"ring {self.path} is with a device already")
+            self._next, self._last_step = self._writer.position, self._writer.last_step
+            self._writer.close()
+            self._lent = True
+            here = ctypes.addressof(ctypes.c_char.from_buffer(self._files[0].map))
+        return here, self._layout.file_size, self._layout.header_len
 
     def beat(self) -> None:
         """Shows the recorder that the producer, though it emits nothing, is not stuck. Optional."""
@@ -358,7 +380,9 @@ class Ring:
                 return
             self._words = None
             self._state = rf.STATE_CLOSED if clean else rf.STATE_FAILED
-            if self._writer is not None:
+            if self._lent:
+                self._next = words[rf.OFF_POSITION // 8]
+            elif self._writer is not None:
                 self._next, self._last_step = self._writer.position, self._writer.last_step
                 self._writer.close()
             words[rf.OFF_POSITION // 8] = self._next  # an interrupted record counts, as lost

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from usp._errors import Error, FieldError, StepError
+from usp._errors import Error, FieldError, RingError, StepError
 from usp._pack import pack, packed_len
 from usp._schema import Schema
 
@@ -68,7 +68,9 @@ def _register(platform: str) -> str:
         return f"the extension usp._native is not here ({e})"
     import jax
 
-    jax.devices("cpu")  # a registration before the backend is there would be tried, and fail, in the middle of something
+    jax.devices(
+        "cpu"
+    )  # a registration before the backend is there would be tried, and fail, in the middle of something
     try:
         jax.ffi.register_ffi_target(TARGET, _native.xla_handler, platform="cpu")
     except Exception as e:  # of jaxlib, of whatever class it is there
@@ -103,6 +105,8 @@ def emit_traced(ring: Ring, schema: Schema, step: Any, values: Any) -> jax.Array
     why = unavailable(platform)
     if why:
         raise Error(f"emit_traced on {platform}: {why}. Instead, {_INSTEAD}")
+    if platform == "cuda":
+        _attach(ring)
     packed = pack(schema, values) if isinstance(values, Mapping) else _checked(schema, values)
     try:
         given = jnp.asarray(step)
@@ -128,8 +132,26 @@ def emit_traced(ring: Ring, schema: Schema, step: Any, values: Any) -> jax.Array
     return out if out.dtype == given.dtype else out.astype(given.dtype)
 
 
+def _attach(ring: Ring) -> None:
+    from usp.cuda import attach
+
+    try:
+        attach(ring)
+    except RingError as e:
+        raise Error(f"emit_traced on cuda: {e}. Instead, {_INSTEAD}") from None
+
+
+def release(ring: Ring, timeout: float = 10.0) -> str:
+    """Before a ring is finished: takes it back from a device that writes it. Returns "" or why it did not give it back;
+    the ring must then stay mapped. Nothing to do, and "", everywhere else."""
+    import sys
+
+    cuda = sys.modules.get("usp.cuda")
+    return cuda.detach(ring, timeout) if cuda is not None and ring.native else ""
+
+
 def _on_mesh(call: Any, at: jax.Array, packed: jax.Array) -> jax.Array:
-    """Makes the call on each device of the mesh that the program is traced for, if one is known, with whole operands."""
+    """Makes the call, with whole operands, on each device of the mesh that the program is traced for, if known."""
     import jax
 
     mesh = jax.sharding.get_abstract_mesh()

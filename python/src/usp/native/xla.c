@@ -154,9 +154,9 @@ static PyObject *xla_version(PyObject *self, PyObject *none) {
 
 static PyMethodDef methods[] = {
     {"xla_counts", xla_counts, METH_O,
-     "xla_counts(handle) -> (late, repeats, stale, malformed): records that compiled programs dropped because the step\n"
-     "did not increase in this ring, or did not write because another device had; dropped because their ring is closed\n"
-     "(any ring), or because the call was not understood (any ring)."},
+     "xla_counts(handle) -> (late, repeats, stale, malformed)\n\nRecords that compiled programs did not write: the\n"
+     "step did not increase in this ring; another device had written it; the ring was closed (any ring); the call was\n"
+     "not understood (any ring)."},
     {"xla_version", xla_version, METH_NOARGS,
      "xla_version() -> ((major, minor) of the interface known here, (major, minor) of the runtime that asked last)."},
     {NULL, NULL, 0, NULL},
