@@ -142,6 +142,7 @@ def test_interrupt_in_the_terminal() -> None:
     code = (
         LOOP
         + """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     with usp.Run(fields=fields) as run:
         step = 0
         while True:
@@ -168,14 +169,15 @@ def test_a_program_that_does_not_close(last: str, end: str, rc: int) -> None:
         LOOP
         + f"""
     run = usp.Run(fields=fields)
-    run.emit(1, values(1))
+    for step in range(30_000):
+        run.emit(step, values(step))
     print(run.dir, flush=True)
     {last}
     """
     )
     run = line(process)
     assert ended(process)[0] == rc
-    assert verified(run, end=end)["stored"] == 1
+    assert verified(run, end=end)["stored"] == 30_000, "it waited for that"
 
 
 def test_one_record_held_at_the_end_of_the_program() -> None:
@@ -214,6 +216,28 @@ def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
     assert closed(Path(run)) and verified(run)["stored"] == 1
 
 
+def test_without_the_extension() -> None:
+    process = program(
+        LOOP
+        + """
+    import usp._ring, warnings
+    usp._ring._native, usp._ring._why_not_native = None, "no compiler"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            with usp.Run(fields=fields) as run:
+                assert run.native is False
+                run.emit(1, values(1))
+    (one,) = told
+    assert issubclass(one.category, usp.Warning) and "no compiler" in str(one.message), one
+    assert one.filename == "<string>", one.filename
+    print(run.dir, flush=True)
+    """
+    )
+    run = line(process)
+    assert ended(process)[0] == 0 and verified(run)["stored"] == 1
+
+
 def test_a_run_of_another_thread() -> None:
     process = program(
         LOOP
@@ -246,6 +270,7 @@ def test_a_forked_child_lets_go() -> None:
         emit = run.emit
         emit(1, values(1))
         lazy.emit(1, {"loss": 1.0})
+        pipe = run._session._recorder._process.stderr
         child = os.fork()
         if child == 0:
             refused = 0
@@ -255,6 +280,7 @@ def test_a_forked_child_lets_go() -> None:
                 except usp.ForkedError:
                     refused += 1
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            assert pipe.closed  # or the recorder would block on it once its reader is gone
             with usp.Run(fields=fields) as own:  # it may have one of its own
                 own.emit(1, values(1))
             print(own.dir, flush=True)

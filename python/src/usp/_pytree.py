@@ -7,6 +7,7 @@ lists, tuples, named tuples and dataclasses are taken apart alike, so that both 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -14,6 +15,7 @@ import re
 import struct
 import sys
 import zlib
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,14 +65,14 @@ def split(path: str) -> list[str]:
 
 def _children(node: Any) -> list[tuple[str, Any]] | None:
     """Keys and children of what is taken apart without jax; None: a leaf."""
-    if isinstance(node, dict):
+    if type(node) in (dict, OrderedDict, defaultdict):
         try:
-            return [(str(key), node[key]) for key in sorted(node)]
+            return [(str(key), node[key]) for key in (node if type(node) is OrderedDict else sorted(node))]
         except TypeError as err:
             raise SnapshotError(f"the keys of a dict in the state cannot be ordered: {err}") from err
     if isinstance(node, tuple) and hasattr(node, "_fields"):
         return list(zip(node._fields, node, strict=True))
-    if isinstance(node, list | tuple):
+    if type(node) in (list, tuple):
         return [(str(i), child) for i, child in enumerate(node)]
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         return [(f.name, getattr(node, f.name)) for f in dataclasses.fields(node)]
@@ -100,12 +102,14 @@ class _Structure:
         return self._build(self._node, iter(leaves))
 
     def _build(self, node: Any, leaves: Iterator[Any]) -> Any:
-        if isinstance(node, dict):
-            built = {key: self._build(node[key], leaves) for key in sorted(node)}
-            return type(node)((key, built[key]) for key in node) if type(node) is not dict else {k: built[k] for k in node}
         children = _children(node)
         if children is None:
             return next(leaves)
+        if isinstance(node, dict):
+            built = copy.copy(node)
+            for key in node if type(node) is OrderedDict else sorted(node):
+                built[key] = self._build(node[key], leaves)
+            return built
         parts = [self._build(child, leaves) for _, child in children]
         if isinstance(node, tuple) and hasattr(node, "_fields"):
             return type(node)(*parts)
@@ -386,13 +390,13 @@ def sections(container: memoryview) -> dict[str, memoryview]:
 
     if len(container) < _HEADER.size or container[:8] != b"USPSECT1":
         raise bad("it does not begin like one")
-    _, version, count, total, crc, _ = _HEADER.unpack_from(container)
+    _, version, count, total, crc, zero = _HEADER.unpack_from(container)
     if version != VERSION:
         raise bad(f"version {version}; use a newer usp package")
     end = _HEADER.size + count * _ROW.size
     if total != len(container) or end > total:
         raise bad(f"{count} sections in {total} bytes, of which {len(container)} are there")
-    if zlib.crc32(container[_HEADER.size : end], zlib.crc32(container[:24])) != crc:
+    if zlib.crc32(container[_HEADER.size : end], zlib.crc32(container[:24])) != crc or zero:
         raise bad("the checksum of its table differs")
     found = {}
     for i in range(count):

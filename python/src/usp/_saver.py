@@ -13,6 +13,7 @@ A thread waits for the device and for the recorder, and copies into the staging 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sys
 import threading
@@ -33,10 +34,22 @@ _PAUSE, _PAUSE_MAX = 0.0005, 0.02  # s between looks at a queue or an area
 
 
 def size(state: Any) -> int:
-    """Bytes of shared memory that a snapshot of a state like this takes. Raises SnapshotError for what cannot be saved."""
+    """Bytes of shared memory that a snapshot of a state like this takes. Raises SnapshotError for what cannot be saved.
+
+    It also has compiled what the first snapshot would otherwise wait for, which copies the state's device arrays once.
+    """
     flat, structure = pt.flatten(state)
-    plan = pt.Plan(_describe(flat, pt.paths(state, structure)))
-    return plan.layout([leaf if not p.section else None for leaf, p in zip(flat, plan.leaves, strict=True)])[0].size + SLACK
+    cached = _Plan(structure, [], flat, pt.paths(state, structure))
+    _prepare(flat, cached)
+    return cached.plan.layout(flat)[0].size + SLACK
+
+
+def _prepare(flat: Sequence[Any], cached: _Plan) -> None:
+    for group in {group for _, group, _ in cached.places.values()}:
+        arrays = [flat[i] for i, place in cached.places.items() if place[1] == group]
+        with contextlib.suppress(Exception):  # save() meets it again, and says what is wrong
+            keys = [cached.plan.leaves[i].kind == "key" for i, place in cached.places.items() if place[1] == group]
+            _program()([sys.modules["jax"].random.key_data(a) if key else a for a, key in zip(arrays, keys, strict=True)])
 
 
 def _describe(flat: Sequence[Any], paths: Sequence[str]) -> list[pt.Leaf]:
@@ -86,7 +99,8 @@ class _Plan:
         self.bytes = [i for i, leaf in enumerate(leaves) if leaf.kind in ("bytes", "numpy.scalar")]
         self.numpy = [i for i, leaf in enumerate(leaves) if leaf.kind == "numpy"]
         self.device = [i for i, leaf in enumerate(leaves) if leaf.kind in ("jax", "key")]
-        self.keys = [i for i in self.device if leaves[i].kind == "key"]
+        # Of each device leaf: whether a view of it will do, what it can be copied together with, whether it is one piece.
+        self.places = {i: _place(flat[i]) for i in self.device}
 
 
 def _type(leaf: Any) -> Any:
@@ -233,33 +247,47 @@ class Saver:
 
     def _protect(self, job: _Job, cached: _Plan, flat: Sequence[Any]) -> bool:
         """Keeps the device arrays of a state as they are. Returns whether some are not on the host yet."""
-        if not cached.device:
-            return False
-        jax = sys.modules["jax"]
         groups: dict[Any, list[tuple[int, Any]]] = {}
         leaves = cached.plan.leaves
-        for i in cached.device:
-            array = flat[i] if leaves[i].kind == "jax" else jax.random.key_data(flat[i])
+        for i, (host, group, single) in cached.places.items():
+            array = flat[i]
+            if leaves[i].kind == "key":
+                array = sys.modules["jax"].random.key_data(array)
             try:
-                if array.is_ready() and _on_host(array.sharding):
+                if not (host and array.is_ready()):
+                    groups.setdefault(group, []).append((i, array))
+                elif single:
+                    job.pieces[i] = [(None, _asarray(array.addressable_data(0)))]
+                else:
                     job.pieces[i] = [(index, _asarray(part)) for index, part in _parts(array)]
-                    continue
             except RuntimeError as err:
-                if array.is_deleted():
-                    raise SnapshotError(f"{pt.show(leaves[i].path)} was donated or deleted before snapshot() was called; "
-                                        "save what the step returns, not what it was given") from err
-                raise
-            groups.setdefault(_place(array.sharding), []).append((i, array))
+                raise self._gone(array, leaves[i].path, err) from err
         for members in groups.values():
-            for (i, _), array in zip(members, self._copies([a for _, a in members]), strict=True):
-                job.pieces[i] = list(_parts(array))
+            try:
+                copies = self._copies([array for _, array in members])
+            except RuntimeError as err:
+                for i, array in members:
+                    if array.is_deleted():
+                        raise self._gone(array, leaves[i].path, err) from err
+                raise
+            for (i, _), array in zip(members, copies, strict=True):
+                job.pieces[i] = _parts(array) if hasattr(array, "sharding") else [(None, array)]
         return bool(groups)
+
+    def _gone(self, array: Any, path: str, err: Exception) -> Exception:
+        if not array.is_deleted():
+            return err
+        return SnapshotError(
+            f"{pt.show(path)} was donated or deleted before snapshot() was called; save what the step returns, not what it was given"
+        )
 
     def _copies(self, arrays: list[Any]) -> list[Any]:
         try:
             copies: list[Any] = _program()(arrays)
             return copies
         except Exception as err:  # no memory on the device, or a kind of memory that nothing computes in
+            if any(a.is_deleted() for a in arrays):
+                raise
             self._say("copy", f"the device could not copy the state ({type(err).__name__}: {err}); "
                               "snapshots wait for their transfer to the host instead")  # fmt: skip
             return [_asarray(a).copy() for a in arrays]
@@ -370,24 +398,12 @@ def _parts(array: Any) -> list[tuple[Any, Any]]:
     return [(shard.index, shard.data) for shard in array.addressable_shards if shard.replica_id == 0]
 
 
-_places: dict[Any, tuple[bool, Any]] = {}  # by sharding; a program has few
-
-
-def _learn_place(sharding: Any) -> tuple[bool, Any]:
-    device = next(iter(sharding.device_set))
-    found = (device.platform == "cpu" and views_hold(), (frozenset(sharding.device_set), sharding.memory_kind))
-    if len(_places) > 1024:
-        _places.clear()
-    _places[sharding] = found
-    return found
-
-
-def _on_host(sharding: Any) -> bool:
-    return (_places.get(sharding) or _learn_place(sharding))[0]
-
-
-def _place(sharding: Any) -> Any:
-    return (_places.get(sharding) or _learn_place(sharding))[1]
+def _place(array: Any) -> tuple[bool, Any, bool]:
+    """Whether a view of the array keeps it, what it can be copied together with, whether it lies on one device."""
+    sharding = array.sharding
+    devices = sharding.device_set
+    host = next(iter(devices)).platform == "cpu" and views_hold()
+    return host, (frozenset(devices), sharding.memory_kind), len(devices) == 1
 
 
 _found: dict[str, Any] = {}

@@ -139,12 +139,15 @@ class Session:
             from ._snapshot import Saver
 
             self._saver = Saver(self.ring)
-        after = None
-        if (waiting := self._queue) is not None and waiting.written + waiting.dropped < waiting.records:
-            # Records of this step that are still on their way have to be in the ring before the state is.
-            upto = waiting.records
-            after = lambda: waiting.written + waiting.dropped >= upto  # noqa: E731
-        return bool(self._saver.save(step, reason, state, after))
+        return bool(self._saver.save(step, reason, state, self._written_so_far()))
+
+    def _written_so_far(self) -> Callable[[], bool] | None:
+        """Tells whether the records that are queued now are in the ring, as they have to be before a later state is."""
+        queue = self._queue
+        if queue is None or not queue.pending():
+            return None
+        upto = queue.records
+        return lambda: queue.written + queue.dropped >= upto
 
     # What is known
 
@@ -193,8 +196,8 @@ class Session:
             run_id=self.plan.run_id, run_dir=os.path.join(self.plan.runs, self.plan.run_id), generation=0,
             emitted=int(self.ring.position), stored=int(consumer.stored), lost=self.lost(),
             lost_storage=int(consumer.lost_storage), snapshots=int(consumer.snapshots),
-            snapshots_unsaved=int(consumer.unsaved), snapshots_dropped=int(self.ring.drops), dropped=self.dropped(),
-            complete=False,
+            snapshots_unsaved=int(consumer.unsaved), dropped=self.dropped(), complete=False,
+            snapshots_dropped=int(self.ring.drops) + (self._saver.failed if self._saver is not None else 0),
         )  # fmt: skip
 
     def _summary(self, cause: str | None) -> tuple[Summary, str | None]:

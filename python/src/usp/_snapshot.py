@@ -99,9 +99,17 @@ def _usp(args: Sequence[str], *fds: int) -> subprocess.CompletedProcess[bytes]:
 
 
 def _failure(run: Any, done: subprocess.CompletedProcess[bytes]) -> SnapshotError:
-    said = [line for line in done.stderr.decode(errors="replace").splitlines() if line]
-    why = "; ".join(line.removeprefix("usp: ").removeprefix("warning: ") for line in said) or f"usp ended with code {done.returncode}"
+    said = [_message(line) for line in done.stderr.decode(errors="replace").splitlines() if line]
+    why = "; ".join(said) or f"usp ended with code {done.returncode}"
     return SnapshotError(f"run {_name(run)}: {why}")
+
+
+def _message(line: str) -> str:
+    """What a line on usp's standard error says: the last one of a command that failed is JSON."""
+    if line.startswith("{"):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return str(json.loads(line)["message"])
+    return line.removeprefix("usp: ").removeprefix("warning: ")
 
 
 class _Load:
