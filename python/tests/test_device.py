@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
 import time
@@ -322,22 +321,19 @@ def test_a_buffer_that_is_gone_at_the_call_is_an_error(queue_of: Any, many: bool
     assert queue.records == 2
 
 
-def test_deleting_buffers_at_any_moment_is_safe(queue_of: Any) -> None:
+def test_a_buffer_deleted_before_it_is_looked_at_is_a_counted_drop(queue_of: Any) -> None:
     """jaxlib crashes when a deleted array is asked whether it is ready."""
     queue, ring = queue_of(SCALAR)
-    add = jax.jit(lambda x: x + 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for step in range(3000):
-            x = add(1.0)
-            queue.put(step, {"loss": x})
-            if step % 3:
-                time.sleep(0)  # the thread may be anywhere
-            x.delete()
+    one = [jnp.float32(k) for k in range(4)]
+    queue.put(1, {"loss": slow(0.3)()})  # nobody looks at those behind it
+    for k, x in enumerate(one):
+        queue.put(2 + k, {"loss": x})
+    for x in one[:3]:
+        x.delete()
+    with pytest.warns(RuntimeWarning, match="donated or deleted"):
+        wait_for(lambda: queue.dropped == 3)
         queue.close()
-    assert queue.records == 3000 == queue.written + queue.dropped
-    assert queue.dropped > 0
-    assert ring.position == queue.written
+    assert [r[0] for r in records(ring)] == [1, 5]
 
 
 def test_emitting_does_not_keep_a_buffer_from_being_donated(queue_of: Any) -> None:
@@ -346,12 +342,14 @@ def test_emitting_does_not_keep_a_buffer_from_being_donated(queue_of: Any) -> No
     x = donate(jnp.zeros(1000, jnp.float32))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for step in range(50):
+        for step in range(2000):
             queue.put(step, {"a": x})
+            if step % 3:
+                time.sleep(0)  # the thread may be anywhere
             x = donate(x)  # must work whether or not the thread reads it at this moment
-        assert float(x[0]) == 51
+        assert float(x[0]) == 2001
         queue.close()
-    assert queue.records == 50 == queue.written + queue.dropped
+    assert queue.records == 2000 == queue.written + queue.dropped
 
 
 # Refusals
@@ -497,31 +495,3 @@ def test_the_child_of_a_fork_is_told(queue_of: Any) -> None:
     queue.put(2, {"loss": value})
     assert queue.close() == 0
     assert [r[0] for r in records(ring)] == [1, 2]
-
-
-# Cost
-
-
-@pytest.mark.parametrize("packed", [False, True], ids=["mapping", "packed"])
-def test_cost_in_the_calling_thread(queue_of: Any, packed: bool) -> None:
-    """At most 10 us median for four device leaves, with the thread draining beside it: best of five medians."""
-    fields = [Field("a", "metric", "f32", 8), *(Field(n, "metric", "f32", 1) for n in "bcd")]
-    queue, ring = queue_of(fields, capacity=4096)
-    step_fn = jax.jit(lambda x: {"a": x, "b": x.sum(), "c": x[0], "d": x.max()})
-    if packed:
-        step_fn = jax.jit(lambda x: pack(ring.schema, {"a": x, "b": x.sum(), "c": x[0], "d": x.max()}))
-    x = jnp.ones(8, jnp.float32)
-    medians = []
-    for turn in range(5):
-        outputs = [step_fn(x) for _ in range(300)]
-        jax.block_until_ready(outputs)
-        gc.collect()
-        took = []
-        for i, values in enumerate(outputs):
-            began = time.perf_counter_ns()
-            queue.put(300 * turn + i, values)
-            took.append(time.perf_counter_ns() - began)
-            time.sleep(0.0002)
-        medians.append(sorted(took)[150])
-    assert queue.dropped == 0
-    assert min(medians) <= 10_000, medians

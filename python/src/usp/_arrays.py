@@ -1,8 +1,10 @@
-"""Arrays of a device that one thread hands to another: what may be done to them there while their owner goes on.
+"""Arrays of a device that one thread hands to another, while their owner goes on.
 
-The owner may delete or donate an array at any moment, and jaxlib (0.10.2) crashes the process if an array is deleted
-in one thread while it is read in another, or if a deleted one is asked whether it is ready. Another array object of the
-same buffer is safe: when the buffer is gone it raises.
+The owner may donate an array at any moment, and delete it before the other thread looks at it: that is seen, and the
+record is a counted drop. What cannot be made safe here: jaxlib (0.10.2) crashes the process if `delete()` is called on
+an array in one thread while another reads it, or asks a deleted one whether it is ready. So who emits an array must
+not call its delete() by hand; dropping the last reference, and donating it, are fine. Another array object of the same
+buffer would be safe, and costs more than all the rest of an emit.
 """
 
 from __future__ import annotations
@@ -30,42 +32,28 @@ def is_device_array(value: Any) -> bool:
     return isinstance(value, jax.Array)
 
 
-def hold(array: Any, what: str) -> tuple[Any, bool, bool]:
+def start(array: Any, what: str) -> bool:
     """Begins the copy to the host, where the device is not the host: on a CPU it costs and brings nothing.
 
-    Returns the array to hand on, whether it is another object than that of the caller (not if the array is in parts on
-    several devices: its owner may donate it, but not call delete), and whether there is a copy to make.
-    Raises FieldError, naming what, for an array that is gone, or of which other processes have parts.
+    Returns whether there is a copy to make. Raises FieldError, naming what, for an array that is gone, or of which
+    other processes have parts.
     """
-    sharding = array.sharding
-    whole = bool(sharding.is_fully_replicated)
     if array.is_deleted():
         raise FieldError(f"{what}: its buffer was donated or deleted: emit an output that the next step does not take")
-    if not (whole or sharding.is_fully_addressable):
+    sharding = array.sharding
+    if not (sharding.is_fully_addressable or sharding.is_fully_replicated):
         raise FieldError(f"{what}: parts of it are in other processes: reduce it, or replicate it, before emit")
     copy = any(d.platform != "cpu" for d in sharding.addressable_devices)
-    held = array.addressable_data(0) if whole else array
     if copy:
-        held.copy_to_host_async()
-    return held, whole, copy
-
-
-def hold_again(array: Any, copy: bool) -> Any:
-    """The quick way for an array like one that `hold` found whole. Returns None if the array is gone."""
-    try:
-        held = array.addressable_data(0)
-        if copy:
-            held.copy_to_host_async()
-    except RuntimeError:
-        return None
-    return held
+        array.copy_to_host_async()
+    return copy
 
 
 def ready(array: Any) -> bool:
     """Whether reading the array would not wait; it does not if the array is gone, which reading it will tell.
 
-    Both questions are asked from C, with no bytecode between them at which another thread could get the interpreter's
-    lock; any() stops at the first yes.
+    Both questions are asked from C, with no bytecode between them at which another thread would get the interpreter's
+    lock: a deleted array must not be asked whether it is ready. any() stops at the first yes.
     """
     try:
         return any(map(call, (array.is_deleted, array.is_ready)))

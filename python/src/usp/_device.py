@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from usp._arrays import hold, hold_again, is_device_array, ready
+from usp._arrays import is_device_array, ready, start
 from usp._errors import ClosedError, Error, FieldError, ForkedError, StepError
 from usp._pack import (
     check_leaf,
@@ -56,14 +56,14 @@ class Sink(Protocol):
 class _Check:
     """What the last good value of a field looked like: the next one is almost always alike."""
 
-    __slots__ = ("copy", "dtype", "field", "name", "shape", "sharding", "whole")
+    __slots__ = ("copy", "dtype", "field", "name", "shape", "sharding")
 
     def __init__(self, field: Field) -> None:
         self.field, self.name = field, field.name
         self.shape: Any = None
         self.dtype: Any = None
         self.sharding: Any = None
-        self.whole = self.copy = False
+        self.copy = False
 
 
 class _Entry:
@@ -116,7 +116,8 @@ class DeviceQueue:
 
         step: int, or an integer scalar on the device. values: a mapping of exactly the schema's fields to device
         arrays, numpy arrays (copied here) or numbers, or what `pack` returned. time: Unix ns, None for now.
-        Raises FieldError, StepError, ClosedError; then nothing is queued.
+        Raises FieldError, StepError, ClosedError; then nothing is queued. Arrays may be donated afterwards; delete()
+        must not be called on them by hand, since the thread may be reading.
         """
         if self._gone is not None or self._message:
             self._say()
@@ -147,7 +148,7 @@ class DeviceQueue:
             if steps.ndim != 1 or steps.dtype.kind not in "iu":
                 raise FieldError(f"steps: shape {steps.shape}, dtype {steps.dtype}: want integers of shape (n,)")
             many, first, last = steps.shape[0], None, None
-            steps = hold(steps, "the array of steps")[0]
+            start(steps, "the array of steps")
             watch.append(steps)
         else:
             steps = host_steps(steps)
@@ -195,12 +196,13 @@ class DeviceQueue:
                 check_names(self._schema.fields, values)
                 raise
             alike = type(v) is cls and v.shape == c.shape and v.dtype is c.dtype and v.sharding is c.sharding
-            held = hold_again(v, c.copy) if alike and c.whole else None
-            if held is None:
-                held = self._take(c, v, many, watch)
+            if alike and not v.is_deleted():
+                if c.copy:
+                    v.copy_to_host_async()
+                watch.append(v)
             else:
-                watch.append(held)
-            leaves.append(held)
+                v = self._take(c, v, many, watch)
+            leaves.append(v)
         return leaves
 
     def _take(self, c: _Check, v: Any, many: int | None, watch: list[Any]) -> Any:
@@ -208,10 +210,10 @@ class DeviceQueue:
         if not self._is_array(v):
             return host_words(c.field, v) if many is None else host_stack(c.field, v, many)
         check_leaf(c.field, v.shape, v.dtype, many)
-        held, c.whole, c.copy = hold(v, f"field {c.name!r}")
+        c.copy = start(v, f"field {c.name!r}")
         c.shape, c.dtype, c.sharding = v.shape, v.dtype, v.sharding
-        watch.append(held)
-        return held
+        watch.append(v)
+        return v
 
     def _packed(self, v: Any, many: int | None, watch: list[Any]) -> Any:
         c = self._packed_check
@@ -225,12 +227,13 @@ class DeviceQueue:
             raise FieldError(f"packed values: {v.dtype} of shape {v.shape}: want uint32 {shape}, what pack() returns")
         if not device:
             return v.copy()
-        held = hold_again(v, c.copy) if c.whole and v.sharding is c.sharding else None
-        if held is None:
-            held, c.whole, c.copy = hold(v, "the packed array")
+        if v.sharding is not c.sharding or v.is_deleted():
+            c.copy = start(v, "the packed array")
             c.sharding = v.sharding
-        watch.append(held)
-        return held
+        elif c.copy:
+            v.copy_to_host_async()
+        watch.append(v)
+        return v
 
     def _is_array(self, v: Any) -> bool:
         """Whether v is an array of a device. Raises FieldError for a traced value: there is no array behind it."""
@@ -245,9 +248,9 @@ class DeviceQueue:
         if self._is_array(step):
             if step.shape != () or step.dtype.kind not in "iu":
                 raise FieldError(f"step: shape {step.shape}, dtype {step.dtype}: want an integer scalar")
-            held = hold(step, "the step")[0]
-            watch.append(held)
-            return held
+            start(step, "the step")
+            watch.append(step)
+            return step
         try:
             step = step.__index__()
         except AttributeError:
