@@ -88,7 +88,8 @@ def test_handle_in_a_forked_child(ring_dir: Path) -> None:
         "    pid = os.fork()\n"
         "    if pid == 0: os._exit(10 * _native.emit_by_handle(ring.handle(), bytes(24)) + _native.dropped())\n"
         "    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])\n"
-        "print('ready'); print(bad(), _native.emit_by_handle(ring.handle(), bytes(24)), ring.position, _native.dropped())\n"
+        "print('ready')\n"
+        "print(bad(), _native.emit_by_handle(ring.handle(), bytes(24)), ring.position, _native.dropped())\n"
     )
     p = child(code, str(ring_dir / "a.ring"))
     assert p.stdout and p.stdin

@@ -127,6 +127,25 @@ def test_threads_stage_at_once(ring_dir: Path, native: bool) -> None:  # noqa: F
     ring.close()
 
 
+def test_ended_in_the_middle_of_a_request(
+    ring_dir: Path,
+    native: bool,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A handler of a signal that ends the ring waits for nothing that its own thread holds."""
+    ring = make(ring_dir, native, staging_areas=1, staging_capacity=CAPACITY)
+    look = ring._free_area
+
+    def handler():
+        area = look()
+        ring.close()
+        return area
+
+    monkeypatch.setattr(ring, "_free_area", handler)
+    assert not ring.stage(1, 1, 5, filler(1))
+    assert ringreader.read(ring.path).staged == []
+
+
 def test_closed_while_it_fills(ring_dir: Path, native: bool) -> None:  # noqa: F811
     """The recorder gives such an area up; the thread that fills finds its memory there until it is done."""
     ring = make(ring_dir, native, staging_areas=1, staging_capacity=CAPACITY)
