@@ -88,10 +88,11 @@ def verdicts(way: str, r: dict[str, Any]) -> list[tuple[bool, str]]:
     """Each bar: whether it is met, and in words."""
     grown = r["samples"][-1]["anonymous"] - r["samples"][0]["anonymous"]
     allowed = max(LEAK * r["steps"] * 9 // 10, 1 << 20)
+    steps, programs, again, dropped = r["steps"], r["programs"], r["compiled_again"], r["dropped"]
     return [
-        (grown <= allowed, f"{way}: {grown:,} bytes more after {r['steps']:,} steps than after a tenth (bar {allowed:,})"),
-        (r["programs"] == 1 and r["compiled_again"] == 0, f"{way}: {r['programs']} program, compiled again {r['compiled_again']} times"),
-        (r["emitted"] + r["dropped"] == r["steps"], f"{way}: {r['emitted']:,} emitted, {r['dropped']:,} dropped and counted"),
+        (grown <= allowed, f"{way}: {grown:,} bytes more after {steps:,} steps than after a tenth (bar {allowed:,})"),
+        (programs == 1 and again == 0, f"{way}: {programs} program, compiled again {again} times"),
+        (r["emitted"] + dropped == steps, f"{way}: {r['emitted']:,} emitted, {dropped:,} dropped and counted"),
     ]
 
 
@@ -103,8 +104,8 @@ def report(results: dict[str, Any]) -> str:
         cells = [f"{anonymous[i]:.1f}" for i in (0, 4, 9)] + [f"{r['samples'][9]['shared'] / (1 << 20):.1f}"]
         rows.append([WAYS[way], f"{r['steps']:,}", *cells, f"{r['programs']}", f"{r['dropped']:,}"])
     header = [
-        "way", "steps", "anonymous after a tenth, MiB", "after half", "at the end", "shared at the end", "programs compiled",
-        "dropped",
+        "way", "steps", "anonymous after a tenth, MiB", "after half", "at the end", "shared at the end",
+        "programs compiled", "dropped",
     ]  # fmt: skip
     return "\n\n".join([common.table(header, rows), common.describe(results["machine"])])
 

@@ -25,7 +25,9 @@ CASES = {"host": "values at hand", "device": "values on the device"}
 WARM_UP = 100  # steps each way before anything counts
 
 
-def block(step: Any, carry: Any, logger: Nothing, case: str, first: int, steps: int, ready: list[Any]) -> tuple[Any, float, Any]:
+def block(
+    step: Any, carry: Any, logger: Nothing, case: str, first: int, steps: int, ready: list[Any]
+) -> tuple[Any, float, Any]:
     """Runs steps of the loop. Returns the state, the seconds they took, and for each step the ns of wait and of cost.
 
     The wait is that for the step to end, which would be waited for later anyway; the cost is what remains: converting
@@ -126,7 +128,7 @@ def report(results: dict[str, Any]) -> str:
             rows.append([LOGGERS[name].title, f"{r['steps']:,}", *wait, *figures, ratio, slow])
         base = results["loggers"]["nothing"][case]["step_without"]
         wait = ["wait for the step, µs"] if case == "device" else []
-        header = ["logger", "steps", *wait, "cost median, µs", "mean", "p99", "max", "median to usp's", "loop, × without"]
+        header = ["logger", "steps", *wait, "cost median, µs", "mean", "p99", "max", "to usp's", "loop, × without"]
         parts.append(f"**{words.capitalize()}**, a step of {base / 1e3:,.0f} µs:\n\n{common.table(header, rows)}")
     return "\n\n".join([*parts, common.describe(results["machine"])])
 
@@ -139,9 +141,9 @@ def verdicts(results: dict[str, Any]) -> list[tuple[bool, str]]:
             if not {name, "usp"} <= results["loggers"].keys():
                 continue
             r, usp = results["loggers"][name][case], results["loggers"]["usp"][case]
-            ratio = r["median"] / usp["median"]
-            text = f"{words}: {LOGGERS[name].title} takes {ratio:.0f} times what usp does (bar {least:.0f}; means {r['mean'] / usp['mean']:.0f})"
-            out.append((ratio >= least, text))
+            ratio, means = r["median"] / usp["median"], r["mean"] / usp["mean"]
+            text = f"{LOGGERS[name].title} takes {ratio:.0f} times what usp does (bar {least:.0f}; means {means:.0f})"
+            out.append((ratio >= least, f"{words}: {text}"))
     for case, words in CASES.items():
         for said in results["loggers"].get("usp", {}).get(case, {}).get("said", []):
             if said["dropped"] or said["lost"] or said["stored"] != said["emitted"]:
