@@ -1,0 +1,197 @@
+"""What can befall a recorder during a benchmark: that it is well, stopped, killed now and then, gone, or has a full disk.
+
+A state is brought about by signals to the recorder's process, which is found through the ring, and by files on a small
+file system in memory. Each knows what to do before blocks of steps with usp and without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from loggers import caught_up, consumer
+
+SMALL_RING = str(1 << 12)  # slots; so that it is soon full where nobody empties it
+DISK = "64m"
+
+
+class Well:
+    """The recorder runs. Blocks without usp begin when it has stored everything, and it stands still in them."""
+
+    words = "running"
+    pairs = 40
+    longer = 1  # blocks, to the usual length
+    env: dict[str, str] = {}
+
+    def __init__(self, run: Any, where: Path) -> None:
+        self.run, self.where = run, where
+        self.kills = 0
+
+    def begin(self) -> None:
+        """After warming up, before the first block."""
+
+    def without(self) -> None:
+        """Before a block without usp."""
+        if not caught_up(self.run):
+            raise SystemExit("the recorder has not caught up in 10 s")
+        self.signal(signal.SIGSTOP)
+
+    def with_usp(self) -> None:
+        """Before a block with usp."""
+        self.signal(signal.SIGCONT)
+
+    def end(self) -> None:
+        """After the last block: lets the recorder finish."""
+        self.signal(signal.SIGCONT)
+
+    def signal(self, number: int) -> bool:
+        """Sends the recorder a signal. Returns whether there is a recorder."""
+        pid = consumer(self.run).pid
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if self.run.id.encode() not in file.read():
+                    return False  # no longer the recorder's
+            os.kill(pid, number)
+        except OSError:
+            return False
+        return True
+
+
+class Stopped(Well):
+    """SIGSTOP before the first block, and SIGCONT after the last one. The ring is full for nearly all the time."""
+
+    words = "stopped"
+    env = {"USP_RING_SLOTS": SMALL_RING}
+
+    def begin(self) -> None:
+        if not self.signal(signal.SIGSTOP):
+            raise SystemExit("there is no recorder to be stopped")
+
+    def without(self) -> None:
+        pass
+
+    def with_usp(self) -> None:
+        pass
+
+
+class Killed(Well):
+    """SIGKILL at the beginning of each block with usp, which starts another recorder in that block."""
+
+    words = "killed, started again"
+    pairs = 8
+    longer = 5
+
+    def without(self) -> None:
+        deadline = time.monotonic() + 10
+        while not (self.alive() and caught_up(self.run, 0.5)):
+            if time.monotonic() > deadline:
+                raise SystemExit("the recorder was not started again in 10 s")
+            time.sleep(0.05)
+        self.signal(signal.SIGSTOP)
+
+    def with_usp(self) -> None:
+        deadline = time.monotonic() + 10
+        while not self.signal(signal.SIGKILL) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.kills += 1
+
+    def alive(self) -> bool:
+        """Whether there is a recorder."""
+        return self.signal(0)
+
+
+class Gone(Well):
+    """A recorder that somebody else started, killed before the first block; nobody starts another."""
+
+    words = "killed, nobody starts another"
+    env = {"USP_RING_SLOTS": SMALL_RING}
+    process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        command = [os.environ["USP_BIN"], "-d", str(self.where), "record", self.run.id]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        if not caught_up(self.run):
+            raise SystemExit("the recorder has not caught up in 10 s")
+        self.process.kill()
+        self.process.wait()
+        self.kills += 1
+
+    def without(self) -> None:
+        pass
+
+    def with_usp(self) -> None:
+        pass
+
+    def end(self) -> None:
+        command = [os.environ["USP_BIN"], "-d", str(self.where), "record", self.run.id]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+class Full(Well):
+    """The file system of the run directory has no space from before the first block until after the last one."""
+
+    words = "on a full disk"
+    env = {"USP_RECORDER_SEGMENT_SIZE": "64KiB"}  # which are preallocated, and would hold a while what is recorded
+    ballast: Path | None = None
+
+    def begin(self) -> None:
+        if not caught_up(self.run):
+            raise SystemExit("the recorder has not caught up in 10 s")
+        self.ballast = self.where / "ballast"
+        with open(self.ballast, "wb", buffering=0) as file:
+            size = 1 << 20
+            while size:
+                try:
+                    file.write(bytes(size))
+                except OSError:
+                    size >>= 1
+
+    def without(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def end(self) -> None:
+        if not consumer(self.run).fault:
+            raise SystemExit("the recorder has not noticed that its disk is full")
+        assert self.ballast is not None
+        self.ballast.unlink()
+        super().end()
+
+
+class Control(Well):
+    """Not usp at all, in either block: how far apart two equal things are measured here."""
+
+    words = "(control: neither block has usp)"
+
+    def begin(self) -> None:
+        pass
+
+    without = with_usp = end = begin
+
+
+STATES: dict[str, type[Well]] = {
+    "control": Control, "running": Well, "stopped": Stopped, "killed": Killed, "gone": Gone, "full": Full,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def small_disk(where: Path) -> Iterator[Path]:
+    """A small file system in memory, under where. Raises PermissionError if this process may not mount one."""
+    disk = where / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"nosuid,nodev,size={DISK}", "usp-bench", str(disk)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        raise PermissionError(f"a full disk cannot be tried: {done.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        done = subprocess.run(["umount", "--lazy", str(disk)], capture_output=True, text=True)
+        if done.returncode:
+            print(done.stderr.strip(), file=sys.stderr)
