@@ -2,7 +2,9 @@
 
 Two records: five scalar fields, and four scalars with a vector of four float64. Batches give the mean over a thousand
 calls, of which the median and the least are printed; single calls give the median and the 99th percentile, from which
-the cost of reading the clock twice is not taken off. Usage: PYTHONPATH=python/src python benchmarks/python/emit_latency.py
+the cost of reading the clock twice is not taken off.
+
+Usage: PYTHONPATH=python/src python benchmarks/python/emit_latency.py
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ def cases() -> dict[str, tuple[Schema, dict[str, Any]]]:
     values = {"a": 1.5, "b": 2.5, "c": 3.5, "alarm": True, "rho": numpy.full(4, 0.25)}
     found["3 floats, flag, rho[4]"] = Schema("bench", declared), values
     declared = fields(a=("metric", 1), b=("metric", 1), rho=("digest", 1024))
-    found["2 floats, rho[1024]"] = Schema("bench", declared), {"a": 1.5, "b": numpy.float32(2.5), "rho": numpy.ones(1024)}
+    found["2 floats, rho[1024]"] = (
+        Schema("bench", declared),
+        {"a": 1.5, "b": numpy.float32(2.5), "rho": numpy.ones(1024)},
+    )
     return found
 
 
@@ -79,7 +84,9 @@ def main() -> None:
     try:
         for name, (schema, values) in cases().items():
             for writer, native in writers.items():
-                ring = Ring(os.path.join(directory, f"{len(rows)}.ring"), "bench", schema, b"{}", slots=4096, native=native)
+                ring = Ring(
+                    os.path.join(directory, f"{len(rows)}.ring"), "bench", schema, b"{}", slots=4096, native=native
+                )
                 emit = ring.emitter(lambda *_: sys.exit("a host value was not taken"))
                 batches(emit, values, 0, 5, args.size)
                 means = batches(emit, values, 10**6, args.batches, args.size)
@@ -94,12 +101,22 @@ def main() -> None:
     finally:
         shutil.rmtree(directory)
     if args.json:
-        print(json.dumps({"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count(), "rows": rows}))
+        print(
+            json.dumps(
+                {
+                    "python": platform.python_version(),
+                    "machine": platform.machine(),
+                    "cpus": os.cpu_count(),
+                    "rows": rows,
+                }
+            )
+        )
         return
     print(f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs; nanoseconds")
     print(f"{'record':24} {'writer':12} {'batch median':>12} {'least':>7} {'single median':>14} {'p99':>7}")
     for r in rows:
-        print(f"{r['record']:24} {r['writer']:12} {r['batch_median_ns']:12} {r['batch_least_ns']:7} {r['single_median_ns']:14} {r['single_p99_ns']:7}")
+        batch = f"{r['batch_median_ns']:12} {r['batch_least_ns']:7}"
+        print(f"{r['record']:24} {r['writer']:12} {batch} {r['single_median_ns']:14} {r['single_p99_ns']:7}")
 
 
 if __name__ == "__main__":

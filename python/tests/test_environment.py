@@ -30,7 +30,7 @@ def probe(code: str, after: str = "", **env: str) -> dict[str, str]:
 
 
 def test_bare_python() -> None:
-    found = probe("", SECRET_TOKEN="hunter2", HOME="/home/somebody", XLA_FLAGS="--xla_x=1")
+    found = probe("", SECRET_TOKEN="hunter2", HOME="/srv/somebody", XLA_FLAGS="--xla_x=1")
     assert found["python.version"] == ".".join(map(str, sys.version_info[:3]))
     assert found["usp.version"] == "1.2.3"
     assert found["goarch"] in ("amd64", "arm64") and found["goos"] == "linux"
@@ -45,7 +45,7 @@ def test_nothing_is_imported() -> None:
 
 def test_jax_without_a_backend() -> None:
     pytest.importorskip("jax")
-    flags = "--xla_cpu_enable_fast_math=false --xla_dump_to=/home/somebody/dump"
+    flags = "--xla_cpu_enable_fast_math=false --xla_dump_to=/srv/somebody/dump"
     still_down = "from jax._src import xla_bridge\nassert not xla_bridge.backends_are_initialized()"
     found = probe("import jax", still_down, XLA_FLAGS=flags, JAX_ENABLE_X64="1", JAX_DEFAULT_MATMUL_PRECISION="highest")
     import jax

@@ -188,7 +188,8 @@ def test_own_session_and_surroundings(ring: Ring, monkeypatch: pytest.MonkeyPatc
     assert (ring.path / "sid").read_text() == (ring.path / "pid").read_text()
 
 
-@pytest.mark.filterwarnings("ignore:.*fork", "ignore::pytest.PytestUnraisableExceptionWarning")  # of jax, if it is there
+# Of jax, if another test has imported it.
+@pytest.mark.filterwarnings("ignore:.*fork", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_forked_child_holds_nothing(ring: Ring) -> None:
     recorder = _recorder.Recorder(
         shell("touch attached; while ! test -e go; do sleep 0.01; done; echo '{}'"), ring.consumer
@@ -199,7 +200,7 @@ def test_forked_child_holds_nothing(ring: Ring) -> None:
     child = os.fork()
     if child == 0:
         recorder.forked()
-        os._exit(0 if process.poll() == 0 and process.stderr.closed else 1)
+        os._exit(0 if process.returncode == 0 and process.stderr.closed else 1)
     assert os.waitpid(child, 0)[1] == 0
     (ring.path / "go").touch()
     assert recorder.done.wait(20) and recorder.summary == {}
@@ -234,7 +235,9 @@ def test_a_stopped_process_is_not_waited_for() -> None:
         os.kill(process.pid, signal.SIGSTOP)
         until(lambda: _recorder.stopped(process.pid))
         patience = _recorder.Patience(lambda: State(phase=1, pid=process.pid), 60)
+        began = time.monotonic()
         assert _recorder.wait(None, patience) == f"its process {process.pid} is stopped"
+        assert time.monotonic() - began < 30
     finally:
         process.kill()
         process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import math
 import os
@@ -38,6 +39,7 @@ def test_every_record_is_stored(ring_dir: Path, run_dir: Path) -> None:
         for step in range(20_000):
             run.emit(step, values(step))
         assert run.emitted == 20_000 and run.dropped == 0
+        assert run._session is not None and run.emit == run._session.emit, "nothing stands before the emitter"
     found = verified(run.dir)
     assert (found["stored"], found["lost"], found["digests"]) == (20_000, 0, 20_000)
     assert (found["first_step"], found["last_step"]) == (0, 19_999)
@@ -169,6 +171,7 @@ def test_settings_of_a_file_and_of_arguments(tmp_path: Path, ring_dir: Path, mon
         assert [step for step in range(10) if run.should_save(step)] == [0, 4, 8]
         for step in range(100):
             run.emit(step, values(step))
+        assert run.snapshot(8, {}) and [step for step in range(13) if run.should_save(step)] == [12]
     os.chdir(tmp_path)
     found = verified(tmp_path / "there" / run.id)
     assert found["stored"] == 100 and found["digests"] == 10
@@ -259,14 +262,24 @@ def test_a_recorder_that_cannot_begin(
     with pytest.raises(api.RecorderError, match="the recorder ended: out of luck"):
         api.Run(fields=FIELDS)
     lazy = api.Run(fields=api.fields(loss="metric"), snapshot_capacity=0)
-    for _ in range(2):
-        with pytest.raises(api.RecorderError, match="out of luck"):
-            lazy.emit(1, {"loss": 1.0})
+    with pytest.raises(api.RecorderError, match="out of luck"):
+        lazy.emit(1, {"loss": 1.0})
+    broken.write_text(f'#!/bin/sh\nexec {usp_bin} "$@"\n')
+    with pytest.raises(api.RecorderError, match="out of luck"):
+        lazy.emit(1, {"loss": 1.0})  # it is not tried again at each step of a loop that catches this
     assert not lazy.close().complete or lazy.emitted == 0
     assert list(ring_dir.iterdir()) == []
     monkeypatch.setenv("USP_BIN", "/nonexistent/usp")
     with pytest.raises(api.RecorderError, match="USP_BIN"):
         api.Run(fields=FIELDS)
+
+
+def test_what_the_recorder_says_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USP_NONSENSE", "1")
+    said = io.StringIO()
+    with api.Run(fields=FIELDS, stderr=said) as run:
+        run.emit(1, values(1))
+    assert said.getvalue().count('unknown environment variable "USP_NONSENSE"') == 1
 
 
 def test_from_several_threads() -> None:

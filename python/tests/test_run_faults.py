@@ -71,6 +71,26 @@ def test_sigterm_ends_it_as_failed() -> None:
     assert found["stored"] > 1000 and found["emitted"] == found["stored"] + found["lost"]
 
 
+def test_sigterm_in_the_middle_of_an_emit() -> None:
+    """The handler runs between two instructions of the loop, which may hold the lock that the end needs."""
+    process = program(
+        LOOP
+        + """
+    import usp._ring
+    usp._ring._native = None  # its lock is a word in C that no handler can come between
+    with usp.Run(fields=fields) as run:
+        run.emit(1, values(1))
+        print(run.dir, flush=True)
+        with run._session.ring._lock, run._session.ring._stage_lock:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+    """
+    )
+    run, began = Path(line(process)), time.monotonic()
+    assert ended(process)[0] == -signal.SIGTERM and time.monotonic() - began < 20
+    assert closed(run) and verified(run, end="failed")["stored"] == 1
+
+
 def test_sigterm_belongs_to_a_program_that_handles_it() -> None:
     code = (
         LOOP
@@ -122,6 +142,7 @@ def test_interrupt_in_the_terminal() -> None:
     code = (
         LOOP
         + """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     with usp.Run(fields=fields) as run:
         step = 0
         while True:
@@ -148,14 +169,15 @@ def test_a_program_that_does_not_close(last: str, end: str, rc: int) -> None:
         LOOP
         + f"""
     run = usp.Run(fields=fields)
-    run.emit(1, values(1))
+    for step in range(30_000):
+        run.emit(step, values(step))
     print(run.dir, flush=True)
     {last}
     """
     )
     run = line(process)
     assert ended(process)[0] == rc
-    assert verified(run, end=end)["stored"] == 1
+    assert verified(run, end=end)["stored"] == 30_000, "it waited for that"
 
 
 def test_one_record_held_at_the_end_of_the_program() -> None:
@@ -168,6 +190,71 @@ def test_one_record_held_at_the_end_of_the_program() -> None:
     code, err = ended(process)
     assert code == 0 and err == ""
     assert verified(run)["stored"] == 1
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
+    process = program(
+        LOOP
+        + """
+    run = usp.Run(fields=fields, drain_timeout=60)
+    run.emit(1, values(1))
+    pid = run._session.ring.consumer().pid
+    usp._recorder.stopped = lambda pid: False  # or it would not be waited for at all
+    os.kill(pid, signal.SIGSTOP)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        run.close()
+    except KeyboardInterrupt:
+        summary = run.close()
+        print(run.dir, pid, summary["emitted"], summary["complete"], flush=True)
+    """
+    )
+    run, pid, emitted, complete = line(process).split()
+    assert ended(process)[0] == 0 and (emitted, complete) == ("1", "False")
+    os.kill(int(pid), signal.SIGCONT)
+    assert closed(Path(run)) and verified(run)["stored"] == 1
+
+
+def test_without_the_extension() -> None:
+    process = program(
+        LOOP
+        + """
+    import usp._ring, warnings
+    usp._ring._native, usp._ring._why_not_native = None, "no compiler"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            with usp.Run(fields=fields) as run:
+                assert run.native is False
+                run.emit(1, values(1))
+    (one,) = told
+    assert issubclass(one.category, usp.Warning) and "no compiler" in str(one.message), one
+    assert one.filename == "<string>", one.filename
+    print(run.dir, flush=True)
+    """
+    )
+    run = line(process)
+    assert ended(process)[0] == 0 and verified(run)["stored"] == 1
+
+
+def test_a_run_of_another_thread() -> None:
+    process = program(
+        LOOP
+        + """
+    import threading
+    def work():
+        with usp.Run(fields=fields) as run:
+            run.emit(1, values(1))
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # only the main thread can set it
+            print(run.dir, flush=True)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    """
+    )
+    run = line(process)
+    assert ended(process)[0] == 0 and verified(run)["stored"] == 1
 
 
 # Forks
@@ -183,6 +270,7 @@ def test_a_forked_child_lets_go() -> None:
         emit = run.emit
         emit(1, values(1))
         lazy.emit(1, {"loss": 1.0})
+        pipe = run._session._recorder._process.stderr
         child = os.fork()
         if child == 0:
             refused = 0
@@ -192,6 +280,7 @@ def test_a_forked_child_lets_go() -> None:
                 except usp.ForkedError:
                     refused += 1
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            assert pipe.closed  # or the recorder would block on it once its reader is gone
             with usp.Run(fields=fields) as own:  # it may have one of its own
                 own.emit(1, values(1))
             print(own.dir, flush=True)

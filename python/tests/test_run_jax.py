@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import line, program, usp, verified
+from runs import closed, line, program, until, usp, verified
 
 import usp as api
 
@@ -59,6 +59,77 @@ def test_values_of_the_device(declared: bool) -> None:
     assert f"jax.version={jax.__version__}\n".encode() in log
     if not declared:
         assert b"jax.backend=cpu\njax.device_kind=cpu\njax.enable_x64=false\n" in log
+
+
+def test_the_first_record_is_as_it_was() -> None:
+    loss = np.ones((), np.float32)
+    with api.Run(fields=api.fields(loss="metric", rho="digest")) as run:
+        run.emit(0, {"loss": loss, "rho": jax.numpy.zeros(3)})
+        loss[...] = 7  # the loop goes on with its buffer, before the second record is there
+        run.emit(1, {"loss": loss, "rho": jax.numpy.zeros(3)})
+    (shown,) = usp("show", run.dir)["fields"]
+    assert (shown["min"], shown["max"]) == (1, 7)
+
+
+def test_snapshots_through_the_run() -> None:
+    """The lines that everybody copies: fields not declared, a state of any size, no word about shared memory."""
+    state = {"w": jax.numpy.zeros(1 << 19), "n": np.zeros(3)}  # 2 MiB: more than there is by default
+    with api.Run(fields=api.fields(loss="metric"), save_interval_steps=10, max_to_keep=2) as run:
+        for step in range(45):
+            state = {"w": state["w"] + 1, "n": state["n"] + 1}
+            run.emit(step, {"loss": state["w"][0]})
+            while not run.snapshot(step, state) and run.should_save(step):
+                pass  # only to have all of them: a loop goes on without
+        until(lambda: run.snapshot(44, state, force=True))
+    assert verified(run.dir)["stored"] == 45
+    assert run.summary is not None and run.summary["snapshots"] == 6
+    assert run.all_steps() == [40, 44] and run.latest_step() == 44, "max_to_keep"
+    restored, step = api.restore(run.dir, like=state)
+    same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), restored, state)
+    assert step == 44 and jax.tree.all(same)
+    assert api.latest_step(run.dir) == 44 and api.all_steps("nothing-here") == []
+
+
+def test_the_example_of_the_page() -> None:
+    page = (Path(__file__).parents[2] / "doc" / "python.md").read_text()
+    example = page.split("```python\n")[1].split("```")[0]
+    assert "usp.restore" in example
+
+    @jax.jit
+    def step(state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
+        rho = jax.nn.softmax(state["w"])
+        return {"w": state["w"] + batch}, {"loss": rho.max(), "rho": rho, "ot_cost": (rho * rho).sum()}
+
+    names = {"usp": api, "n": 250, "train_step": step}
+    names |= {"state": {"w": jax.numpy.zeros(5)}, "batch": jax.numpy.arange(5.0)}
+    exec(compile(example, "doc/python.md", "exec"), names)
+    run, state = names["run"], names["state"]
+    assert verified(run.dir)["stored"] == 250 and run.summary["snapshots"] + run.summary["snapshots_dropped"] == 3
+    assert names["step"] in (0, 100, 200) and isinstance(state["w"], jax.Array)
+    assert (np.asarray(state["w"]) == np.arange(5.0) * (names["step"] + 1)).all()
+
+
+def test_a_snapshot_before_the_first_record() -> None:
+    state = {"w": jax.numpy.zeros(1 << 19)}
+    with api.Run(fields=api.fields(loss="metric"), save_interval_steps=1) as run:
+        assert run.snapshot(0, state) is False, "there is no record that it could follow"
+        run.emit(0, {"loss": 1.0})
+        assert run.native is not None, "how large a state is was known, so the run began at once"
+        assert run.snapshot(0, state) is True
+    assert verified(run.dir)["stored"] == 1 and run.all_steps() == [0]
+
+
+def test_a_snapshot_waits_for_the_records_before_it() -> None:
+    """Its place in the run is behind the record of its step, though that is still on its way when it is taken."""
+    fields = api.fields(loss=api.field("metric", (), "f32"))
+    f = jax.jit(lambda x: (x @ x).sum())
+    big = jax.numpy.ones((600, 600))
+    with api.Run(fields=fields, save_interval_steps=1, snapshot_capacity=1 << 16, max_to_keep=100) as run:
+        for step in range(20):
+            run.emit(step, {"loss": f(big + step)})
+            run.snapshot(step, {"step": np.int64(step)})
+    taken = [(e["step"], e["seq"]) for e in usp("log", run.dir, "--kind", "SNAPSHOT")]
+    assert taken and all(seq >= step + 1 for step, seq in taken), taken
 
 
 def test_host_and_device_keep_their_order() -> None:
@@ -142,8 +213,6 @@ def test_sigterm_does_not_lose_what_is_on_its_way() -> None:
     run = line(process)
     process.communicate(timeout=60)
     assert process.returncode == -15
-    from runs import closed
-
     assert closed(Path(run)) and verified(run, end="failed")["stored"] == 100
 
 

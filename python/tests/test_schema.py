@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import VECTORS
+
 from usp._errors import FieldError
 from usp._schema import Field, Schema, check_names, field, fields, resolve
 
@@ -44,7 +45,8 @@ def test_too_many_fields() -> None:
 
 def test_errors_name_the_field() -> None:
     for bad in (
-        Field("x", "gauge", "f64", 1), Field("x", "metric", "f16", 1), Field("x", "metric", "f64", 0), Field("x", "digest", "u64", 1),
+        Field("x", "gauge", "f64", 1), Field("x", "metric", "f16", 1), Field("x", "metric", "f64", 0), Field("x",
+        "digest", "u64", 1),
         Field("x", "metric", "f64", 1, "a b"), Field("x", "metric", "f64", None), Field("x", "metric", None, 1),
     ):  # fmt: skip
         with pytest.raises(FieldError, match="'x'"):
@@ -53,15 +55,18 @@ def test_errors_name_the_field() -> None:
 
 def test_fields() -> None:
     assert fields(
-        a="metric", b=("digest", 4), c=("flag", 1), d=field("metric", shape=(2, 3), dtype="float32", unit="m"), e=field("metric")
+        a="metric", b=("digest", 4), c=("flag", 1), d=field("metric", shape=(2, 3), dtype="float32", unit="m"),
+        e=field("metric")
     ) == (
         Field("a", "metric", None, None), Field("b", "digest", "f64", 4), Field("c", "flag", "u64", 1),
         Field("d", "metric", "f32", 6, "m"), Field("e", "metric", None, None),
     )  # fmt: skip
     assert field("metric", shape=()).len == 1
     for bad in (
-        lambda: fields(), lambda: fields(a="gauge"), lambda: fields(a=3), lambda: fields(a=("metric", 0)), lambda: fields(a=("metric", 2.0)),
-        lambda: fields(step="metric"), lambda: fields(A="metric"), lambda: field("metric", shape=(2, 0)), lambda: field("metric", dtype="complex64"),
+        lambda: fields(), lambda: fields(a="gauge"), lambda: fields(a=3), lambda: fields(a=("metric", 0)),
+        lambda: fields(a=("metric", 2.0)),
+        lambda: fields(step="metric"), lambda: fields(A="metric"), lambda: field("metric", shape=(2, 0)),
+        lambda: field("metric", dtype="complex64"),
         lambda: field("gauge"), lambda: fields(a=field("digest", dtype="int32")), lambda: fields(a=("metric", True)),
     ):  # fmt: skip
         with pytest.raises(FieldError):
@@ -69,7 +74,10 @@ def test_fields() -> None:
 
 
 def test_resolve_without_arrays() -> None:
-    got = resolve(fields(a="metric", b="flag", c="digest", d=("metric", 2), e="metric"), {"a": 1, "b": True, "c": [0.5, 1], "d": 0, "e": 2.5})
+    got = resolve(
+        fields(a="metric", b="flag", c="digest", d=("metric", 2), e="metric"),
+        {"a": 1, "b": True, "c": [0.5, 1], "d": 0, "e": 2.5},
+    )
     assert [(f.type, f.len) for f in got] == [("f64", 1), ("u64", 1), ("f64", 2), ("f64", 2), ("f64", 1)]
     for bad in ("text", None, [], [[1.0]], {"a": 1}, 1j, object()):
         with pytest.raises(FieldError, match="'a'"):
@@ -83,14 +91,21 @@ def test_resolve_without_arrays() -> None:
 def test_resolve_arrays() -> None:
     np = pytest.importorskip("numpy")
     for dtype, cls, typ in (
-        ("float64", "metric", "f64"), ("float32", "metric", "f32"), ("float16", "digest", "f32"), ("int32", "metric", "i64"),
+        ("float64", "metric", "f64"), ("float32", "metric", "f32"), ("float16", "digest", "f32"), ("int32", "metric",
+        "i64"),
         ("uint8", "flag", "u64"), ("bool", "flag", "u64"), ("int64", "metric", "i64"), ("uint64", "metric", "u64"),
     ):  # fmt: skip
         (f,) = resolve(fields(a=cls), {"a": np.zeros((2, 3), dtype)})
         assert (f.type, f.len) == (typ, 6), dtype
         (f,) = resolve(fields(a=cls), {"a": np.dtype(dtype).type(1)})
         assert (f.type, f.len) == (typ, 1), dtype
-    for value in (np.zeros(3, "complex64"), np.zeros(3, "U4"), np.zeros(0), np.zeros(3, "longdouble"), np.zeros(3, "O")):
+    for value in (
+        np.zeros(3, "complex64"),
+        np.zeros(3, "U4"),
+        np.zeros(0),
+        np.zeros(3, "longdouble"),
+        np.zeros(3, "O"),
+    ):
         with pytest.raises(FieldError, match="'a'"):
             resolve(fields(a="metric"), {"a": value})
     with pytest.raises(FieldError, match="'a'.*digest"):

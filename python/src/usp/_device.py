@@ -1,4 +1,4 @@
-"""Device values on their way to the ring: a bounded queue that the step loop appends to and a thread that waits instead.
+"""Device values on their way to the ring: a bounded queue that the step loop appends to, and a thread that waits.
 
 The caller's part is metadata only: names, shapes and dtypes are checked, a copy to the host is begun where the device
 is not the host, and the arrays are appended to the queue. It never waits, never synchronises the device, and a full
@@ -12,7 +12,6 @@ that were donated or deleted before they were read, of steps that the device mad
 
 from __future__ import annotations
 
-import sys
 import threading
 import time as clock
 import warnings
@@ -55,7 +54,7 @@ class Sink(Protocol):
 
 
 class _Check:
-    """What the last good value of a field looked like: the next one is almost always alike, and compared by identity."""
+    """What the last good value of a field looked like: the next one is almost always alike."""
 
     __slots__ = ("copy", "dtype", "field", "name", "shape", "sharding")
 
@@ -96,7 +95,7 @@ class DeviceQueue:
         self._checks = [_Check(f) for f in schema.fields]
         self._many_checks = [_Check(f) for f in schema.fields]
         self._packed_check = _Check(Field("packed", "metric", "u64", packed_len(schema)))
-        self._class: type | None = None  # of jax's arrays, once one was seen
+        self._class: Any = None  # of jax's arrays, once one was seen
         self._entries: deque[_Entry] = deque()
         self._lock = threading.Lock()  # counts and the queue's end
         self._write_lock = threading.Lock()  # the ring: close() may give up on a thread that still writes
@@ -224,7 +223,9 @@ class DeviceQueue:
         else:
             device = self._is_array(v)
             if not device and type(v).__module__ != "numpy":
-                raise FieldError(f"values of type {type(v).__name__}: want a mapping of the fields, or what pack() returned")
+                raise FieldError(
+                    f"values of type {type(v).__name__}: want a mapping of the fields, or what pack() returned"
+                )
             if device and v.shape == shape:
                 c.copy = self._start(v, watch)
                 c.sharding = v.sharding
@@ -245,7 +246,9 @@ class DeviceQueue:
         """Begins the copy to the host; returns whether there is one to make: on the CPU it costs and brings nothing."""
         what = f"field {name!r}" if name else "the array"
         if v.is_deleted():
-            raise FieldError(f"{what}: its buffer was donated or deleted: emit an output that the next step does not take")
+            raise FieldError(
+                f"{what}: its buffer was donated or deleted: emit an output that the next step does not take"
+            )
         sharding = v.sharding
         if not (sharding.is_fully_addressable or sharding.is_fully_replicated):
             raise FieldError(f"{what}: parts of it are in other processes: reduce it, or replicate it, before emit")
@@ -297,7 +300,9 @@ class DeviceQueue:
         self._entries.clear()
         message, self._message = self._message, ""
         if left:
-            message = f"{left} records were not ready {timeout:g} s after the run's end and are dropped. {message}".strip()
+            message = (
+                f"{left} records were not ready {timeout:g} s after the run's end and are dropped. {message}".strip()
+            )
         if message:
             warnings.warn(message, RuntimeWarning, stacklevel=3)
         return left
@@ -429,7 +434,7 @@ class DeviceQueue:
             clock.sleep(_BREATH)
 
     def _fill(self, block: np.ndarray, leaves: list[np.ndarray], entry: _Entry) -> None:
-        """Writes the values of all records of the block. leaves: packed, or one for each field, words if of the host."""
+        """Writes the values of the block. leaves: packed, or one for each field, which is words if of the host."""
         import numpy as np
 
         if entry.packed:
@@ -485,6 +490,6 @@ _MASK = (1 << 64) - 1
 def _ready(array: Any) -> bool:
     """Whether reading the array would not wait; it does not if the array is gone, which reading it will tell."""
     try:
-        return array.is_ready()
+        return bool(array.is_ready())
     except RuntimeError:
         return True

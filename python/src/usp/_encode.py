@@ -29,6 +29,7 @@ _F32 = struct.Struct("<f")
 _FORMATS = {"f64": "d", "f32": "d", "i64": "q", "u64": "Q"}
 _LIMITS = {"i64": (-(1 << 63), (1 << 63) - 1), "u64": (0, (1 << 64) - 1)}
 _BUFFERS = (array, memoryview)
+_NO_NUMBERS = (str, bytes, bytearray, complex, type(None))
 
 
 def round_f32(x: float) -> float:
@@ -44,7 +45,7 @@ class Emitter:
 
     step: above the last one, 0 to 2^64-1. values: dict with exactly the declared fields. An array of any shape fits a
     field of as many elements, in row-major order; integers fit float fields, floats do not fit integer fields, float64
-    arrays do not fit float32 fields, while Python floats are rounded to float32 there. time: Unix ns, the clock's if None.
+    arrays do not fit float32 fields, while Python floats are rounded to float32 there. time: Unix ns, None the clock's.
     Raises FieldError, StepError, ClosedError, ForkedError; no record is written then.
 
     deferred: while true, every record goes to slow, so that it keeps its place behind those that are queued there.
@@ -111,7 +112,9 @@ class Emitter:
             v = values[f.name]
             c = _converter(f, type(v))
             try:
-                struct.pack("<" + (_FORMATS[str(f.type)] if f.len == 1 else f"{8 * (f.len or 0)}s"), v if c is None else c(v))
+                struct.pack(
+                    "<" + (_FORMATS[str(f.type)] if f.len == 1 else f"{8 * (f.len or 0)}s"), v if c is None else c(v)
+                )
             except (struct.error, TypeError, ValueError, OverflowError) as e:
                 if isinstance(e, FieldError):
                     raise
@@ -144,8 +147,8 @@ def _converter(f: Field, t: type) -> Any:
         return lambda v: _array(f, v, real)
     if issubclass(t, _BUFFERS):
         return lambda v: _buffer(f, v)
-    if issubclass(t, (str, bytes, bytearray, type(None))):
-        return lambda v: _refuse(f, f"{t.__name__} is no number")
+    if issubclass(t, _NO_NUMBERS):
+        return lambda v: _refuse(f, f"{t.__name__} is no real number")
     return _SLOW
 
 
@@ -195,7 +198,7 @@ def _sequence(f: Field, values: list[Any] | tuple[Any, ...], real: bool) -> Any:
     for v in values:
         t = type(v)
         if not issubclass(t, (int, float)) and (numpy is None or not issubclass(t, (numpy.number, numpy.bool_))):
-            if issubclass(t, (list, tuple, str, bytes, bytearray, type(None))):
+            if issubclass(t, (list, tuple, *_NO_NUMBERS)):
                 _refuse(f, f"{type(values).__name__} with a {t.__name__} in it")
             raise _Elsewhere  # a list of arrays
         c = _scalar(Field(f.name, f.cls, f.type, 1), t, real, numpy)
@@ -209,11 +212,11 @@ def _array(f: Field, v: Any, real: bool) -> Any:
     if d.kind not in "fiub":
         if d.kind == "V" and d.names is None:
             raise _Elsewhere  # a float type that numpy does not know itself
-        _refuse(f, f"array of {d.name}")
+        _refuse(f, f"array of {d}")
     if v.size != f.len:
         _refuse(f, f"array of shape {v.shape}")
     if d.itemsize > 8 or (d.kind == "f" and (not real or (f.type == "f32" and d.itemsize == 8))):
-        _refuse(f, f"array of {d.name}")
+        _refuse(f, f"array of {d}")
     if f.type == "f32":
         v = v.astype("<f4")
     if real:

@@ -44,7 +44,7 @@ def accepts(typ: str, dtype_name: str) -> bool:
 
 
 def check_leaf(field: Field, shape: tuple[int, ...], dtype: Any, many: int | None = None) -> None:
-    """Raises FieldError unless an array of this shape and dtype holds the field's elements, of `many` records if given."""
+    """Raises FieldError unless an array of this shape and dtype holds the field, of `many` records if given."""
     name = dtype.name
     if not accepts(field.type or "", name):
         hint = "cast it, or declare the field with usp.field(..., dtype=...)"
@@ -91,7 +91,7 @@ def _number(f: Field, value: float) -> jax.Array:
 
 
 def _words(x: jax.Array, real: bool, narrow: bool) -> jax.Array:
-    """(n,) of any accepted dtype -> (n, 2) uint32, low word first: as a float64 if real, rounded to float32 if narrow."""
+    """(n,) of any accepted dtype -> (n, 2) uint32, low word first: a float64 if real, rounded to float32 if narrow."""
     import jax
     import jax.numpy as jnp
 
@@ -164,16 +164,19 @@ def encode(out: np.ndarray, values: np.ndarray, typ: str) -> None:
     if typ in ("i64", "u64"):
         out.view(np.int64 if kind == "i" else np.uint64)[...] = values
         return
-    if name == "bfloat16":
-        values = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    elif name != "float64" and (kind not in "iub" or typ == "f32"):
-        values = values.astype(np.float32)
-    out.view(np.float64)[...] = values
-    if values.dtype == np.float32:
-        nan = np.isnan(values)
-        if nan.any():  # the processor's conversion makes signalling NaNs quiet
-            bits = values.view(np.uint32)[nan].astype(np.uint64)
-            out[nan] = (bits >> 31) << 63 | np.uint64(2047 << 52) | (bits & 0x7FFFFF) << 29
+    if name == "float64" or (kind in "iub" and typ == "f64"):
+        out.view(np.float64)[...] = values
+        return
+    with np.errstate(all="ignore"):  # the processor flags signalling NaNs, and makes them quiet
+        if name == "bfloat16":
+            values = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        elif name != "float32":
+            values = values.astype(np.float32)
+        out.view(np.float64)[...] = values
+    nan = np.isnan(values)
+    if nan.any():
+        bits = values.view(np.uint32)[nan].astype(np.uint64)
+        out[nan] = (bits >> 31) << 63 | np.uint64(2047 << 52) | (bits & 0x7FFFFF) << 29
 
 
 def host_words(field: Field, value: Any) -> np.ndarray:
@@ -183,7 +186,9 @@ def host_words(field: Field, value: Any) -> np.ndarray:
     convert = _converter(field, type(value))
     if convert is _SLOW:
         kind = type(value).__name__
-        raise FieldError(f"field {field.name!r}: a value of type {kind}: want a number, an array, or a flat list of numbers")
+        raise FieldError(
+            f"field {field.name!r}: a value of type {kind}: want a number, an array, or a flat list of numbers"
+        )
     try:
         words = value if convert is None else convert(value)
         if not isinstance(words, bytes):

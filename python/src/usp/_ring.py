@@ -104,17 +104,13 @@ class Ring:
         staging_capacity: int = 0,
         native: bool | None = None,
     ) -> None:
-        self._build(path, run_id, schema.text, meta, schema.payload_len, generation, slots, staging_areas, staging_capacity, native)
-        self.schema = schema
-
-    def _build(
-        self, path: str | os.PathLike[str], run_id: str, text: bytes, meta: bytes, payload_len: int, generation: int,
-        slots: int, areas: int, capacity: int, native: bool | None,
-    ) -> None:  # fmt: skip
         self.path = os.fspath(path)
         self.native = _choose(native)
         self.drops = 0
-        self._layout = rf.Layout(run_id.encode(), text, meta, payload_len, slots, generation, areas, capacity)
+        self.schema = schema
+        self._layout = rf.Layout(
+            run_id.encode(), schema.text, meta, schema.payload_len, slots, generation, staging_areas, staging_capacity
+        )
         self._layout.check()
         self._staging_crc = False
         self._ticket = 0
@@ -127,6 +123,7 @@ class Ring:
         self._files: list[rf.NewFile] = []
         self._areas: list[_Area] = []
         self._writer: Any = None
+        self._lent = False
         if os.path.lexists(self.path):
             raise rf.exists_error(self.path)
         try:
@@ -181,12 +178,15 @@ class Ring:
     @property
     def position(self) -> int:
         """Number of records emitted, which is the sequence number of the next."""
+        if self._lent:
+            words = self._words
+            return self._next if words is None else words[rf.OFF_POSITION // 8]
         return self._next if self._writer is None else self._writer.position
 
     @property
     def last_step(self) -> int:
         """The highest step that `advance` or an emitter has accepted, -1 before the first."""
-        return self._last_step if self._writer is None else self._writer.last_step
+        return self._last_step if self._writer is None or self._lent else self._writer.last_step
 
     def advance(self, first: int, last: int | None = None) -> None:
         """Takes the steps first to last (None: first alone), which must be above every one before, as the last ones.
@@ -220,7 +220,7 @@ class Ring:
         return self._publish(payload, None)
 
     def emit_block(self, payloads: bytes | bytearray | memoryview) -> int:
-        """Writes n records that lie one after the other, n times payload_len bytes, and returns the number of the first.
+        """Writes n records that lie one after the other, n times payload_len bytes, and returns the first one's number.
 
         Records of other threads may come between them. Raises FieldError for another length, ClosedError, ForkedError.
         """
@@ -245,7 +245,7 @@ class Ring:
             at = self._first + (n & self._mask) * self._stride
             size = len(payload)
             words[at] = 2 * n + 1
-            # Before the slot is complete: a KeyboardInterrupt in here must not make the next record take the same number.
+            # Before the slot is complete: after a KeyboardInterrupt in here the next record must not have this number.
             self._next = n + 1
             words[at + 1] = size | zlib.crc32(payload, zlib.crc32(_CRC_HEAD(2 * n + 2, size))) << 32
             words[at + 2 : at + 2 + self._count] = memoryview(payload).cast("Q")
@@ -270,6 +270,24 @@ class Ring:
         if self._writer is None:
             raise RingError(f"ring {self.path} has no native writer: {_why_not_native or 'native=False'}")
         return self._writer.handle
+
+    def lend(self) -> tuple[int, int, int]:
+        """Gives the writing of records to a device for good: from now on emit and its like raise ClosedError here.
+
+        Returns the address of the mapped ring, its size, and that of its header; `position` and `last_step` are what the
+        device begins with. Raises RingError without the extension, ClosedError, ForkedError.
+        """
+        self.handle()
+        with self._lock:
+            if self._words is None:
+                raise self._gone()
+            if self._lent:
+                raise ClosedError(f"ring {self.path} is with a device already")
+            self._next, self._last_step = self._writer.position, self._writer.last_step
+            self._writer.close()
+            self._lent = True
+            here = ctypes.addressof(ctypes.c_char.from_buffer(self._files[0].map))
+        return here, self._layout.file_size, self._layout.header_len
 
     def beat(self) -> None:
         """Shows the recorder that the producer, though it emits nothing, is not stuck. Optional."""
@@ -300,7 +318,7 @@ class Ring:
         return None
 
     def stage(self, step: int, reason: int, size: int, fill: Callable[[memoryview], None]) -> bool:
-        """Hands a state of size bytes to the recorder: fill writes it into the view it is given, and must not keep that.
+        """Hands a state of size bytes to the recorder: fill writes it into the view that it is given and must not keep.
 
         The state is that after every record emitted so far. Never waits: returns False, and counts a drop, if every
         area is with the recorder or size is above the capacity. What fill raises is passed on, and the area is free.
@@ -362,7 +380,9 @@ class Ring:
                 return
             self._words = None
             self._state = rf.STATE_CLOSED if clean else rf.STATE_FAILED
-            if self._writer is not None:
+            if self._lent:
+                self._next = words[rf.OFF_POSITION // 8]
+            elif self._writer is not None:
                 self._next, self._last_step = self._writer.position, self._writer.last_step
                 self._writer.close()
             words[rf.OFF_POSITION // 8] = self._next  # an interrupted record counts, as lost

@@ -349,8 +349,14 @@ def exists_error(path: str) -> RingError:
         try:
             head = os.pread(fd, 256, 0)
             if len(head) == 256 and head[:8] == b"USPRING1":
-                run, generation, pid = head[96:128].rstrip(b"\0").decode("ascii", "replace"), head[128:132], head[160:164]
-                its = f"run {run}, generation {int.from_bytes(generation, 'little')}, pid {int.from_bytes(pid, 'little')}"
+                run, generation, pid = (
+                    head[96:128].rstrip(b"\0").decode("ascii", "replace"),
+                    head[128:132],
+                    head[160:164],
+                )
+                its = (
+                    f"run {run}, generation {int.from_bytes(generation, 'little')}, pid {int.from_bytes(pid, 'little')}"
+                )
                 try:
                     fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
                     who = f"was left by a producer that is gone ({its}): drain it with usp record, or remove it"

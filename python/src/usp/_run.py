@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from . import _lifecycle, _recorder, _settings
 from ._encode import Emitter
-from ._errors import ClosedError, ConfigError, Error, FieldError, ForkedError, NoRecorderWarning, StepError
+from ._errors import ClosedError, ConfigError, Error, FieldError, ForkedError, NoRecorderWarning, StepError, Warning
+from ._ring import native_available
 from ._schema import Field, Schema, resolve
 from ._session import DEFAULT_CAPACITY, Plan, Session, Summary, on_device, warn
 
@@ -301,6 +302,8 @@ class Run:
         except Error as err:
             self._broken = err
             raise
+        if not self._session.ring.native:
+            not_native()
         self.__dict__["emit"] = self._session.emit  # from here on a host record is one call of the emitter
         held, self._held = self._held, None
         if held is not None:
@@ -342,6 +345,7 @@ class Run:
                 self._state = "closed"
                 self.__dict__.pop("emit", None)
                 if self._session is not None:
+                    self.summary = self._session.known()  # in case that the wait is interrupted
                     self.summary, incomplete = self._session.end(clean, linger)
             finally:
                 self._state = "closed"
@@ -416,6 +420,21 @@ def whole(value: Any, name: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} is {value!r}; it is a whole number of {least} or more")
     return value
+
+
+_told: set[str] = set()
+
+
+def not_native() -> None:
+    """Says once in a process that records are written by Python itself."""
+    if "native" not in _told:
+        _told.add("native")
+        warn(
+            f"the extension usp._native is not here ({native_available() or 'not asked for'}): records are written in "
+            "Python, which takes longer; a C compiler when the package is installed gives it",
+            Warning,
+            stacklevel=4,
+        )
 
 
 def no_recorder() -> None:

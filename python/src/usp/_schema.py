@@ -252,7 +252,12 @@ def _check(f: Field) -> None:
         raise FieldError(f"{where}: length {f.len!r}, want 1 to {MAX_ELEMENTS}")
     if f.cls == "digest" and f.type not in (None, "f64", "f32"):
         raise FieldError(f"{where}: a digest field holds f64 or f32, not {f.type}")
-    if not isinstance(f.unit, str) or f.unit == "-" or len(f.unit) > MAX_NAME or not all("!" <= c <= "~" for c in f.unit):
+    if (
+        not isinstance(f.unit, str)
+        or f.unit == "-"
+        or len(f.unit) > MAX_NAME
+        or not all("!" <= c <= "~" for c in f.unit)
+    ):
         raise FieldError(f"{where}: unit {f.unit!r}: want printable ASCII without spaces, at most {MAX_NAME} bytes")
 
 

@@ -55,9 +55,9 @@ class Summary(dict[str, Any]):
 
     Keys: run_id, run_dir, generation, emitted, stored, lost, lost_storage (of those lost, because the disk did not
     take them), digests, snapshots (made durable), snapshots_unsaved (the disk did not take them), snapshots_dropped
-    (all staging areas were busy), dropped (records with device values that were never emitted), status ("clean", "failed",
-    "crashed"), complete. Without the recorder's word the counts are as far as the ring tells, digests and status are
-    missing, and complete is False.
+    (all staging areas were busy), dropped (records with device values that were never emitted), status ("clean",
+    "failed", "crashed"), complete. Without the recorder's word the counts are as far as the ring tells, digests and
+    status are missing, and complete is False.
     """
 
     @property
@@ -139,12 +139,15 @@ class Session:
             from ._snapshot import Saver
 
             self._saver = Saver(self.ring)
-        after = None
-        if (waiting := self._queue) is not None and waiting.written + waiting.dropped < waiting.records:
-            # Records of this step that are still on their way have to be in the ring before the state is.
-            upto = waiting.records
-            after = lambda: waiting.written + waiting.dropped >= upto  # noqa: E731
-        return bool(self._saver.save(step, reason, state, after))
+        return bool(self._saver.save(step, reason, state, self._written_so_far()))
+
+    def _written_so_far(self) -> Callable[[], bool] | None:
+        """Tells whether the records that are queued now are in the ring, as they have to be before a later state is."""
+        queue = self._queue
+        if queue is None or not queue.pending():
+            return None
+        upto = queue.records
+        return lambda: queue.written + queue.dropped >= upto
 
     # What is known
 
@@ -186,22 +189,26 @@ class Session:
             return "there is no recorder"
         return wait(self._recorder, Patience(self.ring.consumer, self.plan.drain_timeout))
 
+    def known(self) -> Summary:
+        """The summary as far as the ring tells."""
+        consumer = self.ring.consumer()
+        return Summary(
+            run_id=self.plan.run_id, run_dir=os.path.join(self.plan.runs, self.plan.run_id), generation=0,
+            emitted=int(self.ring.position), stored=int(consumer.stored), lost=self.lost(),
+            lost_storage=int(consumer.lost_storage), snapshots=int(consumer.snapshots),
+            snapshots_unsaved=int(consumer.unsaved), dropped=self.dropped(), complete=False,
+            snapshots_dropped=int(self.ring.drops) + (self._saver.failed if self._saver is not None else 0),
+        )  # fmt: skip
+
     def _summary(self, cause: str | None) -> tuple[Summary, str | None]:
-        said = self._recorder.summary if self._recorder is not None else None
-        consumer, emitted = self.ring.consumer(), int(self.ring.position)
-        known = {
-            "run_id": self.plan.run_id, "run_dir": os.path.join(self.plan.runs, self.plan.run_id), "generation": 0,
-            "emitted": emitted, "stored": int(consumer.stored), "lost": self.lost(),
-            "lost_storage": int(consumer.lost_storage), "snapshots": int(consumer.snapshots),
-            "snapshots_unsaved": int(consumer.unsaved),
-        }  # fmt: skip
-        summary = Summary(known | (said or {}))
-        if "status" in summary:
-            summary["status"] = STATUS.get(summary["status"], str(summary["status"]))
-        summary |= {"snapshots_dropped": int(self.ring.drops), "dropped": self.dropped(), "complete": cause is None}
+        summary = self.known()
+        if self._recorder is not None and self._recorder.summary is not None:
+            summary |= self._recorder.summary
+            summary["status"] = STATUS.get(summary.get("status", 0), "unknown")
+        summary["complete"] = cause is None
         if cause is None or not self.plan.keep:
             return summary, None
-        done = summary["stored"] + summary["lost"]
+        done, emitted = summary["stored"] + summary["lost"], summary["emitted"]
         text = f"run {self.plan.run_id}: {done} of {emitted} records are stored or accounted for"
         if emitted > done:
             text += f"; the rest waits in {self.path}"

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from usp._errors import Error, FieldError, StepError
+from usp._errors import Error, FieldError, RingError, StepError
 from usp._pack import pack, packed_len
 from usp._schema import Schema
 
@@ -68,7 +68,9 @@ def _register(platform: str) -> str:
         return f"the extension usp._native is not here ({e})"
     import jax
 
-    jax.devices("cpu")  # a registration before the backend is there would be tried, and fail, in the middle of something
+    jax.devices(
+        "cpu"
+    )  # a registration before the backend is there would be tried, and fail, in the middle of something
     try:
         jax.ffi.register_ffi_target(TARGET, _native.xla_handler, platform="cpu")
     except Exception as e:  # of jaxlib, of whatever class it is there
@@ -88,8 +90,11 @@ def emit_traced(ring: Ring, schema: Schema, step: Any, values: Any) -> jax.Array
     A step that is not above the last one is dropped and counted, as is a record of a program that outlives its run:
     jit a function anew for each run, for instance by passing the run as a static argument.
     Gradients do not flow through it. Under vmap it raises, since there is one record for each step: call it outside, or
-    record reduced values; the same under jax.checkpoint, where jax refuses effects. In a program for several devices
-    the first device to reach a step writes it: make the values equal on all of them first, e.g. by psum.
+    record reduced values; the same under jax.checkpoint, where jax refuses effects.
+
+    In a program for several devices each makes the call, and the first to reach a step writes it. Within shard_map and
+    pmap make the values equal on all devices first, e.g. by psum. A jitted function of sharded arrays needs its mesh in
+    the context (jax.set_mesh); without, XLA refuses to compile it ("Side-effect HLO must have sharding").
 
     Raises Error where the backend has no such call, FieldError and StepError for what does not fit, all when tracing.
     """
@@ -100,6 +105,8 @@ def emit_traced(ring: Ring, schema: Schema, step: Any, values: Any) -> jax.Array
     why = unavailable(platform)
     if why:
         raise Error(f"emit_traced on {platform}: {why}. Instead, {_INSTEAD}")
+    if platform == "cuda":
+        _attach(ring)
     packed = pack(schema, values) if isinstance(values, Mapping) else _checked(schema, values)
     try:
         given = jnp.asarray(step)
@@ -110,14 +117,51 @@ def emit_traced(ring: Ring, schema: Schema, step: Any, values: Any) -> jax.Array
     at = given
     if given.dtype.itemsize < 4:
         at = given.astype(jnp.int32 if given.dtype.kind == "i" else jnp.uint32)
-    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct((), at.dtype), has_side_effect=True)
+    attributes = _attributes(ring)
+
+    def call(at: jax.Array, packed: jax.Array) -> jax.Array:
+        shape = jax.ShapeDtypeStruct((), at.dtype)
+        return jax.ffi.ffi_call(TARGET, shape, has_side_effect=True)(at, packed, **attributes)
+
     try:
-        out = call(at, packed, **_attributes(ring))
+        out = _on_mesh(call, at, packed)
     except NotImplementedError as e:
         if "vmap" not in str(e):
             raise
         raise Error(f"emit_traced under vmap: a step has one record. Call it outside of vmap; or {_INSTEAD}") from None
     return out if out.dtype == given.dtype else out.astype(given.dtype)
+
+
+def _attach(ring: Ring) -> None:
+    from usp.cuda import attach
+
+    try:
+        attach(ring)
+    except RingError as e:
+        raise Error(f"emit_traced on cuda: {e}. Instead, {_INSTEAD}") from None
+
+
+def release(ring: Ring, timeout: float = 10.0) -> str:
+    """Before a ring is finished: takes it back from a device that writes it. Returns "" or why it did not give it back;
+    the ring must then stay mapped. Nothing to do, and "", everywhere else."""
+    import sys
+
+    cuda = sys.modules.get("usp.cuda")
+    return cuda.detach(ring, timeout) if cuda is not None and ring.native else ""
+
+
+def _on_mesh(call: Any, at: jax.Array, packed: jax.Array) -> jax.Array:
+    """Makes the call, with whole operands, on each device of the mesh that the program is traced for, if known."""
+    import jax
+
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = set(mesh.axis_types)
+    whole = jax.sharding.PartitionSpec()
+    if not kinds - {jax.sharding.AxisType.Manual}:
+        return call(at, packed)
+    if jax.sharding.AxisType.Explicit in kinds:
+        at, packed = jax.sharding.reshard(at, whole), jax.sharding.reshard(packed, whole)
+    return jax.shard_map(call, in_specs=(whole, whole), out_specs=whole, check_vma=False)(at, packed)
 
 
 def _attributes(ring: Ring) -> dict[str, Any]:

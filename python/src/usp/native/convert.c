@@ -6,7 +6,8 @@
 int usp_convertible(enum usp_kind kind, size_t size, enum usp_type type) {
     switch (kind) {
     case USP_FLOAT:
-        return (type == USP_F64 && (size == 8 || size == 4 || size == 2)) || (type == USP_F32 && (size == 4 || size == 2));
+        return (type == USP_F64 && (size == 8 || size == 4 || size == 2)) ||
+               (type == USP_F32 && (size == 4 || size == 2));
     case USP_BFLOAT:
         return size == 2 && (type == USP_F64 || type == USP_F32);
     case USP_SIGNED:

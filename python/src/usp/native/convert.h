@@ -6,7 +6,13 @@
 #include <stdint.h>
 
 enum usp_type { USP_F64, USP_F32, USP_I64, USP_U64 }; /* of a field */
-enum usp_kind { USP_FLOAT, USP_SIGNED, USP_UNSIGNED, USP_BFLOAT, USP_NO_KIND }; /* of an element, with its size in bytes */
+enum usp_kind {
+    USP_FLOAT,
+    USP_SIGNED,
+    USP_UNSIGNED,
+    USP_BFLOAT,
+    USP_NO_KIND
+}; /* of an element, with its size in bytes */
 
 /* Whether elements of that kind and size may go into a field of that type at all: integers into floats (rounded) and
  * integers, floats into floats that are no narrower. */

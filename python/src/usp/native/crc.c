@@ -69,7 +69,7 @@ uint32_t usp_record_crc_table(uint64_t done, const void *payload, size_t words) 
 #define X_160 0x01751997d0 /* d = 128: one block */
 #define X_96 0x00ccaa009e
 #define X_64 0x0163cd6124
-#define P_FULL 0x01db710641 /* the polynomial, with its leading term */
+#define P_FULL 0x01db710641    /* the polynomial, with its leading term */
 #define P_INVERSE 0x01f7011641 /* x^64 divided by it */
 
 __attribute__((target("pclmul,sse4.1"))) static inline __m128i fold(__m128i x, __m128i by, __m128i next) {
@@ -77,7 +77,8 @@ __attribute__((target("pclmul,sse4.1"))) static inline __m128i fold(__m128i x, _
     return _mm_xor_si128(_mm_xor_si128(low, high), next);
 }
 
-__attribute__((target("pclmul,sse4.1"))) static uint32_t record_crc_clmul(uint64_t done, const void *payload, size_t words) {
+__attribute__((target("pclmul,sse4.1"))) static uint32_t record_crc_clmul(uint64_t done, const void *payload,
+                                                                          size_t words) {
     const unsigned char *p = payload;
     const __m128i one = _mm_set_epi64x(X_96, X_160), four = _mm_set_epi64x(X_480, X_544);
     const __m128i low32 = _mm_set_epi32(0, 0, 0, -1);
@@ -109,7 +110,8 @@ __attribute__((target("pclmul,sse4.1"))) static uint32_t record_crc_clmul(uint64
         x = fold(x, one, _mm_loadu_si128((const __m128i *)p));
     /* 128 bits to 64, to 32, and the remainder by multiplication with the inverse. */
     x = _mm_xor_si128(_mm_srli_si128(x, 8), _mm_clmulepi64_si128(x, one, 0x10));
-    x = _mm_xor_si128(_mm_srli_si128(x, 4), _mm_clmulepi64_si128(_mm_and_si128(x, low32), _mm_set_epi64x(0, X_64), 0x00));
+    x = _mm_xor_si128(_mm_srli_si128(x, 4),
+                      _mm_clmulepi64_si128(_mm_and_si128(x, low32), _mm_set_epi64x(0, X_64), 0x00));
     __m128i q = _mm_clmulepi64_si128(_mm_and_si128(x, low32), _mm_set_epi64x(0, P_INVERSE), 0x00);
     q = _mm_clmulepi64_si128(_mm_and_si128(q, low32), _mm_set_epi64x(0, P_FULL), 0x00);
     return ~(uint32_t)_mm_extract_epi32(_mm_xor_si128(x, q), 1);
@@ -121,6 +123,8 @@ uint32_t usp_record_crc(uint64_t done, const void *payload, size_t words) {
 
 #else
 
-uint32_t usp_record_crc(uint64_t done, const void *payload, size_t words) { return usp_record_crc_table(done, payload, words); }
+uint32_t usp_record_crc(uint64_t done, const void *payload, size_t words) {
+    return usp_record_crc_table(done, payload, words);
+}
 
 #endif

@@ -12,8 +12,7 @@
 #define ON_STACK 128 /* words; longer records take memory for each call */
 
 typedef struct {
-    PyObject_HEAD
-    usp_WriterObject *writer;
+    PyObject_HEAD usp_WriterObject *writer;
     PyObject *slow;
     char deferred;
     Py_ssize_t count;
@@ -237,9 +236,14 @@ static PyGetSetDef getset[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_new, emitter_new}, {Py_tp_dealloc, emitter_dealloc}, {Py_tp_traverse, emitter_traverse}, {Py_tp_clear, emitter_clear},
-    {Py_tp_methods, methods}, {Py_tp_getset, getset},
-    {Py_tp_doc, "Emitter(writer, fields, slow)\n\nfields: tuple of (name, type, length), in the order of the record."}, {0, NULL},
+    {Py_tp_new, emitter_new},
+    {Py_tp_dealloc, emitter_dealloc},
+    {Py_tp_traverse, emitter_traverse},
+    {Py_tp_clear, emitter_clear},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, getset},
+    {Py_tp_doc, "Emitter(writer, fields, slow)\n\nfields: tuple of (name, type, length), in the order of the record."},
+    {0, NULL},
 };
 
 static PyType_Spec spec = {"usp._native.Emitter", sizeof(Emitter), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};

@@ -1,11 +1,12 @@
-/* The extension usp._native: type Writer over a mapped ring, type Emitter (emitter.c), and the few loads and stores that
- * need an order. Stable ABI of Python 3.11. */
+/* The extension usp._native: type Writer over a mapped ring, type Emitter (emitter.c), and the few loads and stores
+ * that need an order. Stable ABI of Python 3.11. */
 #include "module.h"
 
 #include <stdatomic.h>
 #include <string.h>
 
 #include "crc.h"
+#include "xla.h"
 
 PyTypeObject *usp_Writer;
 PyObject *usp_FieldError, *usp_StepError, *usp_ClosedError, *usp_ForkedError, *usp_RingError;
@@ -35,7 +36,8 @@ static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     PyObject *mapping;
     unsigned long long header_len, slot_size, slots, payload_len;
     static char *names[] = {"mapping", "header_len", "slot_size", "slots", "payload_len", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKKK", names, &mapping, &header_len, &slot_size, &slots, &payload_len))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OKKKK", names, &mapping, &header_len, &slot_size, &slots,
+                                     &payload_len))
         return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     usp_WriterObject *w = (usp_WriterObject *)alloc(type, 0);
@@ -46,8 +48,8 @@ static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         Py_DECREF(w);
         return NULL;
     }
-    if (header_len < 4096 || slot_size % 64 || payload_len < 8 || payload_len % 8 || slot_size < payload_len + 16 || slots < 2 ||
-        slots & (slots - 1) || slots > 1u << 24 || slot_size > 1u << 21 || header_len > 1u << 20 ||
+    if (header_len < 4096 || slot_size % 64 || payload_len < 8 || payload_len % 8 || slot_size < payload_len + 16 ||
+        slots < 2 || slots & (slots - 1) || slots > 1u << 24 || slot_size > 1u << 21 || header_len > 1u << 20 ||
         header_len + slots * slot_size > (unsigned long long)w->buffer.len || (uintptr_t)w->buffer.buf % 64) {
         PyErr_SetString(PyExc_ValueError, "these slots do not lie in that mapping");
         Py_DECREF(w);
@@ -164,7 +166,8 @@ static PyObject *writer_handle(PyObject *self, void *closure) {
 
 static PyMethodDef writer_methods[] = {
     {"emit", writer_emit, METH_O, "emit(payload) -> int\n\nWrites one record and returns its number."},
-    {"emit_block", writer_emit_block, METH_VARARGS, "emit_block(payloads, payload_len) -> int\n\nWrites records that lie one after the other."},
+    {"emit_block", writer_emit_block, METH_VARARGS,
+     "emit_block(payloads, payload_len) -> int\n\nWrites records that lie one after the other."},
     {"advance", writer_advance, METH_VARARGS, "advance(first, last)\n\nTakes first to last as the last steps."},
     {"close", writer_close, METH_NOARGS, "close()\n\nLets go of the mapping."},
     {"forked", writer_forked, METH_NOARGS, "forked()\n\nIn a child of a fork."},
@@ -179,8 +182,12 @@ static PyGetSetDef writer_getset[] = {
 };
 
 static PyType_Slot writer_slots[] = {
-    {Py_tp_new, writer_new}, {Py_tp_dealloc, writer_dealloc}, {Py_tp_methods, writer_methods}, {Py_tp_getset, writer_getset},
-    {Py_tp_doc, "Writer(mapping, header_len, slot_size, slots, payload_len)\n\nWrites the slots of a mapped ring."}, {0, NULL},
+    {Py_tp_new, writer_new},
+    {Py_tp_dealloc, writer_dealloc},
+    {Py_tp_methods, writer_methods},
+    {Py_tp_getset, writer_getset},
+    {Py_tp_doc, "Writer(mapping, header_len, slot_size, slots, payload_len)\n\nWrites the slots of a mapped ring."},
+    {0, NULL},
 };
 
 static PyType_Spec writer_spec = {"usp._native.Writer", sizeof(usp_WriterObject), 0, Py_TPFLAGS_DEFAULT, writer_slots};
@@ -233,7 +240,8 @@ static PyObject *native_crc(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "Ky*p", &done, &b, &by_table))
         return NULL;
     usp_crc_init();
-    uint32_t crc = by_table ? usp_record_crc_table(done, b.buf, (size_t)b.len / 8) : usp_record_crc(done, b.buf, (size_t)b.len / 8);
+    uint32_t crc = by_table ? usp_record_crc_table(done, b.buf, (size_t)b.len / 8)
+                            : usp_record_crc(done, b.buf, (size_t)b.len / 8);
     PyBuffer_Release(&b);
     return PyLong_FromUnsignedLong(crc);
 }
@@ -258,11 +266,14 @@ static PyObject *native_emit_by_handle(PyObject *self, PyObject *args) {
 
 static PyMethodDef functions[] = {
     {"load", native_load, METH_VARARGS, "load(buffer, offset) -> int\n\nLoads a word (acquire)."},
-    {"store", native_store, METH_VARARGS, "store(buffer, offset, value)\n\nStores a word, after all stores before it and before all after it."},
+    {"store", native_store, METH_VARARGS,
+     "store(buffer, offset, value)\n\nStores a word, after all stores before it and before all after it."},
     {"record_crc", native_crc, METH_VARARGS, "record_crc(done, payload, by_table) -> int\n\nThe sum over a record."},
-    {"dropped", native_dropped, METH_NOARGS, "dropped() -> int\n\nRecords dropped by emit_by_handle and by compiled programs."},
+    {"dropped", native_dropped, METH_NOARGS,
+     "dropped() -> int\n\nRecords dropped by emit_by_handle and by compiled programs."},
     {"emit_by_handle", native_emit_by_handle, METH_VARARGS,
-     "emit_by_handle(handle, payload) -> int\n\nWhat compiled programs do, without the interpreter's lock: 0, or else the record was dropped."},
+     "emit_by_handle(handle, payload) -> int\n\nWhat compiled programs do, without the interpreter's lock: 0, or else "
+     "the record was dropped."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -279,7 +290,8 @@ static int import_errors(void) {
     return usp_FieldError && usp_StepError && usp_ClosedError && usp_ForkedError && usp_RingError ? 0 : -1;
 }
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", "Writes records into a ring.", -1, functions, NULL, NULL, NULL, NULL};
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_native", "Writes records into a ring.", -1, functions, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__native(void) {
     PyObject *module = PyModule_Create(&definition);
@@ -287,8 +299,10 @@ PyMODINIT_FUNC PyInit__native(void) {
         return NULL;
     usp_crc_init();
     usp_Writer = (PyTypeObject *)PyType_FromSpec(&writer_spec);
-    if (usp_Writer == NULL || import_errors() < 0 || PyModule_AddObjectRef(module, "Writer", (PyObject *)usp_Writer) < 0 ||
-        PyModule_AddIntConstant(module, "clmul", usp_crc_has_clmul()) < 0 || usp_add_emitter(module) < 0) {
+    if (usp_Writer == NULL || import_errors() < 0 ||
+        PyModule_AddObjectRef(module, "Writer", (PyObject *)usp_Writer) < 0 ||
+        PyModule_AddIntConstant(module, "clmul", usp_crc_has_clmul()) < 0 || usp_add_emitter(module) < 0 ||
+        usp_xla_add(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }

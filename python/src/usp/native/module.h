@@ -8,8 +8,7 @@
 #include "writer.h"
 
 typedef struct {
-    PyObject_HEAD
-    int handle;
+    PyObject_HEAD int handle;
     Py_buffer buffer; /* of the mapping, held until close; buf is NULL without */
     uint64_t next;    /* as they were at close */
     int64_t has_step;

@@ -35,8 +35,8 @@ static void look_for_numpy(void) {
         PyErr_Clear();
         return;
     }
-    PyTypeObject *found[] = {type_of(module, "generic"), type_of(module, "number"), type_of(module, "integer"),
-                             type_of(module, "complexfloating"), type_of(module, "bool_"), type_of(module, "ndarray")};
+    PyTypeObject *found[] = {type_of(module, "generic"),         type_of(module, "number"), type_of(module, "integer"),
+                             type_of(module, "complexfloating"), type_of(module, "bool_"),  type_of(module, "ndarray")};
     Py_DECREF(module);
     for (int i = 0; i < 6; i++)
         if (found[i] == NULL)
@@ -59,8 +59,8 @@ static const char *const type_names[] = {"f64", "f32", "i64", "u64"};
 /* Raises a FieldError that says what was given and what was declared. Takes over what. */
 static enum usp_found refuse(const usp_field *f, PyObject *what) {
     if (what != NULL) {
-        PyErr_Format(usp_FieldError, "field %R: %U; declared %s, %zd element%s", f->name, what, type_names[f->type], f->len,
-                     f->len == 1 ? "" : "s");
+        PyErr_Format(usp_FieldError, "field %R: %U; declared %s, %zd element%s", f->name, what, type_names[f->type],
+                     f->len, f->len == 1 ? "" : "s");
         Py_DECREF(what);
     }
     return USP_ERROR;
@@ -96,7 +96,7 @@ static enum usp_found integer_word(const usp_field *f, PyObject *v, uint64_t *wo
     return USP_TAKEN;
 }
 
-/* One number. nested: as an element of a list, where the error for another thing is another. */
+/* One number that is_scalar has found to be one. */
 static enum usp_found scalar_word(const usp_field *f, PyObject *v, uint64_t *word) {
     PyTypeObject *t = Py_TYPE(v);
     int real = f->type == USP_F64 || f->type == USP_F32;
@@ -133,12 +133,14 @@ static int is_scalar(PyObject *v) {
     PyTypeObject *t = Py_TYPE(v);
     if (PyFloat_Check(v) || PyLong_Check(v))
         return 1;
-    return numpy.generic != NULL && subtype(t, numpy.generic) && (subtype(t, numpy.number) || subtype(t, numpy.boolean));
+    return numpy.generic != NULL && subtype(t, numpy.generic) &&
+           (subtype(t, numpy.number) || subtype(t, numpy.boolean));
 }
 
-/* Whether v can be told to be no number without asking it. */
+/* Whether v can be told to be no real number without asking it. */
 static int is_no_number(PyObject *v) {
-    return v == Py_None || PyUnicode_Check(v) || PyBytes_Check(v) || PyByteArray_Check(v);
+    return v == Py_None || PyUnicode_Check(v) || PyBytes_Check(v) || PyByteArray_Check(v) ||
+           subtype(Py_TYPE(v), &PyComplex_Type);
 }
 
 static enum usp_found sequence_words(const usp_field *f, PyObject *v, uint64_t *words) {
@@ -162,7 +164,8 @@ static enum usp_found sequence_words(const usp_field *f, PyObject *v, uint64_t *
         Py_INCREF(x);
         enum usp_found found = USP_ELSEWHERE;
         if (is_scalar(x))
-            found = subtype(Py_TYPE(x), numpy.complexfloating) ? refuse_type(f, x, "one %U") : scalar_word(f, x, &words[i]);
+            found =
+                subtype(Py_TYPE(x), numpy.complexfloating) ? refuse_type(f, x, "one %U") : scalar_word(f, x, &words[i]);
         else if (PyList_Check(x) || PyTuple_Check(x) || is_no_number(x))
             found = refuse_type(f, x, list ? "list with a %U in it" : "tuple with a %U in it");
         Py_DECREF(x);
@@ -276,7 +279,7 @@ enum usp_found usp_value_words(const usp_field *f, PyObject *v, uint64_t *words)
     if (subtype(t, numpy.ndarray) || t == array_type || t == &PyMemoryView_Type)
         return buffer_words(f, v, words);
     if (is_no_number(v))
-        return refuse_type(f, v, "%U is no number");
+        return refuse_type(f, v, "%U is no real number");
     return USP_ELSEWHERE;
 }
 

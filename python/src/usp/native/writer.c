@@ -12,7 +12,7 @@
 #include "crc.h"
 
 #define OFF_POSITION 1024
-#define SLOT_PAYLOAD 2 /* word of a slot */
+#define SLOT_PAYLOAD 2       /* word of a slot */
 #define GENERATIONS 0x7fffff /* with 8 bits for the place in the table, a handle is a positive int */
 
 typedef _Atomic(uint64_t) word;

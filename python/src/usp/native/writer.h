@@ -41,7 +41,8 @@ uint64_t usp_writer_dropped(void);
  * *seq (may be NULL) becomes the number of the record. Counts nothing. */
 int usp_writer_put(int handle, const void *payload, size_t n, int ordered, uint64_t *seq);
 
-/* Writes count records that lie one after the other; others may come between them. *first becomes the number of the first. */
+/* Writes count records that lie one after the other; others may come between them. *first becomes the number of the
+ * first. */
 int usp_writer_put_block(int handle, const void *payloads, size_t n, size_t count, uint64_t *first);
 
 /* Takes first to last as the last steps, if they are above those before. */

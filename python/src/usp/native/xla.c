@@ -116,7 +116,7 @@ static void *handler(struct xla_frame *frame) {
         return NULL;
     }
     const struct xla_buffer *at = frame->arguments.values[0], *values = frame->arguments.values[1];
-    struct xla_buffer *out = frame->results.values[0];
+    const struct xla_buffer *out = frame->results.values[0];
     const struct xla_scalar *whose = frame->attributes.values[0], *several = frame->attributes.values[1];
     uint64_t step = 0;
     int32_t handle, shared;
@@ -126,11 +126,12 @@ static void *handler(struct xla_frame *frame) {
         atomic_fetch_add(&malformed, 1);
         return NULL;
     }
+    /* The result first: whatever becomes of the record, the program goes on with the right step. */
+    if (out->data != at->data)
+        memcpy(out->data, at->data, at->type == XLA_S32 || at->type == XLA_U32 ? 4 : 8);
     memcpy(&handle, whose->value, sizeof handle);
     memcpy(&shared, several->value, sizeof shared);
     count(handle, shared, valid ? write_record(handle, step, values->data, (size_t)values->dims[0] / 2) : USP_BACKWARD);
-    if (out->data != at->data)
-        memcpy(out->data, at->data, at->type == XLA_S32 || at->type == XLA_U32 ? 4 : 8);
     return NULL;
 }
 
@@ -153,9 +154,9 @@ static PyObject *xla_version(PyObject *self, PyObject *none) {
 
 static PyMethodDef methods[] = {
     {"xla_counts", xla_counts, METH_O,
-     "xla_counts(handle) -> (late, repeats, stale, malformed): records that compiled programs dropped because the step\n"
-     "did not increase in this ring, or did not write because another device had; dropped because their ring is closed\n"
-     "(any ring), or because the call was not understood (any ring)."},
+     "xla_counts(handle) -> (late, repeats, stale, malformed)\n\nRecords that compiled programs did not write: the\n"
+     "step did not increase in this ring; another device had written it; the ring was closed (any ring); the call was\n"
+     "not understood (any ring)."},
     {"xla_version", xla_version, METH_NOARGS,
      "xla_version() -> ((major, minor) of the interface known here, (major, minor) of the runtime that asked last)."},
     {NULL, NULL, 0, NULL},
