@@ -28,7 +28,7 @@ from ._errors import ClosedError, ForkedError, SnapshotError, Warning
 if TYPE_CHECKING:
     from ._ring import Ring
 
-INLINE = 1 << 20  # bytes up to which a state that is at hand is copied in the call: to wake a thread costs as much
+INLINE = 2 << 20  # bytes up to which a state that is at hand is copied in the call: to wake a thread costs as much
 SLACK = 4096  # bytes by which the description of a state may grow; and 64 a leaf, which may come to be sharded
 _PAUSE, _PAUSE_MAX = 0.0005, 0.02  # s between looks at a queue or an area
 
