@@ -208,6 +208,8 @@ class Saver:
         if self._closing:
             raise ClosedError("the run has ended")
         self._speak()
+        if not self._areas:
+            return self._drop(step)  # a run that is to have no snapshots
         flat, cached = self._planned(state)
         layout, text = cached.plan.layout(flat)
         if layout.size > self._capacity:
