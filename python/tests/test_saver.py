@@ -186,6 +186,12 @@ def test_too_large(areas: Any) -> None:
     assert saver.save(3, 1, {"h": np.zeros(40)})
 
 
+def test_no_areas(areas: Any) -> None:
+    saver, area = areas({}, n=0, capacity=0)
+    assert not saver.save(1, 1, {"h": np.zeros(4096)}), "dropped, without a warning"
+    assert (saver.dropped, area.ring.drops) == (1, 1)
+
+
 def test_the_size_that_was_measured_is_enough(areas: Any) -> None:
     state = {"n": 1, "s": "x", "h": np.zeros(3)}
     saver, area = areas(state)

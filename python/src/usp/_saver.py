@@ -28,7 +28,7 @@ from ._errors import ClosedError, ForkedError, SnapshotError, Warning
 if TYPE_CHECKING:
     from ._ring import Ring
 
-INLINE = 1 << 20  # bytes up to which a state that is at hand is copied in the call: to wake a thread costs as much
+INLINE = 2 << 20  # bytes up to which a state that is at hand is copied in the call: to wake a thread costs as much
 SLACK = 4096  # bytes by which the description of a state may grow; and 64 a leaf, which may come to be sharded
 _PAUSE, _PAUSE_MAX = 0.0005, 0.02  # s between looks at a queue or an area
 
@@ -208,6 +208,8 @@ class Saver:
         if self._closing:
             raise ClosedError("the run has ended")
         self._speak()
+        if not self._areas:
+            return self._drop(step)  # a run that is to have no snapshots
         flat, cached = self._planned(state)
         layout, text = cached.plan.layout(flat)
         if layout.size > self._capacity:
