@@ -9,6 +9,7 @@ import mmap
 import struct
 import sys
 import threading
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -207,6 +208,49 @@ def test_interrupted_emit_is_a_lost_record(ring_dir: Path, monkeypatch: pytest.M
     r = ringreader.read(ring.path)
     whole(r)
     assert [n for n, _ in r.records] == [0, 2] and r.lost == [(1, 2, "torn"), (3, 4, "torn")] and r.produced == 4
+    ring.close()
+
+
+def test_emit_in_the_middle_of_an_emit(ring_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler of a signal that emits while pure Python writes a record: both are there."""
+    ring = make(ring_dir, False)
+    depth: list[int] = []
+
+    def handler(*a: object) -> int:
+        if len(depth) < 2:
+            depth.append(1)
+            k = len(depth)
+            assert ring.emit(payload(k)) == k
+        return zlib.crc32(*a)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as m:
+        m.setattr(_ring, "zlib", SimpleNamespace(crc32=handler))
+        assert ring.emit(payload(0)) == 0
+    assert ringreader.read(ring.path).position == 3
+    assert ring.emit(payload(3)) == 3
+    ring.finish(True)
+    r = ringreader.read(ring.path)
+    whole(r)
+    assert len(r.records) == r.position == 4 and r.lost == []
+    ring.close()
+
+
+@pytest.mark.parametrize("end", ["finish", "close"])
+def test_ended_in_the_middle_of_an_emit(ring_dir: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """A handler of a signal that ends the ring does not wait for the record that it interrupts: that one is lost."""
+    ring = make(ring_dir, False)
+    ring.emit(payload(0))
+
+    def handler(*a: object) -> int:
+        ring.finish(True) if end == "finish" else ring.close()
+        return zlib.crc32(*a)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as m, pytest.raises(ClosedError):
+        m.setattr(_ring, "zlib", SimpleNamespace(crc32=handler))
+        ring.emit(payload(1))
+    r = ringreader.read(ring.path)
+    whole(r)
+    assert (r.produced, r.lost, r.state) == (2, [(1, 2, "torn")], "closed" if end == "finish" else "failed")
     ring.close()
 
 

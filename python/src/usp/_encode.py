@@ -209,6 +209,8 @@ def _sequence(f: Field, values: list[Any] | tuple[Any, ...], real: bool) -> Any:
 def _array(f: Field, v: Any, real: bool) -> Any:
     """A numpy array, of any strides and byte order."""
     d = v.dtype
+    if d.str == "<f8" and f.type == "f64" and v.size == f.len != 1:
+        return v.tobytes()  # most are
     if d.kind not in "fiub":
         if d.kind == "V" and d.names is None:
             raise _Elsewhere  # a float type that numpy does not know itself

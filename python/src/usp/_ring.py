@@ -118,8 +118,9 @@ class Ring:
         self._last_step = -1
         self._state = rf.STATE_OPEN
         self._forked = False
-        self._lock = threading.Lock()
-        self._stage_lock = threading.Lock()
+        # A handler of a signal may end the ring, or emit, in the middle of what this thread does with it.
+        self._lock = threading.RLock()
+        self._stage_lock = threading.RLock()
         self._files: list[rf.NewFile] = []
         self._areas: list[_Area] = []
         self._writer: Any = None
@@ -241,18 +242,24 @@ class Ring:
                 raise self._gone()
             if step is not None and step <= self._last_step:
                 raise StepError(f"step {step} is not above {self._last_step}, the one before it")
-            n = self._next
-            at = self._first + (n & self._mask) * self._stride
             size = len(payload)
-            words[at] = 2 * n + 1
-            # Before the slot is complete: after a KeyboardInterrupt in here the next record must not have this number.
+            # Nothing is called between these two, so that no other record, also none that a handler of a signal emits
+            # in the middle of this one, has the same number. One that is left unfinished counts as lost.
+            n = self._next
             self._next = n + 1
-            words[at + 1] = size | zlib.crc32(payload, zlib.crc32(_CRC_HEAD(2 * n + 2, size))) << 32
-            words[at + 2 : at + 2 + self._count] = memoryview(payload).cast("Q")
-            words[at] = 2 * n + 2
-            words[128] = n + 1  # position
             if step is not None:
                 self._last_step = step
+            at = self._first + (n & self._mask) * self._stride
+            try:
+                words[at] = 2 * n + 1
+                words[at + 1] = size | zlib.crc32(payload, zlib.crc32(_CRC_HEAD(2 * n + 2, size))) << 32
+                words[at + 2 : at + 2 + self._count] = memoryview(payload).cast("Q")
+                words[at] = 2 * n + 2
+                words[128] = self._next  # position
+            except ValueError:
+                if self._words is not None:
+                    raise
+                raise self._gone() from None  # a handler has ended the ring
         return n
 
     def emitter(self, slow: Slow) -> Callable[..., None]:
@@ -323,15 +330,14 @@ class Ring:
         The state is that after every record emitted so far. Never waits: returns False, and counts a drop, if every
         area is with the recorder or size is above the capacity. What fill raises is passed on, and the area is free.
         """
-        with self._stage_lock:
-            if self._words is None:
-                return False
-            area = self._free_area() if 0 <= size <= self._layout.staging_capacity else None
-            if area is None:
-                self.drops += 1
-                self._words[rf.OFF_DROPS // 8] = self.drops
-                return False
-            self._store(area, rf.AREA_FILLING)
+        try:
+            area = self._take_area(size)
+        except (ValueError, TypeError):
+            if self._words is not None:
+                raise
+            area = None  # a handler of a signal has ended the ring
+        if area is None:
+            return False
         done = False
         try:
             content = area.view[rf.AREA_HEADER : rf.AREA_HEADER + size]
@@ -357,6 +363,19 @@ class Ring:
                 pass  # fill keeps views on it; they end it
             if not done and self._words is not None:
                 self._store(area, rf.AREA_FREE)
+
+    def _take_area(self, size: int) -> _Area | None:
+        """Returns an area to fill; None, and a drop is counted, if there is none."""
+        with self._stage_lock:
+            if self._words is None:
+                return None
+            area = self._free_area() if 0 <= size <= self._layout.staging_capacity else None
+            if area is None:
+                self.drops += 1
+                self._words[rf.OFF_DROPS // 8] = self.drops
+            else:
+                self._store(area, rf.AREA_FILLING)
+            return area
 
     def _load(self, area: _Area) -> int:
         return area.words[rf.AREA_STATE // 8] if self._writer is None else _native.load(area.view, rf.AREA_STATE)
@@ -432,7 +451,7 @@ class Ring:
             return
         self._forked = True
         self._words = None
-        self._lock, self._stage_lock = threading.Lock(), threading.Lock()
+        self._lock, self._stage_lock = threading.RLock(), threading.RLock()
         if self._writer is not None:
             self._writer.forked()
         for file in self._files:
