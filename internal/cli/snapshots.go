@@ -73,6 +73,7 @@ func (a *app) snapshotRows(d rundir.Dir) (dir string, rows []snapshotRow, err er
 	if err != nil {
 		return "", nil, err
 	}
+	rows = []snapshotRow{} // none is an empty list in JSON too
 	current := map[string]bool{}
 	for i := range effective {
 		current[effective[i].Name] = true

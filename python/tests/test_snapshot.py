@@ -146,6 +146,14 @@ def test_steps_and_retention(usp_bin: str, ring_dir: Path, run_dir: Path) -> Non
         usp.restore("nowhere")
 
 
+def test_no_snapshot(usp_bin: str, ring_dir: Path, run_dir: Path) -> None:
+    with usp.Run(fields=FIELDS, staging_areas=0) as run:
+        run.emit(1, {"loss": 1.0})
+    assert usp.all_steps(run) == [] and run.latest_step() is None
+    with pytest.raises(SnapshotError, match="the run has no snapshot that its log vouches for"):
+        usp.restore(run, like={"n": 1})
+
+
 def damage(run: usp.Run, step: int, at: int) -> None:
     """Flips a byte of a snapshot."""
     path = Path(run.dir) / "snapshots" / f"{step:020}-0000.snap"

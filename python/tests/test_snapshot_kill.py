@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import usp
-from runs import closed, line, program
+from runs import closed, line, program, until
 from runs import usp as command
 
 ROUNDS = 200 if os.environ.get("TORTURE") else 10
@@ -63,6 +63,14 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs still; one that is dead and not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def watch(process: subprocess.Popen[str], seconds: float) -> tuple[int, int]:
     """Reads what the loop prints for some time; returns the newest step that is durable, and the recorder's pid."""
     durable = recorder = 0
@@ -79,17 +87,17 @@ def once(what: str, kind: str, delay: float, run_dir: Path, ring_dir: Path, stop
     try:
         run = run_dir / line(process)
         durable, recorder = watch(process, delay)
-        if what in ("recorder", "both"):
+        if what == "recorder":
             kill(recorder)
-        if what in ("python", "both"):
+        else:
             kill(process.pid)
             process.wait()
             # What it had printed still, before it died.
             rest = [text.split() for text in (process.stdout or [])]
             durable = max([durable, *(int(words[0]) for words in rest if len(words) == 2)])
-            with contextlib.suppress(ProcessLookupError):
-                if what == "both":
-                    os.kill(int(rest[-1][1]) if rest and len(rest[-1]) == 2 else recorder, signal.SIGKILL)
+        if what == "both":
+            kill(recorder)  # now that nobody starts another one
+            until(lambda: not alive(recorder))
         if what == "both":
             found = newest(run) if run.exists() else 0
             assert found >= durable, "a snapshot that was complete is lost"

@@ -92,7 +92,7 @@ def all_steps(run: Any) -> list[int]:
         return []
     if done.returncode:
         raise _failure(run, done)
-    return sorted({row["step"] for row in json.loads(done.stdout) if row["current"] and "error" not in row})
+    return sorted({row["step"] for row in json.loads(done.stdout) or () if row["current"] and "error" not in row})
 
 
 # Loading
