@@ -86,37 +86,47 @@ def training(size: int) -> tuple[Body, Any]:
         rho = rho / rho.sum()
         tele = {
             "loss": value, "cost": jnp.sqrt(sum(jnp.sum(g**2) for g in grads)), "entropy": -jnp.sum(rho * jnp.log(rho)),
-            "drift": jnp.sum(new[0] * layers[0]), "residual": jnp.max(jnp.abs(grads[1])), "mass": active.sum(), "rho": rho,
+            "drift": jnp.sum(new[0] * layers[0]), "residual": jnp.max(jnp.abs(grads[1])), "mass": active.sum(),
+            "rho": rho,
         }  # fmt: skip
         return (new, number + 1), tele
 
     return body, (layers, jnp.zeros((), jnp.int64))
 
 
-WORKLOADS: dict[str, tuple[Callable[[int], tuple[Body, Any]], int]] = {"transport": (transport, 16), "training": (training, 64)}
+Make = Callable[[int], tuple[Body, Any]]  # size -> step, first state
+WORKLOADS: dict[str, tuple[Make, int]] = {"transport": (transport, 16), "training": (training, 64)}
 
 
-def calibrate(workload: str, target: float) -> int:
-    """The size at which a step of the workload takes about target seconds on this machine."""
+def calibrate(workload: str, target: float, scan: int = 1) -> int:
+    """The size at which a step of the workload, one of scan in a call, takes about target seconds on this machine."""
     make, size = WORKLOADS[workload]
     for _ in range(4):
-        size = max(1, round(size * target / seconds_per_step(make, size)))
+        size = max(1, round(size * target / seconds_per_step(make, size, scan)))
     return size
 
 
-def seconds_per_step(make: Callable[[int], tuple[Body, Any]], size: int, steps: int = 300) -> float:
-    """The time of a step, called from Python and waited for: of the quicker half the median, which others disturb least."""
+def repeated(body: Body, scan: int) -> Body:
+    """So many steps in one program; the telemetry is stacked."""
+    import jax
+
+    return body if scan == 1 else lambda carry: jax.lax.scan(lambda c, _: body(c), carry, length=scan)
+
+
+def seconds_per_step(make: Make, size: int, scan: int, steps: int = 300) -> float:
+    """The time of a step that is waited for: of the quicker half the median, which others disturb least."""
     import jax
 
     body, carry = make(size)
-    step = jax.jit(body)
+    step = jax.jit(repeated(body, scan))
+    carry, _ = step(carry)
     times = []
-    for _ in range(steps):
+    for _ in range(max(30, steps // scan)):
         began = time.perf_counter()
         carry, tele = step(carry)
         jax.block_until_ready(tele)
         times.append(time.perf_counter() - began)
-    return float(np.quantile(times, 0.25))
+    return float(np.quantile(times, 0.25)) / scan
 
 
 def interval(pairs: int, statistic: Callable[[np.ndarray], float]) -> tuple[float, float, float]:
@@ -152,7 +162,8 @@ def machine(packages: Iterable[str]) -> dict[str, Any]:
 def describe(about: dict[str, Any]) -> str:
     """The machine in a sentence for under the table."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return f"{about['date']}, {about['cores']} cores of {about['cpu']}, load average at the beginning {about['load']:.1f}; {versions}."
+    where = f"{about['cores']} cores of {about['cpu']}"
+    return f"{about['date']}, {where}, load average at the beginning {about['load']:.1f}; {versions}."
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

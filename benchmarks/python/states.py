@@ -1,4 +1,4 @@
-"""What can befall a recorder during a benchmark: that it is well, stopped, killed now and then, gone, or has a full disk.
+"""What can befall a recorder during a benchmark: that it is stopped, killed now and then, gone, or has a full disk.
 
 A state is brought about by signals to the recorder's process, which is found through the ring, and by files on a small
 file system in memory. Each knows what to do before blocks of steps with usp and without.
@@ -26,7 +26,7 @@ class Well:
     """The recorder runs. Blocks without usp begin when it has stored everything, and it stands still in them."""
 
     words = "running"
-    pairs = 40
+    pairs = 16
     longer = 1  # blocks, to the usual length
     env: dict[str, str] = {}
 
@@ -85,8 +85,8 @@ class Killed(Well):
     """SIGKILL at the beginning of each block with usp, which starts another recorder in that block."""
 
     words = "killed, started again"
-    pairs = 8
-    longer = 5
+    pairs = 4
+    longer = 4
 
     def without(self) -> None:
         deadline = time.monotonic() + 10

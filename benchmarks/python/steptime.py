@@ -1,4 +1,4 @@
-"""Step times of a jitted loop with usp against without, every step recorded and digested, whatever befalls the recorder.
+"""Step times of a jitted loop with usp against without, each recorded and digested, whatever befalls the recorder.
 
 Blocks of steps with usp and without take turns, in one process for each way out of the program and each state of the
 recorder. The ratios are those of the quantiles of all steps with it to those of all without, with bootstrap intervals
@@ -31,7 +31,10 @@ WAYS = {  # workload, seconds of a step, steps in a block, calls of a scan
     "t0": ("training", 1e-3, 300, 1),
     "packed": ("training", 1e-3, 300, 1),
 }
-WORDS = {"t1": "T1, each step called from Python", "scan": "T1, in a scan of 50 steps", "t0": "T0", "packed": "T0, packed in the program"}
+WORDS = {
+    "t1": "T1, each step called from Python", "scan": "T1, in a scan of 50 steps", "t0": "T0",
+    "packed": "T0, packed in the program",
+}  # fmt: skip
 
 Loop = Callable[[Any, int], tuple[Any, np.ndarray]]  # state, steps -> state, ns of each call
 
@@ -52,17 +55,14 @@ def programs(way: str, size: int, run: Any) -> tuple[Loop, Loop, Any]:
         carry, tele = body(carry)
         return carry, run.pack(tele)
 
-    def repeat(body: Any) -> Any:
-        return body if scan == 1 else lambda carry: jax.lax.scan(lambda c, _: body(c), carry, length=scan)
-
-    plain = loop(jax.jit(repeat(body)), None, scan)
+    plain = loop(jax.jit(common.repeated(body, scan)), None, scan)
     if run is None:
         return plain, plain, carry
     if way == "t0":
         return plain, loop(jax.jit(body), run.emit, scan), carry
     if way == "packed":
         return plain, loop(jax.jit(packing), run.emit, scan), carry
-    return plain, loop(jax.jit(repeat(traced)), None, scan), carry
+    return plain, loop(jax.jit(common.repeated(traced, scan)), None, scan), carry
 
 
 def loop(step: Any, emit: Any, scan: int) -> Loop:
@@ -185,7 +185,8 @@ def verdicts(results: dict[str, Any]) -> list[tuple[bool, str]]:
             if r is None or state == "control":
                 continue
             met = r["median"]["ratio"] <= MEDIAN and r["p99"]["ratio"] <= P99
-            out.append((met, f"{way}, {state}: median {r['median']['ratio']:.3f} (bar {MEDIAN}), p99 {r['p99']['ratio']:.3f} (bar {P99})"))
+            text = f"median {r['median']['ratio']:.3f} (bar {MEDIAN}), p99 {r['p99']['ratio']:.3f} (bar {P99})"
+            out.append((met, f"{way}, {state}: {text}"))
             said = r["said"]
             if state == "running" and (said["lost"] or said["dropped"] or said["stored"] != said["emitted"]):
                 out.append((False, f"{way}, {state}: not everything was stored: {said}"))
@@ -215,8 +216,8 @@ def main() -> int:
         return 0
     results: dict[str, Any] = {"machine": common.machine(["jax", "jaxlib", "numpy"]), "ways": {}}
     for way in args.ways.split(","):
-        workload, target, _, _ = WAYS[way]
-        size = common.calibrate(workload, target)
+        workload, target, _, scan = WAYS[way]
+        size = common.calibrate(workload, target, scan)
         results["ways"][way] = {}
         for state in args.states.split(","):
             began = time.perf_counter()
