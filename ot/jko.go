@@ -62,6 +62,7 @@ func JKO(dst, rho, loss, prior, cost []float64, tau, eps, lambda float64, opt JK
 	} else {
 		clear(psi)
 		r.Iterations = s.newton(psi, opt)
+		s.polish(psi, opt)
 	}
 	s.finish(&r, psi, opt)
 	copy(dst[:n], ws.p[:n])
@@ -196,8 +197,7 @@ func (s *jko) direction(d []float64) bool {
 // the number of iterations.
 func (s *jko) scale(psi []float64, opt JKOOptions) int {
 	n, ws := s.n, s.ws
-	row, best := ws.row[:n], ws.try[:n]
-	sigma := 2 * s.tau / s.eps
+	best := ws.try[:n]
 	least := math.Inf(1)
 	for it := range opt.MaxIterations {
 		s.dual(psi)
@@ -209,17 +209,41 @@ func (s *jko) scale(psi []float64, opt JKOOptions) int {
 			copy(psi, best)
 			return it
 		}
-		for j := range n { // p is the log of the second marginal without its own factor e^g
-			for i := range n {
-				row[i] = detmath.Log(s.rho[i]) - ws.g[i] - s.cost[i*n+j]/s.eps
-			}
-			p := detmath.LogSumExp(row)
-			g := float64(sigma*(float64(s.lambda*(detmath.Log(s.prior[j])-p))-s.loss[j])) / (1 + float64(sigma*s.lambda))
-			psi[j] = float64(s.eps * g)
-		}
+		s.update(psi)
 	}
 	copy(psi, best)
 	return opt.MaxIterations
+}
+
+// update takes psi, for which dual was last called, one scaling iteration on.
+func (s *jko) update(psi []float64) {
+	n, ws := s.n, s.ws
+	row := ws.row[:n]
+	sigma := 2 * s.tau / s.eps
+	for j := range n { // p is the log of the second marginal without its own factor e^g
+		for i := range n {
+			row[i] = detmath.Log(s.rho[i]) - ws.g[i] - s.cost[i*n+j]/s.eps
+		}
+		p := detmath.LogSumExp(row)
+		g := float64(sigma*(float64(s.lambda*(detmath.Log(s.prior[j])-p))-s.loss[j])) / (1 + float64(sigma*s.lambda))
+		psi[j] = float64(s.eps * g)
+	}
+}
+
+// polish makes small weights right relative to themselves. Newton's method ends when the marginal is right to Tol, which
+// says nothing of a weight below that; a scaling iteration works on logarithms, and a small weight hardly has a part in
+// what it is computed from. It is taken unless it makes the marginal worse than it may be.
+func (s *jko) polish(psi []float64, opt JKOOptions) {
+	n, ws := s.n, s.ws
+	before := ws.try[:n]
+	s.dual(psi)
+	allowed := max(s.gradient(), opt.Tol)
+	copy(before, psi)
+	s.update(psi)
+	s.dual(psi)
+	if !(s.gradient() <= allowed) {
+		copy(psi, before)
+	}
 }
 
 // finish evaluates the plan at psi and leaves its second marginal in ws.p.

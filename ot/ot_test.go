@@ -115,6 +115,20 @@ func TestJKOOracles(t *testing.T) {
 	}
 }
 
+// A weight far below the tolerance is right relative to itself: own computation with mpmath, 60 digits.
+func TestJKOSmallWeights(t *testing.T) {
+	dst := make([]float64, 4)
+	r := JKO(dst, oracleRho, []float64{1, .5, .25, 12}, oracleU, squares(0, 0, .5, 1, 2), .5, .1, .2, JKOOptions{}, NewWorkspace(4))
+	for i, want := range []float64{.15092565061166772, .40983482633117319, .43923952305715902, 7.3493447878946715e-17} {
+		if math.Abs(dst[i]/want-1) > 1e-12 {
+			t.Errorf("weight %d is %v, want %v", i, dst[i], want)
+		}
+	}
+	if !r.Converged {
+		t.Errorf("%+v", r)
+	}
+}
+
 // As τ grows without bound the step forgets where it came from: ρ⁺ → u·exp(−ℓ/λ)/Z.
 func TestJKOLimitOfLongSteps(t *testing.T) {
 	dst := make([]float64, 4)
