@@ -237,7 +237,7 @@ func (s *jko) polish(psi []float64, opt JKOOptions) {
 	n, ws := s.n, s.ws
 	before := ws.try[:n]
 	s.dual(psi)
-	allowed := max(s.gradient(), opt.Tol)
+	allowed := max(s.gradient(), float64(10*opt.Tol))
 	copy(before, psi)
 	s.update(psi)
 	s.dual(psi)

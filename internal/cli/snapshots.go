@@ -29,7 +29,7 @@ type snapshotRow struct {
 	SHA256     string       `json:"sha256,omitempty"`    // what the digest log says
 	Logged     bool         `json:"logged"`              // the digest log vouches for it
 	Current    bool         `json:"current"`             // and it can be loaded: no resume went back behind it
-	Path       string       `json:"path,omitempty"` // by show
+	Path       string       `json:"path,omitempty"`      // by show
 	Sections   []sectionRow `json:"sections,omitempty"`
 	Error      string       `json:"error,omitempty"`
 
