@@ -2,6 +2,7 @@ package ot
 
 import (
 	"math"
+	"slices"
 
 	"github.com/usp-project/usp/detmath"
 )
@@ -81,11 +82,11 @@ func (s *jko) dual(psi []float64) float64 {
 		for j := range n {
 			row[j] = (psi[j] - s.cost[i*n+j]) / s.eps
 		}
-		lse := detmath.LogSumExp(row)
+		lse, sum := logSumExp(row)
 		ws.g[i] = lse
 		d -= float64(s.eps * s.rho[i] * lse)
-		for j := range n {
-			x := detmath.Exp(row[j] - lse)
+		for j, e := range row {
+			x := e / sum
 			ws.kernel[i*n+j] = x
 			p[j] += float64(s.rho[i] * x)
 		}
@@ -102,6 +103,20 @@ func (s *jko) dual(psi []float64) float64 {
 		q[j] = detmath.Exp(row[j] - lse)
 	}
 	return d - float64(2*s.tau*s.lambda*lse)
+}
+
+// logSumExp returns ln Σ eˣ of a row that has a finite element, with the row's exponentials relative to the greatest of
+// them in its place, and their sum.
+func logSumExp(row []float64) (log, sum float64) {
+	top := slices.Max(row)
+	for j := range row {
+		row[j] -= top
+	}
+	detmath.ExpEach(row)
+	for _, e := range row {
+		sum += e
+	}
+	return top + detmath.Log(sum), sum
 }
 
 // gradient returns the largest element of q − Pᵀρ after dual, which is the semi-dual's gradient.
@@ -143,7 +158,7 @@ func (s *jko) newton(psi []float64, opt JKOOptions) int {
 		}
 		if !moved {
 			s.dual(psi)
-			if grad <= 1e-12 {
+			if grad <= rightMarginal {
 				return it + 1
 			}
 			return it + 1 + s.scale(psi, opt)
@@ -218,31 +233,53 @@ func (s *jko) scale(psi []float64, opt JKOOptions) int {
 // update takes psi, for which dual was last called, one scaling iteration on.
 func (s *jko) update(psi []float64) {
 	n, ws := s.n, s.ws
-	row := ws.row[:n]
+	row, logs := ws.row[:n], ws.w[:n]
 	sigma := 2 * s.tau / s.eps
+	for i, r := range s.rho {
+		logs[i] = detmath.Log(r) - ws.g[i]
+	}
 	for j := range n { // p is the log of the second marginal without its own factor e^g
 		for i := range n {
-			row[i] = detmath.Log(s.rho[i]) - ws.g[i] - s.cost[i*n+j]/s.eps
+			row[i] = logs[i] - s.cost[i*n+j]/s.eps
 		}
-		p := detmath.LogSumExp(row)
+		p, _ := logSumExp(row)
 		g := float64(sigma*(float64(s.lambda*(detmath.Log(s.prior[j])-p))-s.loss[j])) / (1 + float64(sigma*s.lambda))
 		psi[j] = float64(s.eps * g)
 	}
 }
 
+const (
+	rightMarginal = 1e-12 // largest element of the gradient at which Newton's method may give up, and polish begin
+	polishSteps   = 50
+)
+
 // polish makes small weights right relative to themselves. Newton's method ends when the marginal is right to Tol, which
-// says nothing of a weight below that; a scaling iteration works on logarithms, and a small weight hardly has a part in
-// what it is computed from. It is taken unless it makes the marginal worse than it may be.
+// says nothing of a weight below that; a scaling iteration works on logarithms, and a small weight has little part in what
+// it is computed from. Where the marginal is right at all, it goes on until no weight moves by more than a part in 10¹³, and only as long as the marginal stays
+// as right as it was.
 func (s *jko) polish(psi []float64, opt JKOOptions) {
 	n, ws := s.n, s.ws
 	before := ws.try[:n]
 	s.dual(psi)
-	allowed := max(s.gradient(), float64(10*opt.Tol))
-	copy(before, psi)
-	s.update(psi)
-	s.dual(psi)
-	if !(s.gradient() <= allowed) {
-		copy(psi, before)
+	allowed := max(s.gradient(), opt.Tol)
+	if allowed > rightMarginal {
+		return
+	}
+	for range polishSteps {
+		copy(before, psi)
+		s.update(psi)
+		moved := 0.0
+		for j, x := range psi {
+			moved = max(moved, math.Abs(x-before[j]))
+		}
+		s.dual(psi)
+		if !(s.gradient() <= allowed) {
+			copy(psi, before)
+			return
+		}
+		if moved <= float64(1e-13*s.eps) {
+			return
+		}
 	}
 }
 
