@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +249,47 @@ def test_a_device_that_keeps_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
     ring.close()
     assert ring.consumer().stored == 0
     assert verified(run.dir)["stored"] == 1
+
+
+def test_programs_on_their_way_are_waited_for() -> None:
+    """Records of programs that were called and have not ended are in the run: nobody waited for their results."""
+    run = api.Run(fields=api.fields(loss=api.field("metric", (), "f32")))
+
+    @jax.jit
+    def epoch(step: Any, x: Any) -> tuple[Any, Any]:
+        def body(carry: Any, _: Any) -> tuple[Any, None]:
+            step, x = carry
+            x = jax.numpy.sin(x @ x)
+            step = run.emit_traced(step, {"loss": x[0, 0]})
+            return (step + 1, x), None
+
+        return jax.lax.scan(body, (step, x), None, length=200)[0]
+
+    with run:
+        step, x = jax.numpy.int32(0), jax.numpy.ones((64, 64), "float32") / 64
+        epoch.lower(step, x).compile()
+        for _ in range(20):
+            step, x = epoch(step, x)
+        del step, x
+    assert run.summary is not None and run.summary["emitted"] == 4000 and run.summary["complete"], run.summary
+    assert verified(run.dir)["stored"] == 4000
+
+
+def test_programs_that_do_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end does not hang on a device that does, and says what is missing."""
+    from usp import _xla
+
+    hung = threading.Event()
+
+    class Token:
+        def block_until_ready(self) -> None:
+            hung.set()
+            time.sleep(3)
+
+    monkeypatch.setattr(_xla, "_tokens", lambda: [Token()])
+    run = api.Run(fields=api.fields(loss=api.field("metric", (), "f32")), drain_timeout=0.3)
+    _xla._traced.set()
+    run.emit(0, {"loss": 1.0})
+    with pytest.warns(api.IncompleteWarning, match="were not at their end after 0.3 s"):
+        run.close()
+    assert hung.is_set() and run.summary is not None and run.summary["stored"] == 1

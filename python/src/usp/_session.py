@@ -172,8 +172,12 @@ class Session:
         held = ""  # why a device still writes the ring, which then has to stay mapped
         try:
             timeout = self.plan.drain_timeout if linger else min(HURRY, self.plan.drain_timeout)
-            notes = [note for part in (self._queue, self._saver) if part is not None and (note := ended(part, timeout))]
             traced = sys.modules.get(f"{__package__}._xla")
+            late = traced is not None and not traced.settle(timeout)
+            notes = [note for part in (self._queue, self._saver) if part is not None and (note := ended(part, timeout))]
+            if late:
+                notes.append(f"run {self.plan.run_id}: compiled programs that write records were not at their end "
+                             f"after {timeout:g} s; what they write from now on is dropped")  # fmt: skip
             if traced is not None and (held := traced.release(self.ring, timeout)):
                 notes.append(held)
             self.ring.finish(clean)

@@ -42,6 +42,7 @@ class Counts(NamedTuple):
 
 
 _lock = threading.Lock()
+_traced = threading.Event()  # programs that write records may be on their way
 _outcome: dict[str, str] = {}  # platform -> "" if the call is registered there, or else why it is not
 
 
@@ -101,6 +102,7 @@ def emit_traced(ring: Ring, schema: Schema, step: Any, values: Any) -> jax.Array
     import jax
     import jax.numpy as jnp
 
+    _traced.set()
     platform = _platform()
     why = unavailable(platform)
     if why:
@@ -139,6 +141,49 @@ def _attach(ring: Ring) -> None:
         attach(ring)
     except RingError as e:
         raise Error(f"emit_traced on cuda: {e}. Instead, {_INSTEAD}") from None
+
+
+def settle(timeout: float) -> bool:
+    """Waits until the programs that this thread has called and that write records have ended, at most timeout seconds.
+
+    Returns whether they have. Does nothing where nothing was traced. A program that failed has ended. Programs that
+    another thread has called are not known here.
+    """
+    if not _traced.is_set():
+        return True
+    tokens = _tokens()
+    ended = threading.Event()
+
+    def wait() -> None:
+        for token in tokens:
+            try:
+                token.block_until_ready()
+            except Exception:  # of a program that failed: its caller hears of it
+                pass
+        ended.set()
+
+    try:
+        # A thread of its own: there is no way to give up waiting for a device.
+        threading.Thread(target=wait, name="usp-settle", daemon=True).start()
+    except RuntimeError:  # the interpreter is going down
+        return False
+    return ended.wait(timeout)
+
+
+def _tokens() -> list[Any]:
+    """What jax.effects_barrier would wait for: of each device the token of the last program with effects.
+
+    The barrier itself knows no timeout, and its tokens only the thread that called the programs.
+    """
+    try:
+        from jax._src.dispatch import runtime_tokens
+
+        return list(runtime_tokens.output_runtime_tokens.values())
+    except (ImportError, AttributeError):  # another version of jax: wait here, as long as it takes
+        import jax
+
+        jax.effects_barrier()
+        return []
 
 
 def release(ring: Ring, timeout: float = 10.0) -> str:
