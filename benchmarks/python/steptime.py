@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -103,10 +104,16 @@ def child(args: argparse.Namespace) -> None:
             fields = usp.fields(**specs, rho=usp.field("digest", (WEIGHTS,), "f64"))
             record = "outside" if args.state == "gone" else True
             run = usp.Run(fields=fields, dir=where, staging_areas=0, record=record)
-        blocks, state, cpu = alternate(args, kind(run, where), run)
+        state = kind(run, where)
+        try:
+            blocks, cpu = alternate(args, state, run)
+            state.end()
+        except BaseException:
+            if run is not None:
+                state.signal(signal.SIGCONT)  # or a recorder would stand still for ever
+            raise
         said: dict[str, Any] = {"kills": state.kills, "cpu": cpu}
         if run is not None:
-            state.end()
             native, summary = run.native, run.close()
             said.update(native=native, **{k: summary[k] for k in ("emitted", "stored", "lost", "dropped")})
             process = getattr(state, "process", None)
@@ -115,7 +122,7 @@ def child(args: argparse.Namespace) -> None:
     np.savez(args.out, without=np.stack(blocks[0]), with_usp=np.stack(blocks[1]), said=json.dumps(said))
 
 
-def alternate(args: argparse.Namespace, state: Well, run: Any) -> tuple[tuple[list[Any], list[Any]], Well, float]:
+def alternate(args: argparse.Namespace, state: Well, run: Any) -> tuple[tuple[list[Any], list[Any]], float]:
     """Runs blocks in turns; which is first alternates too. Returns their times, and the share of a core they used."""
     plain, emitting, carry = programs(args.way, args.size, run)
     steps = round(WAYS[args.way][2] * state.longer * args.scale)
@@ -129,7 +136,7 @@ def alternate(args: argparse.Namespace, state: Well, run: Any) -> tuple[tuple[li
             (state.with_usp if kind else state.without)()
             carry, times = (emitting if kind else plain)(carry, steps)
             blocks[kind].append(times)
-    return blocks, state, (time.process_time() - cpu) / (time.perf_counter() - wall)
+    return blocks, (time.process_time() - cpu) / (time.perf_counter() - wall)
 
 
 def measure(args: argparse.Namespace, way: str, state: str, size: int) -> dict[str, Any] | None:
