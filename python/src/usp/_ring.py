@@ -281,8 +281,8 @@ class Ring:
     def lend(self) -> tuple[int, int, int]:
         """Gives the writing of records to a device for good: from now on emit and its like raise ClosedError here.
 
-        Returns the address of the mapped ring, its size, and that of its header; `position` and `last_step` are what the
-        device begins with. Raises RingError without the extension, ClosedError, ForkedError.
+        Returns the address of the mapped ring, its size, and that of its header; `position` and `last_step` are what
+        the device begins with. Raises RingError without the extension, ClosedError, ForkedError.
         """
         self.handle()
         with self._lock:
