@@ -50,7 +50,7 @@ def programs(way: str, size: int, run: Any) -> tuple[Loop, Loop, Any]:
     def traced(carry: Any) -> tuple[Any, Any]:
         (state, number), tele = body(carry)
         token = run.emit_traced(number - 1, tele)
-        return (state, token + 1), tele
+        return (state, token + 1), None  # who emits from inside has no use for stacked values, which plain hands out
 
     def packing(carry: Any) -> tuple[Any, Any]:
         carry, tele = body(carry)
