@@ -7,8 +7,10 @@ six scalars and a vector of four weights that sum to one.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -135,6 +137,17 @@ def interval(pairs: int, statistic: Callable[[np.ndarray], float]) -> tuple[floa
     spread = [statistic(rng.integers(pairs, size=pairs)) for _ in range(RESAMPLES)]
     low, high = np.quantile(spread, (0.025, 0.975))
     return statistic(np.arange(pairs)), float(low), float(high)
+
+
+def conclude(
+    results: dict[str, Any], bars: Iterable[tuple[bool, str]], report: Callable[[dict[str, Any]], str], as_json: bool
+) -> int:
+    """Prints the results, and to standard error which bars were met. Returns the exit code: 1 if one was missed."""
+    results["bars"] = [{"met": met, "bar": text} for met, text in bars]
+    print(json.dumps(results, indent=1) if as_json else report(results))
+    for bar in results["bars"]:
+        print(f"{'met' if bar['met'] else 'MISSED'}: {bar['bar']}", file=sys.stderr)
+    return 0 if all(bar["met"] for bar in results["bars"]) else 1
 
 
 def machine(packages: Iterable[str]) -> dict[str, Any]:

@@ -131,11 +131,7 @@ def main() -> int:
             raise SystemExit(f"{way}: exit code {done.returncode}\n{done.stderr[-4000:]}")
         results["ways"][way] = json.loads(done.stdout)
         bars += verdicts(way, results["ways"][way])
-    results["bars"] = [{"met": met, "bar": text} for met, text in bars]
-    print(json.dumps(results, indent=1) if args.json else report(results))
-    for bar in results["bars"]:
-        print(f"{'met' if bar['met'] else 'MISSED'}: {bar['bar']}", file=sys.stderr)
-    return 0 if all(bar["met"] for bar in results["bars"]) else 1
+    return common.conclude(results, bars, report, args.json)
 
 
 if __name__ == "__main__":

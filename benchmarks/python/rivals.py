@@ -187,11 +187,7 @@ def main() -> int:
                     runs[name][case].append(measure(args, name, case, Path(scratch)))
     loggers = {n: {c: summarize(r) for c, r in cases.items()} for n, cases in runs.items()}
     results = {"machine": about, "workload": args.workload, "size": args.size, "loggers": loggers}
-    results["bars"] = [{"met": met, "bar": text} for met, text in verdicts(results)]
-    print(json.dumps(results, indent=1) if args.json else report(results))
-    for bar in results["bars"]:
-        print(f"{'met' if bar['met'] else 'MISSED'}: {bar['bar']}", file=sys.stderr)
-    return 0 if all(bar["met"] for bar in results["bars"]) else 1
+    return common.conclude(results, verdicts(results), report, args.json)
 
 
 if __name__ == "__main__":

@@ -230,11 +230,7 @@ def main() -> int:
             began = time.perf_counter()
             results["ways"][way][state] = measure(args, way, state, size)
             print(f"{way}, {state}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    results["bars"] = [{"met": met, "bar": text} for met, text in verdicts(results)]
-    print(json.dumps(results, indent=1) if args.json else report(results))
-    for bar in results["bars"]:
-        print(f"{'met' if bar['met'] else 'MISSED'}: {bar['bar']}", file=sys.stderr)
-    return 0 if all(bar["met"] for bar in results["bars"]) else 1
+    return common.conclude(results, verdicts(results), report, args.json)
 
 
 if __name__ == "__main__":
