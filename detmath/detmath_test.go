@@ -284,3 +284,26 @@ func TestExpEach(t *testing.T) {
 		}
 	}
 }
+
+// TestVecMul: the bits of adding one term after the other, whatever the length modulo four.
+func TestVecMul(t *testing.T) {
+	for n := range 11 {
+		x, a, y := make([]float64, n), make([]float64, n*n), make([]float64, n)
+		for i := range x {
+			x[i], y[i] = math.Sqrt(float64(i+2)), math.NaN() // what y held does not count
+		}
+		for i := range a {
+			a[i] = math.Sin(float64(i)) * math.Exp(float64(i%7))
+		}
+		VecMul(y, x, a)
+		for j := range y {
+			want := 0.0
+			for i := range x {
+				want += float64(x[i] * a[i*n+j])
+			}
+			if math.Float64bits(y[j]) != math.Float64bits(want) {
+				t.Errorf("n %d, element %d: %v, want %v", n, j, y[j], want)
+			}
+		}
+	}
+}

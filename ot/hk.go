@@ -144,7 +144,7 @@ func (t *Transition) HK(dst, rho, loss []float64, eta float64, ws *Workspace) HK
 	var r HKResult
 	r.MixLoss, r.Gap = FisherRao(w, rho, loss[:n], eta, ws)
 	r.Gap = max(r.Gap, t.gap)
-	t.push(p, w)
+	detmath.VecMul(p, w, t.kernel)
 	for i, wi := range w {
 		r.OTCost += float64(wi * t.paid[i])
 		r.Residual = max(r.Residual, float64(wi*math.Abs(t.mass[i]-1)))
@@ -152,27 +152,6 @@ func (t *Transition) HK(dst, rho, loss []float64, eta float64, ws *Workspace) HK
 	copy(dst[:n], p)
 	Normalize(dst[:n])
 	return r
-}
-
-// push writes Kᵀw to p. The terms of each element are added one after the other, from the first row on; four rows are
-// gone through together because that is twice as fast.
-func (t *Transition) push(p, w []float64) {
-	n := len(w)
-	clear(p)
-	i := 0
-	for ; i+4 <= n; i += 4 {
-		w0, w1, w2, w3 := w[i], w[i+1], w[i+2], w[i+3]
-		k0, k1 := t.kernel[i*n:(i+1)*n], t.kernel[(i+1)*n:(i+2)*n]
-		k2, k3 := t.kernel[(i+2)*n:(i+3)*n], t.kernel[(i+3)*n:(i+4)*n]
-		for j, x := range p[:n] {
-			p[j] = x + float64(w0*k0[j]) + float64(w1*k1[j]) + float64(w2*k2[j]) + float64(w3*k3[j])
-		}
-	}
-	for ; i < n; i++ {
-		for j, k := range t.kernel[i*n : (i+1)*n] {
-			p[j] += float64(w[i] * k)
-		}
-	}
 }
 
 // FisherRao writes to dst the w ∝ ρ·exp(−ηℓ) that minimises ⟨w,ℓ⟩ + KL(w‖ρ)/η over the simplex, and returns the least

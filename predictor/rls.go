@@ -1,6 +1,10 @@
 package predictor
 
-import "math"
+import (
+	"math"
+
+	"github.com/usp-project/usp/detmath"
+)
 
 const (
 	rlsPrior    = 0.5 // variance of a coefficient before any evidence, in units of the noise
@@ -82,7 +86,7 @@ func (r *rls) learn(target float64) {
 	r.error2 += float64(max(0.02, 1/float64(r.n)) * (float64(innovation*innovation) - r.error2))
 
 	forget, trace := r.forgetting, 0.0
-	r.project(g, x)
+	detmath.VecMul(g, x, r.cov)
 	for i := range p {
 		trace += r.cov[i*p+i]
 	}
@@ -112,27 +116,6 @@ func (r *rls) learn(target float64) {
 		if !(r.cov[i*p+i] > 0) { // rounding has eaten the covariance
 			r.reset()
 			return
-		}
-	}
-}
-
-// project writes cov·x to g, by rows of the symmetric matrix, so that no sum waits for itself, and four of them at a time.
-func (r *rls) project(g, x []float64) {
-	p := len(x)
-	g = g[:p]
-	clear(g)
-	i := 0
-	for ; i+4 <= p; i += 4 {
-		x0, x1, x2, x3 := x[i], x[i+1], x[i+2], x[i+3]
-		c0, c1 := r.cov[i*p:(i+1)*p], r.cov[(i+1)*p:(i+2)*p]
-		c2, c3 := r.cov[(i+2)*p:(i+3)*p], r.cov[(i+3)*p:(i+4)*p]
-		for j, s := range g {
-			g[j] = s + float64(x0*c0[j]) + float64(x1*c1[j]) + float64(x2*c2[j]) + float64(x3*c3[j])
-		}
-	}
-	for ; i < p; i++ {
-		for j, c := range r.cov[i*p : (i+1)*p] {
-			g[j] += float64(x[i] * c)
 		}
 	}
 }
