@@ -90,8 +90,7 @@ def test_every_bit_arrives(ring_of: Any, x64: bool) -> None:
 @pytest.mark.parametrize("length", [1, 510, 511, 3000])
 def test_records_of_any_length(ring_of: Any, length: int) -> None:
     ring = ring_of([Field("a", "metric", "f32", length)], 16)
-    jax.jit(lambda x: emit(ring, 1, {"a": x}))(jnp.arange(length, dtype=jnp.float32))
-    jax.effects_barrier()
+    jax.jit(lambda x: emit(ring, 1, {"a": x}))(jnp.arange(length, dtype=jnp.float32)).block_until_ready()
     assert np.array(records(ring)[0][2:], np.uint64).view(np.float64).tolist() == list(range(length))
 
 
@@ -159,7 +158,7 @@ def test_without_jit_and_with_packed_values(ring_of: Any) -> None:
     ring = ring_of()
     assert emit(ring, 1, {"loss": 1.5}) == 1
     assert emit(ring, 2, pack(ring.schema, {"loss": 2.5})) == 2
-    jax.effects_barrier()
+    assert _xla.settle(10)
     assert values_of(ring) == [1.5, 2.5]
 
 
@@ -187,7 +186,7 @@ def test_gradients_pass_by(ring_of: Any) -> None:
         return y
 
     assert jax.jit(jax.grad(loss))(3.0) == 6
-    jax.effects_barrier()
+    assert _xla.settle(10)
     assert values_of(ring) == [9]
 
 

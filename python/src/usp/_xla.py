@@ -7,7 +7,10 @@ in a cache or in another process, finds no ring and drops its records, counted.
 
 from __future__ import annotations
 
+import functools
+import sys
 import threading
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -88,6 +91,9 @@ def emit_traced(ring: Ring, schema: Schema, step: Any, values: Any) -> jax.Array
     dependence is what orders records of one program outside of loops. values: a mapping of exactly the schema's
     fields, or what `pack` returned. The record's time is the clock's at that moment.
 
+    jax.effects_barrier() waits for calls within loops; for one outside of them, which jax dispatches as quickly as a
+    program without it, wait for a result of the program. The end of a run waits for both.
+
     A step that is not above the last one is dropped and counted, as is a record of a program that outlives its run:
     jit a function anew for each run, for instance by passing the run as a static argument.
     Gradients do not flow through it. Under vmap it raises, since there is one record for each step: call it outside, or
@@ -121,7 +127,11 @@ def emit_traced(ring: Ring, schema: Schema, step: Any, values: Any) -> jax.Array
         at = given.astype(jnp.int32 if given.dtype.kind == "i" else jnp.uint32)
     attributes = _attributes(ring)
 
+    primitive = _primitive() if platform == "cpu" else None
+
     def call(at: jax.Array, packed: jax.Array) -> jax.Array:
+        if primitive is not None:
+            return primitive.bind(at, packed, known=True, **attributes)
         shape = jax.ShapeDtypeStruct((), at.dtype)
         return jax.ffi.ffi_call(TARGET, shape, has_side_effect=True)(at, packed, **attributes)
 
@@ -134,6 +144,64 @@ def emit_traced(ring: Ring, schema: Schema, step: Any, values: Any) -> jax.Array
     return out if out.dtype == given.dtype else out.astype(given.dtype)
 
 
+@functools.cache
+def _primitive() -> Any:
+    """The call as an operation of jax; None where this jax cannot have it, and jax.ffi.ffi_call serves.
+
+    jax calls a program with effects by way of Python, which takes some 50 us more than its quick way. So the effect is
+    there while jax transforms the program, which keeps loops that nobody reads and refuses vmap and checkpoint; the
+    last pruning before the program is compiled takes it away. XLA is told of it all the same, and drops nothing.
+    """
+    try:
+        import jax
+        import numpy as np
+        from jax._src import dispatch
+        from jax._src.ffi import _FfiEffect
+        from jax.extend.core import Primitive
+        from jax.interpreters import batching, mlir, partial_eval
+
+        primitive = Primitive(TARGET)
+        lower = jax.ffi.ffi_lowering(TARGET, has_side_effect=True)
+
+        def abstract(at: Any, packed: Any, *, known: bool, **_: int) -> Any:
+            return at.update(weak_type=False), {_FfiEffect} if known else set()
+
+        def lowering(ctx: Any, at: Any, packed: Any, *, known: bool, **attributes: int) -> Any:
+            return lower(ctx, at, packed, **{name: np.int32(value) for name, value in attributes.items()})
+
+        def batch(*_: Any, **__: Any) -> Any:
+            raise NotImplementedError(f"emit_traced under vmap: a step has one record. Call it outside; or {_INSTEAD}")
+
+        def prune(used: list[bool], eqn: Any) -> Any:
+            if _last_pruning(sys._getframe(1)):
+                eqn = eqn.replace(params={**eqn.params, "known": False}, effects=frozenset())
+            return [True] * len(eqn.invars), eqn
+
+        dispatch.simple_impl(primitive)
+        primitive.def_effectful_abstract_eval(abstract)
+        mlir.register_lowering(primitive, lowering)
+        batching.primitive_batchers[primitive] = batch
+        partial_eval.dce_rules[primitive] = prune
+    except (ImportError, AttributeError):  # another version of jax
+        return None
+    return primitive
+
+
+# Who calls whom when jax prunes the outermost program before it is compiled; from a loop's body or a jitted function in
+# another, and when it differentiates, the chain is another one.
+_PRUNING = ("_dce_jaxpr", "dce_jaxpr", "dce_jaxpr_consts", "prune_unused_inputs")
+
+
+def _last_pruning(frame: Any) -> bool:
+    """Whether nothing will prune or transform the equation any more. In doubt not: the call is slower, and made."""
+    module = ""
+    for name in _PRUNING:
+        if frame is None or frame.f_code.co_name != name:
+            return False
+        frame, module = frame.f_back, frame.f_globals.get("__name__", "")
+    return module == "jax._src.interpreters.pxla"
+
+
 def _attach(ring: Ring) -> None:
     from usp.cuda import attach
 
@@ -144,21 +212,28 @@ def _attach(ring: Ring) -> None:
 
 
 def settle(timeout: float) -> bool:
-    """Waits until the programs that this thread has called and that write records have ended, at most timeout seconds.
+    """Waits until the programs that write records, called before, have ended, at most timeout seconds.
 
-    Returns whether they have. Does nothing where nothing was traced. A program that failed has ended. Programs that
-    another thread has called are not known here.
+    Returns whether they have. Does nothing where nothing was traced. A program that failed has ended. Of the programs
+    that this thread has called none is missed; of another thread's, one whose results were all let go of may be.
     """
     if not _traced.is_set():
         return True
-    tokens = _tokens()
+    deadline = time.monotonic() + timeout
+    if not _ended([*_tokens(), *_live()], timeout):
+        return False
+    return _ended(_markers(), deadline - time.monotonic())
+
+
+def _ended(pending: list[Any], timeout: float) -> bool:
+    """Whether all that is pending is there within timeout seconds, or will never be."""
     ended = threading.Event()
 
     def wait() -> None:
-        for token in tokens:
+        for one in pending:
             try:
-                token.block_until_ready()
-            except Exception:  # of a program that failed: its caller hears of it
+                one.block_until_ready()
+            except Exception:  # of a program that failed: its caller hears of it; of an array that was donated
                 pass
         ended.set()
 
@@ -168,6 +243,35 @@ def settle(timeout: float) -> bool:
     except RuntimeError:  # the interpreter is going down
         return False
     return ended.wait(timeout)
+
+
+def _live() -> list[Any]:
+    """Arrays of the CPU, which are there when the program that makes them has ended; of all threads."""
+    import jax
+
+    try:
+        return jax.live_arrays("cpu")
+    except Exception:  # the backend is gone
+        return []
+
+
+def _markers() -> list[Any]:
+    """A result of a program on each device: there after all that this thread has called before.
+
+    XLA runs what one thread calls in order. It is for programs without effects whose results nobody kept, of which no
+    token and no array is left. Asked for last, since a device with too much before it makes the call itself wait.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    markers = []
+    try:
+        for device in jax.local_devices(backend="cpu"):
+            with jax.default_device(device):
+                markers.append(jax.jit(lambda: jnp.zeros(()))())
+    except Exception:  # the backend is gone, or a program is being traced
+        pass
+    return markers
 
 
 def _tokens() -> list[Any]:
