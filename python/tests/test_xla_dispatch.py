@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,6 +84,17 @@ def test_settle_waits_for_what_nobody_kept(ring: Ring, emit: Emit) -> None:
     assert _xla.settle(60)
     assert steps_of(ring) == list(range(6))
     assert gave_up < time.perf_counter() - began
+
+
+def test_settle_waits_for_what_another_thread_called(ring: Ring, emit: Emit) -> None:
+    f, x, kept = jax.jit(lambda s, x: emit(s, slow(x).sum())), jnp.ones((200, 200)), []
+    f(0, x).block_until_ready()
+    thread = threading.Thread(target=lambda: kept.extend(f(s, x) for s in range(1, 4)))
+    thread.start()
+    thread.join()
+    assert ring.position < 4, "the programs were over before anything could wait for them"
+    assert _xla.settle(60)
+    assert steps_of(ring) == list(range(4))
 
 
 def test_a_function_that_ran_alone_is_whole_within_others(ring: Ring, emit: Emit) -> None:
@@ -182,6 +194,13 @@ def test_each_of_several_devices(ring_dir: Path) -> None:
             at += 2
             assert [r[0] for r in records(ring)] == list(range(at)), records(ring)
         assert at == 6
+        on_all = jax.pmap(lambda s, x: step(s, x), axis_name="i")
+        x, steps = jnp.ones((3, 200, 200)), [jnp.full(3, at + k) for k in range(4)]
+        jax.block_until_ready(on_all(steps[0], x))
+        for s in steps[1:]:
+            on_all(s, x)  # in threads of XLA's own for each device
+        assert settle(60)
+        assert [r[0] for r in records(ring)] == list(range(10)), records(ring)
         ring.close()
         print("fine")
     """
