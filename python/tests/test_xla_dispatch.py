@@ -139,7 +139,8 @@ def test_gradients_write_each_record_once(ring: Ring, emit: Emit, first: bool) -
         s += 1
     for f in (
         jax.jit(jax.value_and_grad(loss)), jax.value_and_grad(loss), jax.jit(jax.grad(loss)),
-        lambda x, s: jax.vjp(lambda x: loss(x, s), x)[1](1.0), lambda x, s: jax.linearize(lambda x: loss(x, s), x)[1](1.0),
+        lambda x, s: jax.vjp(lambda x: loss(x, s), x)[1](1.0),
+        lambda x, s: jax.linearize(lambda x: loss(x, s), x)[1](1.0),
         jax.jit(lambda x, s: jax.grad(loss)(x, s)), loss,
     ):  # fmt: skip
         for _ in range(2):
@@ -195,12 +196,12 @@ def test_each_of_several_devices(ring_dir: Path) -> None:
             assert [r[0] for r in records(ring)] == list(range(at)), records(ring)
         assert at == 6
         on_all = jax.pmap(lambda s, x: step(s, x), axis_name="i")
-        x, steps = jnp.ones((3, 200, 200)), [jnp.full(3, at + k) for k in range(4)]
+        x, steps = jnp.ones((3, 200, 200)), [jnp.full(3, at + k) for k in range(12)]
         jax.block_until_ready(on_all(steps[0], x))
         for s in steps[1:]:
             on_all(s, x)  # in threads of XLA's own for each device
         assert settle(60)
-        assert [r[0] for r in records(ring)] == list(range(10)), records(ring)
+        assert [r[0] for r in records(ring)] == list(range(18)), records(ring)
         ring.close()
         print("fine")
     """
