@@ -61,7 +61,7 @@ type work struct {
 // detach (errDetached), or another part of the recorder failed. It alone touches the ring.
 func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) {
 	payload := r.newPayload()
-	var pause backoff
+	pace := newPace(r.ring.Header().Slots)
 	cur, err := r.takeFree(failed)
 	if err != nil {
 		return 0, err
@@ -72,7 +72,7 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		}
 		// Both questions are asked before the ring is read, so that nothing can come in unseen between answer and reading.
 		stop := ctx.Err() != nil
-		ended, status, err := r.producerDone(pause.idle())
+		ended, status, err := r.producerDone(pace.slowest())
 		if err != nil {
 			return 0, err
 		}
@@ -102,14 +102,20 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		switch {
 		case stop:
 			return 0, errDetached
-		case n > 0 || ok:
-			pause.reset()
-		case ended:
+		case ended && n == 0 && !ok:
 			return status, nil
-		default:
-			pause.wait(ctx, failed)
+		case !ended && !ok:
+			pace.wait(ctx, failed, n, r.untilDue(cur))
 		}
 	}
+}
+
+// untilDue is how long the batch may still wait for more.
+func (r *Recorder) untilDue(b *batch) time.Duration {
+	if b.empty() {
+		return r.opts.CommitInterval
+	}
+	return r.opts.CommitInterval - r.opts.Now().Sub(b.began)
 }
 
 // nextStaged returns the oldest snapshot request, once every record before it has been taken from the ring.
@@ -236,15 +242,15 @@ func lostEntry(gen uint32, from, to uint64, reason record.LostReason) digestlog.
 }
 
 // producerDone reports whether no more records can come, and what that makes the end of the generation. The producer's
-// lock, a system call, is probed only when the ring has been idle.
-func (r *Recorder) producerDone(idle bool) (bool, digestlog.Status, error) {
+// lock, a system call, is probed only when little comes in.
+func (r *Recorder) producerDone(quiet bool) (bool, digestlog.Status, error) {
 	switch r.ring.State() {
 	case ring.StateClosed:
 		return true, digestlog.StatusClean, nil
 	case ring.StateFailed:
 		return true, digestlog.StatusFailed, nil
 	}
-	if !idle {
+	if !quiet {
 		return false, 0, nil
 	}
 	alive, err := r.ring.ProducerAlive()
@@ -261,26 +267,4 @@ func (r *Recorder) producerDone(idle bool) (bool, digestlog.Status, error) {
 		return true, digestlog.StatusFailed, nil
 	}
 	return true, digestlog.StatusCrashed, nil
-}
-
-const longestPause = time.Millisecond
-
-// backoff waits a little longer each time nothing was found: yield first, then 50 µs doubling to 1 ms. The ring must
-// hold what the producer can emit in the longest wait.
-type backoff struct{ d time.Duration }
-
-func (p *backoff) reset() { p.d = 0 }
-
-// idle reports whether the wait has reached its longest.
-func (p *backoff) idle() bool { return p.d == longestPause }
-
-func (p *backoff) wait(ctx, failed context.Context) {
-	p.d = min(max(2*p.d, 50*time.Microsecond), longestPause)
-	t := time.NewTimer(p.d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	case <-failed.Done():
-	}
 }

@@ -1,0 +1,61 @@
+package recorder
+
+import (
+	"context"
+	"time"
+)
+
+// The waits between two looks at the ring.
+const (
+	shortestPause = 50 * time.Microsecond
+	longestPause  = 5 * time.Millisecond
+	soonestSlot   = 80 * time.Nanosecond // what a producer takes for a slot, if it does nothing else
+)
+
+// pace waits between two looks at the ring, the longer the fewer records the last one found: each look wakes a
+// processor that the step loop may be computing on, and a record may as well wait in the ring as in the batch. A ring
+// that is more than 1/32 full halves the wait, and above 1/8 there is none.
+type pace struct {
+	d, longest time.Duration
+	busy, full int // records found at once that shorten it
+}
+
+// newPace is for a ring of so many slots. A burst into an empty ring must not overrun it within the longest wait; for a
+// small ring that cannot be had, and the wait is 1 ms.
+func newPace(slots int) *pace {
+	longest := min(max(time.Duration(min(slots, 1<<20))*soonestSlot, time.Millisecond), longestPause)
+	return &pace{longest: longest, busy: max(1, slots/32), full: max(1, slots/8)}
+}
+
+// slowest reports whether the wait has reached its longest.
+func (p *pace) slowest() bool { return p.d == p.longest }
+
+// next returns how long to wait after a look that found n items.
+func (p *pace) next(n int) time.Duration {
+	switch {
+	case n >= p.full:
+		p.d = 0
+		return 0
+	case n >= p.busy:
+		p.d /= 2
+	default:
+		p.d *= 2
+	}
+	p.d = min(max(p.d, shortestPause), p.longest)
+	return p.d
+}
+
+// wait waits after a look that found n items, at most so long.
+func (p *pace) wait(ctx, failed context.Context, n int, most time.Duration) {
+	d := min(p.next(n), most)
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	case <-failed.Done():
+	}
+}
