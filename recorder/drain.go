@@ -83,7 +83,8 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		}
 		r.releaseAreas()
 		staged, ok := r.nextStaged()
-		due := cur.size() >= r.opts.CommitBytes || r.opts.Now().Sub(cur.began) >= r.opts.CommitInterval
+		full := cur.size() >= r.opts.CommitBytes // and the ring has more, perhaps
+		due := full || r.opts.Now().Sub(cur.began) >= r.opts.CommitInterval
 		if !cur.empty() && (due || ok || stop || ended && n == 0) {
 			cur.next = r.next
 			if err := r.push(failed, work{batch: cur}); err != nil {
@@ -104,7 +105,7 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 			return 0, errDetached
 		case ended && n == 0 && !ok:
 			return status, nil
-		case !ended && !ok:
+		case !ended && !ok && !full:
 			pace.wait(ctx, failed, n, r.untilDue(cur))
 		}
 	}

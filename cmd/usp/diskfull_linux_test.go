@@ -126,7 +126,7 @@ func wholeAgain(t testing.TB, dir string, e ending) {
 	t.Logf("emitted %d, stored %d, lost %d in %d ranges, %d digests missing", g.Emitted, g.Stored, g.Lost, len(g.LostRanges), c.DigestsMissing)
 }
 
-const faultSteps = 30_000 // of 20 µs: more than what the recorder holds in memory until storage is well, less than what fills a segment of the small disk
+const faultSteps = 40_000 // of 20 µs: more than what the recorder holds in memory until storage is well
 
 // skipRace leaves a test out, aloud, whose steps the race detector would make longer than what it measures.
 func skipRace(t *testing.T) {
