@@ -148,7 +148,7 @@ func (a *app) root() *cobra.Command {
 		return usageError(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
 	})
 	root.AddCommand(a.runCommand(), a.backtestCommand(), a.recordCommand(), a.runsCommand(), a.showCommand(), a.logCommand(), a.verifyCommand(),
-		a.compareCommand(), a.replayCommand(), a.exportCommand(), a.proveCommand(), a.snapshotCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
+		a.compareCommand(), a.replayCommand(), a.exportCommand(), a.sinkCommand(), a.proveCommand(), a.snapshotCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
 	return root
 }
 
@@ -199,6 +199,10 @@ func (a *app) recorderOptions() (recorder.Options, error) {
 	if keep == (snapshot.Retention{}) {
 		keep.KeepLast = math.MaxInt32 // all: the recorder takes the zero value for its own default
 	}
+	beside, err := a.companion()
+	if err != nil {
+		return recorder.Options{}, err
+	}
 	sum := c.SHA256()
 	return recorder.Options{
 		Runs: c.Run.Dir, KeyFile: c.Recorder.KeyFile,
@@ -211,7 +215,7 @@ func (a *app) recorderOptions() (recorder.Options, error) {
 		Witness: recorder.WitnessOptions{
 			URL: c.Witness.URL, Keys: c.Witness.Key, Interval: time.Duration(c.Witness.Interval), Timeout: time.Duration(c.Witness.Timeout),
 		},
-		ConfigSum: hex.EncodeToString(sum[:]), Version: version(),
+		Companion: beside, ConfigSum: hex.EncodeToString(sum[:]), Version: version(),
 		FS: a.fs, Logger: a.logger(), Now: a.now,
 	}, nil
 }
