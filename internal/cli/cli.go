@@ -72,6 +72,9 @@ func Main(args []string, in io.Reader, out, errw io.Writer) int {
 	return a.exit(ctx, err)
 }
 
+// Root is the tree of all commands, for who writes about them. It cannot be run.
+func Root() *cobra.Command { return new(app).root() }
+
 // checkedWriter remembers the first error, so that no command has to look at each line it prints.
 type checkedWriter struct {
 	w   io.Writer
