@@ -18,6 +18,7 @@ import (
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/recorder"
 	"github.com/usp-project/usp/sink"
+	"github.com/usp-project/usp/sink/tensorboard"
 )
 
 const sinkLong = `Bring a run's telemetry to the destinations that are configured: those of the sections
@@ -36,7 +37,11 @@ type destination struct {
 
 // destinations are all kinds, in the order of the settings.
 func destinations() []destination {
-	return []destination{}
+	return []destination{
+		{"tensorboard", func(c *config.Config) string { return c.TensorBoard.Dir }, func(a *app, _ rundir.Dir) (sink.Sink, error) {
+			return tensorboard.New(tensorboard.Options{Dir: a.cfg.TensorBoard.Dir, Every: a.cfg.TensorBoard.Every, FS: a.fs}), nil
+		}},
+	}
 }
 
 type sinkFlags struct {
@@ -66,6 +71,7 @@ type sinkReport struct {
 	Records uint64    `json:"records"`
 	Updated time.Time `json:"updated,omitzero"`
 	Fault   string    `json:"fault,omitempty"`
+	Since   time.Time `json:"since,omitzero"` // of the fault
 }
 
 func (a *app) sink(ctx context.Context, run string, f sinkFlags) error {
@@ -97,16 +103,20 @@ func (a *app) sink(ctx context.Context, run string, f sinkFlags) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err := a.reportSinks(dir, chosen); err != nil {
+	reports, err := a.sinkReports(dir, chosen...)
+	if err == nil {
+		err = a.printSinks(reports)
+	}
+	if err != nil {
 		return err
 	}
-	return sinkError(errors.Join(failed...))
+	return sinkError(dir, errors.Join(failed...))
 }
 
 // sinkError gives an error of a sink its exit code.
-func sinkError(err error) error {
+func sinkError(dir rundir.Dir, err error) error {
 	if errors.Is(err, sink.ErrPatience) {
-		return withCode(exitUnreachable, err)
+		return withCode(exitUnreachable, fmt.Errorf("%w\nwhen it is back, usp sink %s brings the rest", err, display(dir.Path())))
 	}
 	return err
 }
@@ -175,67 +185,66 @@ func (a *app) bring(ctx context.Context, dir rundir.Dir, d destination, f sinkFl
 }
 
 func (a *app) sinkStatus(dir rundir.Dir) error {
-	all, err := sink.Statuses(a.fs, dir)
+	reports, err := a.sinkReports(dir)
 	if err != nil {
 		return err
 	}
-	end, err := sink.End(a.fs, dir)
-	if err != nil {
-		return err
-	}
-	if len(all) == 0 && !a.json {
+	if len(reports) == 0 && !a.json {
 		fmt.Fprintf(a.out, "run %s was brought nowhere\n", dir.ID())
-		return nil
 	}
-	for _, s := range all {
-		to := ""
-		for _, d := range destinations() {
-			if d.name == s.Name {
-				to = d.at(&a.cfg.Config)
-			}
-		}
-		if err := a.printSink(&s, to, end); err != nil {
-			return err
-		}
-	}
-	return nil
+	return a.printSinks(reports)
 }
 
-// reportSinks says how far the destinations are that were brought something.
-func (a *app) reportSinks(dir rundir.Dir, list []destination) error {
+// sinkReports say how far each destination is that was brought something, the given ones or all.
+func (a *app) sinkReports(dir rundir.Dir, only ...destination) ([]sinkReport, error) {
+	all, err := sink.Statuses(a.fs, dir)
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
 	end, err := sink.End(a.fs, dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, d := range list {
-		s, err := sink.ReadStatus(a.fs, dir, d.name)
-		if err != nil {
-			return err
+	places := map[string]string{}
+	for _, d := range destinations() {
+		places[d.name] = d.at(&a.cfg.Config)
+	}
+	var reports []sinkReport
+	for _, s := range all {
+		if len(only) > 0 && !slices.ContainsFunc(only, func(d destination) bool { return d.name == s.Name }) {
+			continue
 		}
-		if err := a.printSink(&s, d.at(&a.cfg.Config), end); err != nil {
+		reports = append(reports, sinkReport{
+			Sink: s.Name, To: places[s.Name], Frames: s.Next, Of: end, Records: s.Records, Updated: s.Updated, Fault: s.Fault, Since: s.Since,
+		})
+	}
+	return reports, nil
+}
+
+func (a *app) printSinks(reports []sinkReport) error {
+	for _, r := range reports {
+		if !a.json {
+			fmt.Fprintf(a.out, "%-12s %s\n", r.Sink, r.text())
+		} else if err := a.printJSON(r, false); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (a *app) printSink(s *sink.Status, to string, end uint64) error {
-	if a.json {
-		return a.printJSON(sinkReport{Sink: s.Name, To: to, Frames: s.Next, Of: end, Records: s.Records, Updated: s.Updated, Fault: s.Fault}, false)
+// text is the report on one line, but for the sink's name.
+func (r *sinkReport) text() string {
+	text := fmt.Sprintf("all %d frames", r.Of)
+	if r.Frames < r.Of {
+		text = fmt.Sprintf("%d of %d frames, %d behind", r.Frames, r.Of, r.Of-r.Frames)
 	}
-	text := "all"
-	if s.Next < end {
-		text = fmt.Sprintf("%d behind", end-s.Next)
+	if r.To != "" {
+		text += ", at " + r.To
 	}
-	fmt.Fprintf(a.out, "%-12s %d of %d frames, %s", s.Name, s.Next, end, text)
-	if to != "" {
-		fmt.Fprintf(a.out, ", at %s", to)
+	if r.Fault != "" {
+		text += fmt.Sprintf("; since %s: %s", r.Since.Format(time.RFC3339), r.Fault)
 	}
-	if s.Fault != "" {
-		fmt.Fprintf(a.out, "; since %s: %s", s.Since.Format(time.RFC3339), s.Fault)
-	}
-	fmt.Fprintln(a.out)
-	return nil
+	return text
 }
 
 // companion is the command line of the process that brings a run to its destinations beside its recorder, if there are any.
