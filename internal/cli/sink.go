@@ -18,6 +18,7 @@ import (
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/recorder"
 	"github.com/usp-project/usp/sink"
+	"github.com/usp-project/usp/sink/parquet"
 	"github.com/usp-project/usp/sink/tensorboard"
 )
 
@@ -38,6 +39,9 @@ type destination struct {
 // destinations are all kinds, in the order of the settings.
 func destinations() []destination {
 	return []destination{
+		{"parquet", func(c *config.Config) string { return c.Parquet.Dir }, func(a *app, _ rundir.Dir) (sink.Sink, error) {
+			return parquet.New(parquet.Options{Dir: a.cfg.Parquet.Dir, FS: a.fs}), nil
+		}},
 		{"tensorboard", func(c *config.Config) string { return c.TensorBoard.Dir }, func(a *app, _ rundir.Dir) (sink.Sink, error) {
 			return tensorboard.New(tensorboard.Options{Dir: a.cfg.TensorBoard.Dir, Every: a.cfg.TensorBoard.Every, FS: a.fs}), nil
 		}},
