@@ -93,6 +93,9 @@ func (a *app) sink(ctx context.Context, run string, f sinkFlags) error {
 	if len(chosen) == 0 {
 		return usageError(errors.New("no destination is configured: name one in usp.toml, such as dir in the section [parquet], or in the environment, such as USP_PARQUET_DIR; usp config show lists them"))
 	}
+	if f.follow {
+		yieldProcessor()
+	}
 	lock, err := a.lockSinks(ctx, dir, f.follow)
 	if err != nil {
 		return err
