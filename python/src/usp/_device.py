@@ -16,8 +16,9 @@ import threading
 import time as clock
 import warnings
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from usp._arrays import is_device_array, ready, start
 from usp._errors import ClosedError, Error, FieldError, ForkedError, StepError
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DeviceQueue", "is_device_array", "pack"]
 
-_PAUSE = 0.002  # s between looks at the queue while there is something in it
+_PAUSE = 0.003  # s between looks at the queue, less where more than a group gets ready in it
 _PAUSE_MAX = 0.016  # s, reached while the device makes nothing ready
-_GROUP = 4  # records between two moments without the interpreter lock
-_BREATH = 20e-6  # s asleep at such a moment: after a sleep of zero the lock would be taken again before anyone woke
+_GROUP = 4  # records written at a look
+_BREATH = 20e-6  # s, the least pause: after a sleep of zero the lock would be taken again before anyone woke
 _BLOCK = 512  # records of a stacked entry that are encoded and emitted at once
 
 
@@ -51,6 +52,8 @@ class Sink(Protocol):
     def emit_block(self, payloads: Any) -> int: ...
 
     def advance(self, first: int, last: int | None = None) -> None: ...
+
+    def reader(self) -> Any: ...
 
 
 class _Check:
@@ -66,14 +69,15 @@ class _Check:
         self.copy = False
 
 
-class _Entry:
-    """Records that wait: steps and times (int, or arrays of n), and one value for each field, or one packed array."""
+class _Entry(NamedTuple):
+    """Records that wait. The extension knows the order."""
 
-    __slots__ = ("leaves", "many", "packed", "steps", "times", "watch")
-
-    def __init__(self, steps: Any, times: Any, leaves: list[Any], packed: bool, many: int | None, watch: list[Any]):
-        self.steps, self.times, self.leaves = steps, times, leaves
-        self.packed, self.many, self.watch = packed, many, watch
+    steps: Any  # int, or an array; times too
+    times: Any
+    leaves: list[Any]  # one value for each field, or one packed array
+    packed: bool
+    many: int | None  # records of a stacked entry
+    watch: list[Any]  # arrays that have to be ready
 
 
 class DeviceQueue:
@@ -108,6 +112,9 @@ class DeviceQueue:
         self._told: set[str] = set()
         self._thread: threading.Thread | None = None
         self._buffer: Any = None
+        self._reader = ring.reader()
+        self._odd = 0  # how many times in succession the reader left a record to Python, and how often not to ask it
+        self._left_out = 0
 
     # ---- the calling thread
 
@@ -121,14 +128,18 @@ class DeviceQueue:
         """
         if self._gone is not None or self._message:
             self._say()
-        watch: list[Any] = []
         packed = False
-        if isinstance(values, Mapping):
-            leaves = self._leaves(self._checks, values, None, watch)
+        if self._reader is not None and (leaves := self._reader.leaves(values)) is not None:
+            watch = leaves
         else:
-            leaves = [self._packed(values, None, watch)]
-            packed = True
+            watch = []
+            if isinstance(values, Mapping):
+                leaves = self._leaves(self._checks, values, None, watch)
+            else:
+                leaves = [self._packed(values, None, watch)]
+                packed = True
         if type(step) is not int:
+            watch = watch.copy()  # that may be leaves
             step = self._step(step, watch)
         entry = _Entry(step, clock.time_ns() if time is None else time, leaves, packed, None, watch)
         return self._append(entry, 1, step, step)
@@ -212,6 +223,8 @@ class DeviceQueue:
         check_leaf(c.field, v.shape, v.dtype, many)
         c.copy = start(v, f"field {c.name!r}")
         c.shape, c.dtype, c.sharding = v.shape, v.dtype, v.sharding
+        if many is None and not c.copy and self._reader is not None:
+            self._reader.learn(self._checks.index(c), v)
         watch.append(v)
         return v
 
@@ -315,52 +328,63 @@ class DeviceQueue:
             if not self._entries:
                 if self._closing:
                     return
-                self._idle = True
-                if not self._entries and not self._closing:
-                    self._wake.wait()
-                self._wake.clear()
-                self._idle = False
-                pause = _PAUSE
-            if not self._closing:
+                if pause >= _PAUSE_MAX:
+                    self._idle = True
+                    if not self._entries and not self._closing:
+                        self._wake.wait()
+                    self._wake.clear()
+                    self._idle = False
+                    pause = _PAUSE
+            if not self._closing and pause:
                 clock.sleep(pause)
-            if self._drain():
-                pause = _PAUSE
-            elif self._closing:
+            n = self._drain()
+            if self._closing and not n:
                 clock.sleep(_PAUSE)
-            else:
-                pause = min(2 * pause, _PAUSE_MAX)
+            pause = self._pause(pause, n)
 
-    def _drain(self) -> bool:
-        """Writes the entries that are ready, in order; returns whether there was one."""
-        entries = self._entries
-        progress = False
-        while entries and not self._abandoned:
-            group: list[_Entry] = []
-            for i in range(min(_GROUP, len(entries))):
-                entry = entries[i]
-                stacked = entry.many is not None
-                if (stacked and group) or not all(map(ready, entry.watch)):
-                    break
-                group.append(entry)
-                if stacked:
-                    break
-            if not group:
-                return progress
-            progress = True
-            before = self.written + self.dropped
-            try:
-                if group[0].many is None:
-                    self._write(group)
-                else:
-                    self._write_stacked(group[0])
-            except Exception as e:  # it must not end the thread: everything behind it would be lost
-                n = sum(entry.many or 1 for entry in group)
-                self._lost(before + n - self.written - self.dropped, f"could not be written: {type(e).__name__}: {e}")
-            self._done(len(group))
-        return progress
+    def _pause(self, pause: float, n: int) -> float:
+        """How long to sleep after n entries were written: so that about a group is ready at the next look, if any is."""
+        if n == 0:
+            return min(2 * max(pause, _PAUSE), _PAUSE_MAX)
+        left = len(self._entries)
+        if left >= max(1, self._capacity // 2):
+            return 0.0
+        if n < _GROUP:
+            return min(max(1.25 * pause, _BREATH), _PAUSE)
+        return max(pause * (0.5 if left > n else 0.75), _BREATH)
 
-    def _done(self, n: int) -> None:
-        """Takes n entries off the queue. What is behind them may wait a moment: the loop may want the lock."""
+    def _drain(self) -> int:
+        """Writes a group of the entries that are ready, in order; returns how many it was, of stacked ones a group."""
+        if self._reader is None or self._left_out:
+            self._left_out -= self._left_out > 0
+        elif (payloads := self._reader.read(self._entries, _GROUP)) is not None:
+            n = len(payloads) // self._schema.payload_len
+            if n:
+                self._finish(n, n, lambda: self._send(payloads, n))
+            self._odd = 0
+            return n
+        else:
+            self._left_out = self._odd = min(2 * self._odd + 1, 255)
+        group: list[_Entry] = []
+        for entry in list(islice(self._entries, _GROUP)):
+            stacked = entry.many is not None
+            if (stacked and group) or not all(map(ready, entry.watch)):
+                break
+            group.append(entry)
+            if stacked:
+                self._finish(1, entry.many, lambda e=entry: self._write_stacked(e))
+                return _GROUP
+        if group:
+            self._finish(len(group), len(group), lambda: self._write(group))
+        return len(group)
+
+    def _finish(self, n: int, rows: int, write: Callable[[], None]) -> None:
+        """Writes n entries, which are so many records, and takes them off the queue."""
+        before = self.written + self.dropped
+        try:
+            write()
+        except Exception as e:  # it must not end the thread: everything behind it would be lost
+            self._lost(before + rows - self.written - self.dropped, f"could not be written: {type(e).__name__}: {e}")
         entries = self._entries
         with self._lock:
             for _ in range(n):
@@ -368,8 +392,6 @@ class DeviceQueue:
                     entries.popleft()
             if not entries and self.emitter is not None:
                 self.emitter.deferred = False
-        if entries and len(entries) < self._capacity // 2:
-            clock.sleep(_BREATH)
 
     def _write(self, group: list[_Entry]) -> None:
         """Writes single records."""
@@ -390,7 +412,7 @@ class DeviceQueue:
             block[rows, :HEAD_WORDS] = step & _MASK, entry.times & _MASK
             self._fill(block[rows : rows + 1], leaves, entry)
             rows += 1
-        self._send(block[:rows])
+        self._send(memoryview(block[:rows]).cast("B"), rows)
 
     def _write_stacked(self, entry: _Entry) -> None:
         """Writes the n records of a stacked entry, some hundred at a time."""
@@ -417,7 +439,7 @@ class DeviceQueue:
             else:
                 block.view(np.int64)[:, 1] = entry.times[at:end]
             self._fill(block, [v[at:end] for v in leaves], entry)
-            self._send(block)
+            self._send(memoryview(block).cast("B"), end - at)
             clock.sleep(_BREATH)
 
     def _fill(self, block: np.ndarray, leaves: list[np.ndarray], entry: _Entry) -> None:
@@ -450,14 +472,14 @@ class DeviceQueue:
             self._buffer = np.empty((rows, self._schema.words), np.uint64)
         return self._buffer[:rows]
 
-    def _send(self, block: np.ndarray) -> None:
-        if not len(block):
+    def _send(self, payloads: Any, rows: int) -> None:
+        if not rows:
             return
         with self._write_lock:
             if self._abandoned:
                 return
-            self._ring.emit_block(memoryview(block).cast("B"))
-            self.written += len(block)
+            self._ring.emit_block(payloads)
+            self.written += rows
 
     def _lost(self, n: int, why: str) -> None:
         """Counts records that cannot be written, and leaves word for the caller, once for each reason."""

@@ -269,8 +269,11 @@ class Ring:
         """
         if self._writer is None:
             return Emitter(self, self.schema.fields, slow).emit
-        fields = tuple((f.name, _TYPE_CODES[str(f.type)], f.len) for f in self.schema.fields)
-        return _native.Emitter(self._writer, fields, slow).emit
+        return _native.Emitter(self._writer, _native_fields(self.schema), slow).emit
+
+    def reader(self) -> Any:
+        """Returns what takes device values from a queue to their words; None without the extension."""
+        return None if self._writer is None else _native.Reader(_native_fields(self.schema))
 
     def handle(self) -> int:
         """Returns the number by which compiled code finds this ring. Raises RingError without the extension."""
@@ -464,6 +467,10 @@ class Ring:
         if self._forked:
             return ForkedError(f"ring {self.path} belongs to the process that this one was forked from")
         return ClosedError(f"ring {self.path} is closed")
+
+
+def _native_fields(schema: Schema) -> tuple[tuple[str, int, int | None], ...]:
+    return tuple((f.name, _TYPE_CODES[str(f.type)], f.len) for f in schema.fields)
 
 
 def _choose(native: bool | None) -> bool:
