@@ -92,7 +92,6 @@ class DeviceQueue:
         if capacity < 1:
             raise ValueError(f"queue of {capacity} records: want at least 1")
         self.records = 0
-        self.written = 0
         self.dropped = 0
         self.emitter = emitter
         self._ring, self._schema, self._capacity = ring, schema, capacity
@@ -113,8 +112,9 @@ class DeviceQueue:
         self._thread: threading.Thread | None = None
         self._buffer: Any = None
         self._reader = ring.reader()
-        self._odd = 0  # how many times in succession the reader left a record to Python, and how often not to ask it
-        self._left_out = 0
+        self._written = 0  # by Python
+        self._odd = 0  # grows while the reader leaves everything to Python
+        self._left_out = 0  # looks for which it is not asked
 
     # ---- the calling thread
 
@@ -173,6 +173,11 @@ class DeviceQueue:
         packed = not isinstance(values, Mapping)
         leaves = [self._packed(values, many, watch)] if packed else self._leaves(self._many_checks, values, many, watch)
         return self._append(_Entry(steps, times, leaves, packed, many, watch), many, first, last)
+
+    @property
+    def written(self) -> int:
+        """Number of records that are in the ring."""
+        return self._written + (self._reader.written if self._reader is not None else 0)
 
     def pending(self) -> int:
         """Number of records that wait."""
@@ -290,11 +295,15 @@ class DeviceQueue:
             return 0
         self._gone = ClosedError
         self._closing = True
+        if self._reader is not None:
+            self._reader.end(False)
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout)
         with self._write_lock:
             self._abandoned = True
+            if self._reader is not None:
+                self._reader.end(True)
         left = self.pending()
         self.dropped += left
         self._entries.clear()
@@ -329,42 +338,44 @@ class DeviceQueue:
                 if self._closing:
                     return
                 if pause >= _PAUSE_MAX:
-                    self._idle = True
-                    if not self._entries and not self._closing:
-                        self._wake.wait()
-                    self._wake.clear()
-                    self._idle = False
+                    self._rest()
                     pause = _PAUSE
-            if not self._closing and pause:
+            if self._reader is not None and not self._left_out:
+                before = self._reader.written
+                if self._reader.run(self._entries, self._capacity, self._lock, self.emitter):
+                    pause = _PAUSE_MAX
+                    continue
+                self._odd = 0 if self._reader.written > before else min(2 * self._odd + 1, 255)
+                self._left_out = self._odd
+            elif not self._closing and pause:
                 clock.sleep(pause)
             n = self._drain()
+            self._left_out -= self._left_out > 0
             if self._closing and not n:
                 clock.sleep(_PAUSE)
             pause = self._pause(pause, n)
 
+    def _rest(self) -> None:
+        """Waits for an entry, or the end."""
+        self._idle = True
+        if not self._entries and not self._closing:
+            self._wake.wait()
+        self._wake.clear()
+        self._idle = False
+
     def _pause(self, pause: float, n: int) -> float:
         """How long to sleep after n entries were written: so that about a group is ready at the next look, if any is."""
         if n == 0:
-            return min(2 * max(pause, _PAUSE), _PAUSE_MAX)
+            return min(2 * max(pause, _PAUSE / 2), _PAUSE_MAX)
         left = len(self._entries)
         if left >= max(1, self._capacity // 2):
             return 0.0
         if n < _GROUP:
-            return min(max(1.25 * pause, _BREATH), _PAUSE)
+            return min(1.25 * pause + _BREATH, _PAUSE)
         return max(pause * (0.5 if left > n else 0.75), _BREATH)
 
     def _drain(self) -> int:
         """Writes a group of the entries that are ready, in order; returns how many it was, of stacked ones a group."""
-        if self._reader is None or self._left_out:
-            self._left_out -= self._left_out > 0
-        elif (payloads := self._reader.read(self._entries, _GROUP)) is not None:
-            n = len(payloads) // self._schema.payload_len
-            if n:
-                self._finish(n, n, lambda: self._send(payloads, n))
-            self._odd = 0
-            return n
-        else:
-            self._left_out = self._odd = min(2 * self._odd + 1, 255)
         group: list[_Entry] = []
         for entry in list(islice(self._entries, _GROUP)):
             stacked = entry.many is not None
@@ -479,7 +490,7 @@ class DeviceQueue:
             if self._abandoned:
                 return
             self._ring.emit_block(payloads)
-            self.written += rows
+            self._written += rows
 
     def _lost(self, n: int, why: str) -> None:
         """Counts records that cannot be written, and leaves word for the caller, once for each reason."""

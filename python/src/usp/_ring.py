@@ -272,8 +272,8 @@ class Ring:
         return _native.Emitter(self._writer, _native_fields(self.schema), slow).emit
 
     def reader(self) -> Any:
-        """Returns what takes device values from a queue to their words; None without the extension."""
-        return None if self._writer is None else _native.Reader(_native_fields(self.schema))
+        """Returns what takes records of device values from a queue to the ring; None without the extension."""
+        return None if self._writer is None else _native.Reader(self._writer, _native_fields(self.schema))
 
     def handle(self) -> int:
         """Returns the number by which compiled code finds this ring. Raises RingError without the extension."""

@@ -1,15 +1,21 @@
 /* Reader: records of device values, as they are queued and as they are taken from the queue (usp._device). It knows the
  * way of almost every record: arrays of jax like the last ones, whose memory the host can read. What goes another way
  * it leaves to Python, untouched, and so it never raises for a value. */
+#define _POSIX_C_SOURCE 200809L
+
 #include "module.h"
 
 #include <string.h>
+#include <time.h>
 
 #include "values.h"
 
 typedef struct {
     PyObject_HEAD usp_fields fields;
     PyObject **known; /* of each field the type, aval and sharding of an array that fits; NULL before there is one */
+    usp_WriterObject *writer;
+    uint64_t written;
+    char ending, given_up;
 } Reader;
 
 enum { TYPE, AVAL, SHARDING, KNOWN };
@@ -23,16 +29,23 @@ enum state {
     ANOTHER, /* for Python */
 };
 
-static PyObject *is_deleted, *is_ready, *aval, *sharding; /* names */
+#define GROUP 4            /* records written at a look */
+#define PAUSE 3000000      /* ns between looks at the queue, less where more than a group gets ready in it */
+#define PAUSE_MAX 16000000 /* ns, reached while nothing gets ready */
+#define BREATH 20000       /* ns, the least pause: after none the lock would be taken again before anyone woke */
+
+static PyObject *is_deleted, *is_ready, *aval, *sharding, *popleft, *locked, *deferred; /* names */
 
 static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    PyObject *fields;
-    static char *names[] = {"fields", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!", names, &PyTuple_Type, &fields))
+    PyObject *writer, *fields;
+    static char *names[] = {"writer", "fields", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!", names, usp_Writer, &writer, &PyTuple_Type, &fields))
         return NULL;
     Reader *r = (Reader *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (r == NULL)
         return NULL;
+    Py_INCREF(writer);
+    r->writer = (usp_WriterObject *)writer;
     if (usp_fields_set(&r->fields, fields) < 0) {
         Py_DECREF(r);
         return NULL;
@@ -52,6 +65,7 @@ static void reader_dealloc(PyObject *self) {
         Py_CLEAR(r->known[i]);
     PyMem_Free(r->known);
     usp_fields_clear(&r->fields);
+    Py_CLEAR(r->writer);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
 }
@@ -187,65 +201,144 @@ static enum state entry_words(const usp_fields *fields, PyObject *entry, uint64_
     return HERE;
 }
 
-static PyObject *reader_read(PyObject *self, PyObject *args) {
-    const usp_fields *fields = &((Reader *)self)->fields;
-    PyObject *entries, *result = NULL;
-    Py_ssize_t limit, n = 0;
-    enum state state = WAITS;
-    if (!PyArg_ParseTuple(args, "On", &entries, &limit))
-        return NULL;
-    if (limit < 1 || limit > 1 << 10)
-        return PyErr_Format(PyExc_ValueError, "%zd records at once", limit);
-    uint64_t *rows = PyMem_Malloc(8 * fields->words * (size_t)limit);
-    if (rows == NULL)
-        return PyErr_NoMemory();
-    for (; n < limit; n++) {
+/* Makes the payloads of the first entries that are ready, at most GROUP; returns how many. *state is that of the next. */
+static Py_ssize_t group_words(const usp_fields *fields, PyObject *entries, uint64_t *rows, enum state *state) {
+    Py_ssize_t n = 0;
+    *state = WAITS;
+    for (; n < GROUP; n++) {
         PyObject *entry = PySequence_GetItem(entries, n);
         if (entry == NULL)
             break; /* no more, or the queue has ended meanwhile */
-        state = entry_words(fields, entry, rows + fields->words * (size_t)n);
+        *state = entry_words(fields, entry, rows + fields->words * (size_t)n);
         Py_DECREF(entry);
-        if (state != HERE)
+        if (*state != HERE)
             break;
     }
     PyErr_Clear();
-    if (n > 0 || state != ANOTHER) {
-        result = PyBytes_FromStringAndSize((const char *)rows, (Py_ssize_t)(8 * fields->words) * n);
-    } else {
-        Py_INCREF(Py_None);
-        result = Py_None;
+    return n;
+}
+
+/* Takes n entries off the queue. Nobody holds the lock of the queue: then nobody is about to append to it either. */
+static void take_off(Py_ssize_t n, PyObject *entries, PyObject *lock, PyObject *emitter) {
+    while (n-- > 0) {
+        PyObject *entry = PyObject_CallMethodObjArgs(entries, popleft, NULL);
+        if (entry == NULL)
+            break; /* the queue was given up meanwhile, and cleared */
+        Py_DECREF(entry);
+    }
+    if (emitter != Py_None && PyObject_Size(entries) == 0 && ask(lock, locked) == 0)
+        PyObject_SetAttr(emitter, deferred, Py_False);
+    PyErr_Clear();
+}
+
+/* Nanoseconds to sleep after n entries were written and left remain: so that about a group is ready at the next look,
+ * if any is. */
+static long next_pause(long pause, Py_ssize_t n, Py_ssize_t left, Py_ssize_t capacity) {
+    if (n == 0)
+        return pause < PAUSE ? PAUSE : pause < PAUSE_MAX / 2 ? 2 * pause : PAUSE_MAX;
+    if (left >= capacity / 2 && left > 0)
+        return 0;
+    if (n < GROUP)
+        pause += pause / 4 + BREATH;
+    else
+        pause -= left > n ? pause / 2 : pause / 4;
+    return pause < BREATH ? BREATH : pause < PAUSE ? pause : PAUSE;
+}
+
+static void doze(long ns) {
+    struct timespec t = {0, ns};
+    Py_BEGIN_ALLOW_THREADS;
+    nanosleep(&t, NULL);
+    Py_END_ALLOW_THREADS;
+}
+
+/* The loop of the queue's thread. Between a look at given_up and the count of what was written, the interpreter's lock
+ * is not let go of. */
+static PyObject *reader_run(PyObject *self, PyObject *args) {
+    Reader *r = (Reader *)self;
+    PyObject *entries, *lock, *emitter;
+    Py_ssize_t capacity, n;
+    long pause = PAUSE;
+    uint64_t first;
+    enum state state = WAITS;
+    if (!PyArg_ParseTuple(args, "OnOO", &entries, &capacity, &lock, &emitter))
+        return NULL;
+    uint64_t *rows = PyMem_Malloc(8 * r->fields.words * GROUP);
+    if (rows == NULL)
+        return PyErr_NoMemory();
+    while (!r->given_up) {
+        if (pause > 0 && !r->ending)
+            doze(pause);
+        n = group_words(&r->fields, entries, rows, &state);
+        if (n > 0 && !r->given_up) {
+            if (usp_writer_put_block(r->writer->handle, rows, r->fields.words, (size_t)n, &first) != USP_OK) {
+                state = ANOTHER; /* the ring is gone: Python says so */
+                break;
+            }
+            r->written += (uint64_t)n;
+            take_off(n, entries, lock, emitter);
+        }
+        if (state == ANOTHER)
+            break;
+        Py_ssize_t left = PyObject_Size(entries);
+        if (n == 0 && left <= 0 && (r->ending || pause == PAUSE_MAX))
+            break;
+        if (n == 0 && r->ending)
+            doze(PAUSE);
+        pause = next_pause(pause, n, left, capacity);
     }
     PyMem_Free(rows);
-    return result;
+    return PyBool_FromLong(state != ANOTHER);
+}
+
+static PyObject *reader_end(PyObject *self, PyObject *given_up) {
+    Reader *r = (Reader *)self;
+    r->ending = 1;
+    r->given_up = (char)(given_up == Py_True);
+    Py_RETURN_NONE;
+}
+
+static PyObject *get_written(PyObject *self, void *closure) {
+    (void)closure;
+    return PyLong_FromUnsignedLongLong(((Reader *)self)->written);
 }
 
 static PyMethodDef methods[] = {
     {"learn", reader_learn, METH_VARARGS, "learn(field, array)\n\nTakes an array that fits as what the next are like."},
     {"leaves", reader_leaves, METH_O,
      "leaves(values) -> list | None\n\nThe values in the order of the fields, if each is an array like the one learned."},
-    {"read", reader_read, METH_VARARGS,
-     "read(entries, limit) -> bytes | None\n\nPayloads of the first entries that are ready, at most limit. None if the "
-     "first is not for here."},
+    {"run", reader_run, METH_VARARGS,
+     "run(entries, capacity, lock, emitter) -> bool\n\nWrites entries as they get ready. True if there were none for "
+     "long, or after end; False if the first is not for here."},
+    {"end", reader_end, METH_O, "end(given_up)\n\nMakes run write what is ready and return; nothing, if given up."},
     {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef getset[] = {
+    {"written", get_written, NULL, "Records written.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot slots[] = {
     {Py_tp_new, reader_new},
     {Py_tp_dealloc, reader_dealloc},
     {Py_tp_methods, methods},
-    {Py_tp_doc, "Reader(fields)\n\nfields: tuple of (name, type, length), in the order of the record."},
+    {Py_tp_getset, getset},
+    {Py_tp_doc, "Reader(writer, fields)\n\nfields: tuple of (name, type, length), in the order of the record."},
     {0, NULL},
 };
 
 static PyType_Spec spec = {"usp._native.Reader", sizeof(Reader), 0, Py_TPFLAGS_DEFAULT, slots};
 
 int usp_add_reader(PyObject *module) {
-    is_deleted = PyUnicode_InternFromString("is_deleted");
-    is_ready = PyUnicode_InternFromString("is_ready");
-    aval = PyUnicode_InternFromString("aval");
-    sharding = PyUnicode_InternFromString("sharding");
-    if (is_deleted == NULL || is_ready == NULL || aval == NULL || sharding == NULL)
-        return -1;
+    static const struct {
+        PyObject **name;
+        const char *text;
+    } names[] = {{&is_deleted, "is_deleted"}, {&is_ready, "is_ready"}, {&aval, "aval"}, {&sharding, "sharding"},
+                 {&popleft, "popleft"}, {&locked, "locked"}, {&deferred, "deferred"}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if ((*names[i].name = PyUnicode_InternFromString(names[i].text)) == NULL)
+            return -1;
     PyObject *type = PyType_FromSpec(&spec);
     if (type == NULL || PyModule_AddObjectRef(module, "Reader", type) < 0) {
         Py_XDECREF(type);
