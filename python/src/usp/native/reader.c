@@ -258,16 +258,16 @@ static PyObject *reader_run(PyObject *self, PyObject *args) {
     Reader *r = (Reader *)self;
     PyObject *entries, *lock, *emitter;
     Py_ssize_t capacity, n;
-    long pause = PAUSE;
     uint64_t first;
     enum state state = WAITS;
     if (!PyArg_ParseTuple(args, "OnOO", &entries, &capacity, &lock, &emitter))
         return NULL;
+    long pause = PyObject_Size(entries) > GROUP ? BREATH : PAUSE;
     uint64_t *rows = PyMem_Malloc(8 * r->fields.words * GROUP);
     if (rows == NULL)
         return PyErr_NoMemory();
     while (!r->given_up) {
-        if (pause > 0 && !r->ending)
+        if (!r->ending)
             doze(pause);
         n = group_words(&r->fields, entries, rows, &state);
         if (n > 0 && !r->given_up) {
