@@ -2,9 +2,11 @@
 
 The caller's part is metadata only: names, shapes and dtypes are checked, a copy to the host is begun where the device
 is not the host, and the arrays are appended to the queue. It never waits, never synchronises the device, and a full
-queue drops the record and counts it. The thread takes what is ready, in order, in batches: it wakes a few hundred
-times a second at most and lets go of the interpreter lock between small groups of records, so that a loop that needs
-the lock waits tens of microseconds for it, not milliseconds.
+queue drops the record and counts it. The thread takes what is ready, in order, in small groups, and sleeps between
+them for as long as the next group takes to get ready: a loop that needs the interpreter lock waits tens of microseconds
+for it, not milliseconds, and a wake-up, which costs more than a record, serves several. The extension does almost all
+of this (native/reader.c); the code here does without it, and takes what it leaves: stacked records, steps on the
+device, and arrays whose memory the host cannot read in place.
 
 Every record is written or counted: put = written + dropped + pending. Those dropped are of a full queue, of buffers
 that were donated or deleted before they were read, of steps that the device made go backwards, or not ready at close.
@@ -24,7 +26,7 @@ from usp._arrays import is_device_array, ready, start
 from usp._errors import ClosedError, Error, FieldError, ForkedError, StepError
 from usp._pack import (
     check_leaf,
-    encode,
+    fill,
     host_stack,
     host_steps,
     host_words,
@@ -364,7 +366,7 @@ class DeviceQueue:
         self._idle = False
 
     def _pause(self, pause: float, n: int) -> float:
-        """How long to sleep after n entries were written: so that about a group is ready at the next look, if any is."""
+        """How long to sleep after n entries were written: until about a group is ready, as reader.c has it."""
         if n == 0:
             return min(2 * max(pause, _PAUSE / 2), _PAUSE_MAX)
         left = len(self._entries)
@@ -421,7 +423,7 @@ class DeviceQueue:
                 self._lost(1, "had a step, read from the device, that was not above the one before it")
                 continue
             block[rows, :HEAD_WORDS] = step & _MASK, entry.times & _MASK
-            self._fill(block[rows : rows + 1], leaves, entry)
+            fill(block[rows : rows + 1], self._schema, leaves, entry.leaves, entry.packed)
             rows += 1
         self._send(memoryview(block[:rows]).cast("B"), rows)
 
@@ -449,24 +451,9 @@ class DeviceQueue:
                 block[:, 1] = entry.times & _MASK
             else:
                 block.view(np.int64)[:, 1] = entry.times[at:end]
-            self._fill(block, [v[at:end] for v in leaves], entry)
+            fill(block, self._schema, [v[at:end] for v in leaves], entry.leaves, entry.packed)
             self._send(memoryview(block).cast("B"), end - at)
             clock.sleep(_BREATH)
-
-    def _fill(self, block: np.ndarray, leaves: list[np.ndarray], entry: _Entry) -> None:
-        """Writes the values of the block. leaves: packed, or one for each field, which is words if of the host."""
-        import numpy as np
-
-        if entry.packed:
-            block.view("u4")[:, 2 * HEAD_WORDS :] = leaves[0]
-            return
-        fields = zip(self._schema.fields, self._schema.offsets, leaves, entry.leaves, strict=True)
-        for field, offset, leaf, original in fields:
-            out = block[:, offset : offset + (field.len or 0)]
-            if type(original) is np.ndarray:  # of the host: words already
-                out[...] = leaf
-            else:
-                encode(out, leaf, field.type or "")
 
     def _advance(self, first: int, last: int) -> bool:
         try:
