@@ -20,6 +20,7 @@ from usp._schema import Field
 jax = pytest.importorskip("jax", reason="no jax here")
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+from jax.experimental.layout import Format, Layout  # noqa: E402
 
 if why := native_available():
     pytest.skip(f"the extension is not here: {why}", allow_module_level=True)
@@ -87,14 +88,28 @@ def test_fields_of_the_host_and_packed_records_are_taken_too(ring_dir: Path) -> 
     assert rows[1].tolist() == [2, 6, 1 << 32, 2 | 3 << 32, 4 | 5 << 32, 6 | 7 << 32]
 
 
-def test_arrays_in_another_order_of_memory(ring_dir: Path) -> None:
+def test_arrays_in_another_order_of_memory_are_left_to_python(ring_dir: Path) -> None:
     queue, ring = queue_of(ring_dir, [Field("a", "metric", "f64", 6)])
-    turned = jax.jit(lambda x: x.T)(jnp.arange(6.0).reshape(2, 3))
+    columns = Format(Layout((1, 0)), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    turned = jax.jit(lambda x: x + 0, out_shardings=columns)(jnp.arange(6.0).reshape(2, 3))
     for step in range(3):
         queue.put(step, {"a": turned})
     assert queue.close() == 0
+    assert queue._reader.written == 0
     for row in records(ring):
-        assert np.array(row[2:], np.uint64).view(np.float64).tolist() == [0, 3, 1, 4, 2, 5]
+        assert np.array(row[2:], np.uint64).view(np.float64).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_is_ready_does_not_wait_for_what_is_behind_it(ring_dir: Path) -> None:
+    queue, ring = queue_of(ring_dir, [Field("a", "metric", "f64", 1), Field("b", "metric", "f64", 1)])
+    begin, ready = slow(1.0), jnp.float32(1)
+    queue.put(1, {"a": ready, "b": ready})
+    hung = begin()
+    queue.put(2, {"a": ready, "b": hung})  # of two programs, one of which is done
+    wait_for(lambda: ring.position == 1)
+    assert not hung.is_ready(), "the first waited for the second"
+    assert queue.close(30) == 0
+    assert [r[0] for r in records(ring)] == [1, 2]
 
 
 def test_records_of_all_kinds_keep_their_order(ring_dir: Path) -> None:
@@ -155,11 +170,12 @@ def test_values_that_are_alike_are_seen_to_be(ring_dir: Path) -> None:
     queue.put(1, one)
     leaves = queue._reader.leaves(two)
     assert [x is y for x, y in zip(leaves, two.values(), strict=True)] == [True, True]
-    gone = program(jnp.zeros(2))
+    place, gone = two["a"].sharding, program(jnp.zeros(2))
     gone["b"].delete()
     for values in (
         gone, {"a": two["a"]}, {**two, "c": 1}, {"a": two["b"], "b": two["b"]}, {**two, "a": np.ones(2)},
-        {**two, "a": jnp.ones(3)}, {**two, "a": jnp.ones(2, jnp.float32)}, {"a": two["a"], "c": two["b"]}, None,
+        {**two, "a": jax.device_put(jnp.ones(3), place)}, {"a": two["a"], "c": two["b"]}, None,
+        {**two, "a": jax.device_put(jnp.ones(2, jnp.float32), place)},
         {**two, "a": jax.device_put(two["a"], jax.sharding.SingleDeviceSharding(jax.devices()[0]))},
     ):  # fmt: skip
         assert queue._reader.leaves(values) is None, values
