@@ -47,7 +47,7 @@ func Export(ctx context.Context, o Options, run sink.Run, batches iter.Seq2[*sin
 			_, err := f.Write(b)
 			return err
 		})
-		enc.out = appendVersion(nil, created(run.ID).UnixNano())
+		enc.out = appendHeader(nil, created(run.ID).UnixNano())
 		for b, err := range batches {
 			if err != nil {
 				return err

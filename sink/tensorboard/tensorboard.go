@@ -153,13 +153,13 @@ func (s *Sink) Begin(_ context.Context, run sink.Run, at sink.Cursor) (sink.Curs
 }
 
 // open opens the file and cuts it back to a place, which it sets to zero if the file does not go as far. A file that is not
-// there is made with the version in it, at once, so that what does not begin with it is not ours, whatever crashed.
+// there is made with its header in it, at once, so that what does not begin with it is not ours, whatever crashed.
 func (s *Sink) open(runID string, from *state) error {
 	fsys := s.options.fs()
-	version := appendVersion(nil, created(runID).UnixNano())
+	header := appendHeader(nil, created(runID).UnixNano())
 	if _, err := fsys.Stat(s.path); errors.Is(err, fs.ErrNotExist) {
 		err = vfs.Create(fsys, s.path, fileMode, func(f vfs.File) error {
-			_, err := f.Write(version)
+			_, err := f.Write(header)
 			return err
 		})
 		if err != nil {
@@ -175,16 +175,16 @@ func (s *Sink) open(runID string, from *state) error {
 	if err != nil {
 		return err
 	}
-	head := make([]byte, len(version))
+	head := make([]byte, len(header))
 	if n, err := f.ReadAt(head, 0); err != nil && err != io.EOF {
 		return err
-	} else if !bytes.Equal(head[:n], version) {
+	} else if !bytes.Equal(head[:n], header) {
 		return fmt.Errorf("%s was not written by usp for this run: move it away: %w", s.path, sink.ErrRefused)
 	}
 	if info.Size() < from.Length {
 		*from = state{}
 	}
-	s.length = max(from.Length, int64(len(version)))
+	s.length = max(from.Length, int64(len(header)))
 	if info.Size() > s.length {
 		return f.Truncate(s.length)
 	}

@@ -181,9 +181,13 @@ func decode(t testing.TB, b []byte) (events []event) {
 		})
 		events = append(events, e)
 	}
-	return events
+	if len(events) < 2 || events[0].version != "brain.Event:2" || events[1].start != "usp" || events[1].step != 0 {
+		t.Fatalf("the file does not begin with its version and a start: %+v", events[:min(2, len(events))])
+	}
+	return slices.Delete(events, 1, 2)
 }
 
+// decodeValue decodes a Summary.Value.
 func decodeValue(t testing.TB, m []byte) (v value) {
 	walk(t, m, func(num protowire.Number, x uint64, m []byte) {
 		switch num {

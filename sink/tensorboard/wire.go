@@ -92,13 +92,14 @@ func appendVarint(b []byte, field protowire.Number, v uint64) []byte {
 	return protowire.AppendVarint(b, v)
 }
 
-// appendVersion is the first record of every file.
-func appendVersion(dst []byte, ns int64) []byte {
+// appendHeader is what every file begins with: its version, and a START, because one reader of TensorBoard takes the first it sees
+// for the beginning of the run and drops nothing.
+func appendHeader(dst []byte, ns int64) []byte {
 	at := len(dst)
 	dst = appendHead(open(dst), ns, 0)
 	dst = appendString(dst, eventFileVersion, fileVersion)
 	dst = appendMessage(dst, eventSource, appendString(nil, sourceWriter, "usp"))
-	return seal(dst, at)
+	return appendStart(seal(dst, at), ns, 0, "usp")
 }
 
 // appendStart is a record that makes TensorBoard forget what it has of this step and those behind it.
