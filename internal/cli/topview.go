@@ -62,7 +62,8 @@ func (n *newest) take(b *sink.Batch) {
 	for i := max(0, b.Records()-topRecords); i < b.Records(); i++ {
 		var row []uint64
 		if len(n.rows) == topRecords {
-			row, n.rows = n.rows[0], append(n.rows[:0], n.rows[1:]...)
+			row = n.rows[0]
+			n.rows = append(n.rows[:0], n.rows[1:]...)
 		}
 		n.rows = append(n.rows, append(row[:0], b.Row(i)...))
 	}

@@ -95,7 +95,7 @@ func (m *model) draw() string {
 		out = append(out, lines[from:min(len(lines), from+m.page())]...)
 		foot = "j/k or arrows: scroll · esc: all runs · q: quit"
 	} else {
-		rows := table(m.view.Runs, m.width-2)
+		rows := table(m.view.Runs, max(1, m.width-2))
 		out = append(out, bold.Render(fit(m.title(), m.width)), bold.Render("  "+rows[0]))
 		rows = rows[1:]
 		at := max(0, m.index())

@@ -176,7 +176,11 @@ func bar(x, low, high float64, side int) (dots rune) {
 	case high <= low:
 		height = 2
 	default:
-		height = 1 + int(3*(x/2-low/2)/(high/2-low/2)+0.5) // halves: the difference may be larger than any float
+		share := (x - low) / (high - low)
+		if math.IsInf(high-low, 1) {
+			share = (x/2 - low/2) / (high/2 - low/2)
+		}
+		height = 1 + int(3*share+0.5)
 	}
 	columns := [2][4]rune{{0x40, 0x04, 0x02, 0x01}, {0x80, 0x20, 0x10, 0x08}}
 	for _, dot := range columns[side][:height] {
