@@ -1,10 +1,9 @@
 module github.com/usp-project/usp
 
-go 1.26.7
+go 1.26.0
 
 require (
 	charm.land/bubbletea/v2 v2.1.1
-	charm.land/lipgloss/v2 v2.1.0
 	filippo.io/age v1.3.2
 	github.com/dchest/siphash v1.2.3
 	github.com/google/go-cmp v0.7.0

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
-
-	"charm.land/lipgloss/v2"
 )
 
 // model is what was seen and pressed so far.
@@ -79,9 +77,19 @@ func (m *model) move(by int) {
 	}
 }
 
+// style is how text stands out, as terminals number it. There are no colours.
+type style string
+
+const (
+	bold    style = "1"
+	faint   style = "2"
+	reverse style = "7"
+)
+
+func (s style) of(text string) string { return "\x1b[" + string(s) + "m" + text + "\x1b[m" }
+
 // draw is the whole screen.
 func (m *model) draw() string {
-	bold, faint, chosen := lipgloss.NewStyle().Bold(true), lipgloss.NewStyle().Faint(true), lipgloss.NewStyle().Reverse(true)
 	if !m.loaded || m.width == 0 {
 		return "looking…"
 	}
@@ -89,20 +97,20 @@ func (m *model) draw() string {
 	foot := "j/k or arrows: choose · enter: one run · q: quit"
 	if i := m.index(); m.open && i >= 0 {
 		r := &m.view.Runs[i]
-		out = append(out, bold.Render(fit("run "+r.ID+": "+r.Status, m.width)), "")
+		out = append(out, bold.of(fit("run "+r.ID+": "+r.Status, m.width)), "")
 		lines := m.lines(r)
 		from := min(m.scroll, max(0, len(lines)-m.page()))
 		out = append(out, lines[from:min(len(lines), from+m.page())]...)
 		foot = "j/k or arrows: scroll · esc: all runs · q: quit"
 	} else {
 		rows := table(m.view.Runs, max(1, m.width-2))
-		out = append(out, bold.Render(fit(m.title(), m.width)), bold.Render("  "+rows[0]))
+		out = append(out, bold.of(fit(m.title(), m.width)), bold.of("  "+rows[0]))
 		rows = rows[1:]
 		at := max(0, m.index())
 		from := max(0, min(at-m.page()/2, len(rows)-m.page()))
 		for i := from; i < min(len(rows), from+m.page()); i++ {
 			if i == at {
-				out = append(out, chosen.Render("> "+rows[i]))
+				out = append(out, reverse.of("> "+rows[i]))
 			} else {
 				out = append(out, "  "+rows[i])
 			}
@@ -116,7 +124,7 @@ func (m *model) draw() string {
 	} else {
 		out = append(out, "")
 	}
-	return strings.Join(append(out, faint.Render(fit(foot, m.width))), "\n")
+	return strings.Join(append(out, faint.of(fit(foot, m.width))), "\n")
 }
 
 func (m *model) title() string {

@@ -264,10 +264,13 @@ func TestUpdate(t *testing.T) {
 		t.Errorf("after a look comes %T; %d looks", cmd(), looks)
 	}
 	_, cmd = p.Update(tick{})
+	if cmd == nil {
+		t.Fatal("after a pause nobody looks")
+	}
 	if _, ok := cmd().(looked); !ok || looks != 2 {
 		t.Errorf("after a pause: %d looks", looks)
 	}
-	if _, cmd = p.Update(looked{err: io.ErrClosedPipe}); p.err != nil || p.model.fault == nil {
+	if p.Update(looked{err: io.ErrClosedPipe}); p.err != nil || p.model.fault == nil {
 		t.Errorf("a later look that fails ends it: %v", p.err)
 	}
 	p.Update(tea.WindowSizeMsg{Width: 70, Height: 20})
