@@ -541,3 +541,29 @@ func TestBroken(t *testing.T) {
 		}
 	}
 }
+
+// TestSyncAgain wants what a sync could not write written by the next one.
+func TestSyncAgain(t *testing.T) {
+	f := story(t)
+	want, _ := export(t, tensorboard.Options{}, f.schema, f.list)
+	mem := vfs.NewMem()
+	check(t, mem.Mkdir("logs", 0o755))
+	in := vfs.Inject(mem)
+	s := tensorboard.New(tensorboard.Options{Dir: "logs", FS: in})
+	_, err := s.Begin(t.Context(), sink.Run{ID: runID, Schema: f.schema}, sink.Cursor{})
+	check(t, err)
+	for _, b := range f.list {
+		check(t, s.Write(t.Context(), b))
+	}
+	in.Add(vfs.Rule{Op: vfs.OpWrite, Short: true})
+	if _, err := s.Sync(t.Context()); err == nil {
+		t.Error("a sync that cannot write is well")
+	}
+	at, err := s.Sync(t.Context())
+	check(t, err)
+	got, err := vfs.ReadFile(mem, filepath.Join("logs", runID, tensorboard.FileName(runID)), 1<<30)
+	check(t, err)
+	if !bytes.Equal(got, want) || at.Next != f.next {
+		t.Errorf("%d bytes up to frame %d, want %d up to %d", len(got), at.Next, len(want), f.next)
+	}
+}
