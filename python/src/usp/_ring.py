@@ -314,6 +314,16 @@ class Ring:
 
     # Staged states
 
+    @property
+    def staging(self) -> tuple[int, int]:
+        """How many staging areas there are, and the bytes of each."""
+        return self._layout.staging_areas, self._layout.staging_capacity
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing goes in any more: finished, closed, or in a forked child."""
+        return self._words is None
+
     def can_stage(self) -> bool:
         """Reports whether `stage` would find a free area now; counts nothing."""
         return self._words is not None and self._free_area() is not None
