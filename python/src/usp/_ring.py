@@ -108,6 +108,7 @@ class Ring:
         self.native = _choose(native)
         self.drops = 0
         self.schema = schema
+        self.staging = staging_areas, staging_capacity  # how many areas, and the bytes of each
         self._layout = rf.Layout(
             run_id.encode(), schema.text, meta, schema.payload_len, slots, generation, staging_areas, staging_capacity
         )
@@ -313,11 +314,6 @@ class Ring:
             return Consumer()
 
     # Staged states
-
-    @property
-    def staging(self) -> tuple[int, int]:
-        """How many staging areas there are, and the bytes of each."""
-        return self._layout.staging_areas, self._layout.staging_capacity
 
     @property
     def ended(self) -> bool:
