@@ -80,7 +80,8 @@ type Sink struct {
 	state   state
 	before  sink.Cursor    // where to go on if the newest record is not sent
 	schema  *record.Schema // of the newest record and of the points
-	newest  []uint64       // the newest record of its interval, not sent yet; nil: none
+	newest  []uint64       // the record that waits; nil: none does, or a process before has sent it
+	seq     uint64         // of that
 	layout  []element
 	request request
 }
@@ -94,6 +95,8 @@ type state struct {
 	Lost       [5]uint64 `json:"lost"`     // by record.LostReason
 	Last       int64     `json:"last"`     // time of the newest point, ns
 	Untold     bool      `json:"untold"`   // a loss stands behind the newest point
+	Waits      bool      `json:"waits"`    // the newest record waits for its interval to be over
+	Time       int64     `json:"time"`     // of that, ns
 	Left       uint64    `json:"left"`     // records that had their turn and were not sent: no time after 1970 and after the point before
 	Rejected   uint64    `json:"rejected"` // points that the receiver did not take
 }
@@ -183,14 +186,17 @@ func (s *Sink) Write(ctx context.Context, b *sink.Batch) error {
 		for ; len(losses) > 0 && losses[0].Before <= i; losses = losses[1:] {
 			s.lose(losses[0])
 		}
-		if row := b.Row(i); s.newest != nil && s.interval(row) != s.interval(s.newest) {
+		row := b.Row(i)
+		t := int64(row[1])
+		if s.state.Waits && s.interval(t) != s.interval(s.state.Time) {
 			if err := s.point(ctx); err != nil {
 				return err
 			}
 		}
-		s.newest, at = b.Row(i), i
+		s.newest, s.seq, at = row, b.Seq[i], i
+		s.state.Waits, s.state.Time = true, t
 		if s.state.Stored == 0 {
-			s.state.Start = int64(s.newest[1])
+			s.state.Start = t
 		}
 		s.state.Stored++
 	}
@@ -210,15 +216,15 @@ func (s *Sink) Write(ctx context.Context, b *sink.Batch) error {
 // turn begins a generation or another schema, what was gathered of the one before being sent.
 func (s *Sink) turn(ctx context.Context, b *sink.Batch) error {
 	fresh := s.state.Next == 0 || s.state.Generation != b.Generation
-	if fresh || s.schema == nil || s.schema.Sum() != b.Schema.Sum() {
-		if s.schema != nil {
-			if err := s.end(ctx); err != nil {
-				return err
-			}
-			if err := s.flush(ctx); err != nil {
-				return err
-			}
+	if fresh && s.state.Next > 0 {
+		if err := s.end(ctx); err != nil {
+			return err
 		}
+		if err := s.flush(ctx); err != nil {
+			return err
+		}
+	}
+	if s.schema == nil || s.schema.Sum() != b.Schema.Sum() { // which is the same through a generation
 		s.schema, s.layout = b.Schema, layout(b.Schema, s.opts.Elements)
 	}
 	if fresh {
@@ -234,8 +240,8 @@ func (s *Sink) lose(l sink.Loss) {
 	s.state.Untold = true
 }
 
-func (s *Sink) interval(row []uint64) int64 {
-	t, n := int64(row[1]), int64(s.opts.Interval)
+func (s *Sink) interval(t int64) int64 {
+	n := int64(s.opts.Interval)
 	q := t / n
 	if t%n < 0 {
 		q--
@@ -246,8 +252,10 @@ func (s *Sink) interval(row []uint64) int64 {
 // end is where a segment ends: its last record is the newest that its interval will have of it. Losses behind the last
 // record have no time of their own. They stand as little behind it as a store can tell.
 func (s *Sink) end(ctx context.Context) error {
-	if s.newest != nil {
-		return s.point(ctx)
+	if s.state.Waits {
+		if err := s.point(ctx); err != nil {
+			return err
+		}
 	}
 	if !s.state.Untold || s.state.Last == 0 {
 		return nil
@@ -255,15 +263,17 @@ func (s *Sink) end(ctx context.Context) error {
 	return s.counters(ctx, s.state.Last+int64(minInterval))
 }
 
-// point takes the newest record into the request.
+// point takes the record that waits into the request. Where this process began behind it, the one before has sent it.
 func (s *Sink) point(ctx context.Context) error {
-	row, t := s.newest, int64(s.newest[1])
-	s.newest = nil
+	row, t := s.newest, s.state.Time
+	s.newest, s.state.Waits = nil, false
 	if t <= 0 || t <= s.state.Last {
 		s.state.Left++
 		return nil
 	}
-	s.request.row(s.layout, row, t, s.attributes())
+	if row != nil {
+		s.request.row(s.layout, row, s.seq, t, s.attributes())
+	}
 	return s.counters(ctx, t)
 }
 

@@ -18,12 +18,13 @@ type metric struct {
 
 // The metrics of every run. Prometheus makes of these names the ones that package prometheus has.
 var (
-	step   = metric{name: "usp.step", help: "Step of the record."}
-	stored = metric{name: "usp.records.stored", unit: "{record}", help: "Records of the generation that are stored, up to this one.", sum: true}
-	lost   = metric{name: "usp.records.lost", unit: "{record}", help: "Records of the generation that were not stored, up to the record of the same time, by reason.", sum: true}
+	step     = metric{name: "usp.step", help: "Step of the record."}
+	sequence = metric{name: "usp.sequence", help: "Sequence number of the record in its generation, from 0."}
+	stored   = metric{name: "usp.records.stored", unit: "{record}", help: "Records of the generation that are stored, up to this one.", sum: true}
+	lost     = metric{name: "usp.records.lost", unit: "{record}", help: "Records of the generation that were not stored, up to the record of the same time, by reason.", sum: true}
 )
 
-func metrics() []metric { return []metric{step, stored, lost} }
+func metrics() []metric { return []metric{step, sequence, stored, lost} }
 
 const fieldPrefix = "usp.field."
 
@@ -121,8 +122,9 @@ func (r *request) add(m metric, point []byte) {
 }
 
 // row adds the point of each element.
-func (r *request) row(layout []element, row []uint64, t int64, attributes []byte) {
-	var b []byte
+func (r *request) row(layout []element, row []uint64, seq uint64, t int64, attributes []byte) {
+	b := fixed(append([]byte(nil), attributes...), fieldTime, uint64(t))
+	r.add(sequence, number(b, record.Uint64, seq))
 	for i := range layout {
 		e := &layout[i]
 		b = append(append(b[:0], attributes...), e.attributes...)

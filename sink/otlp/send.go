@@ -47,7 +47,8 @@ func receiver(endpoint string, exact bool) (*url.URL, error) {
 		return nil, errors.New("otlp: the endpoint has a part behind #, which is never sent")
 	}
 	if !exact && !strings.HasSuffix(u.Path, pathSuffix) {
-		u = u.JoinPath(pathSuffix)
+		u = u.JoinPath("/", pathSuffix)
+		u.Path = "/" + strings.TrimPrefix(u.Path, "/")
 	}
 	return u, nil
 }
