@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -51,6 +52,7 @@ func decode(b []byte) (list []field, err error) {
 
 // point is a data point; the attributes are a=b,c=d in their order.
 type point struct {
+	encoded                  string
 	metric, unit, attributes string
 	sum                      bool
 	start, time              uint64
@@ -58,7 +60,19 @@ type point struct {
 	integer                  bool
 }
 
-func (p *point) key() string { return fmt.Sprintf("%s{%s}@%d", p.metric, p.attributes, p.time) }
+// key is what a store tells points apart by: all but the value and the time from which a counter counts.
+func (r *reader) key(metric string, b string) string {
+	key := metric
+	for _, f := range r.message([]byte(b)) {
+		switch f.number {
+		case 7:
+			key += "\x00" + string(f.bytes)
+		case 3:
+			key += "\x00" + strconv.FormatUint(f.word, 10)
+		}
+	}
+	return key
+}
 
 func (p *point) attribute(name string) string {
 	for a := range strings.SplitSeq(p.attributes, ",") {
@@ -94,9 +108,9 @@ func (r *reader) attribute(b []byte) string {
 	return key + "=" + value
 }
 
-func (r *reader) point(m point, b []byte) point {
+func (r *reader) point(m point) point {
 	var attributes []string
-	for _, f := range r.message(b) {
+	for _, f := range r.message([]byte(m.encoded)) {
 		switch f.number {
 		case 7:
 			attributes = append(attributes, r.attribute(f.bytes))
@@ -110,6 +124,7 @@ func (r *reader) point(m point, b []byte) point {
 			m.value, m.integer = float64(int64(f.word)), true
 		}
 	}
+	m.encoded = ""
 	m.attributes = strings.Join(attributes, ",")
 	return m
 }
@@ -127,7 +142,8 @@ func (r *reader) metric(b []byte) (list []point) {
 			kind := map[protowire.Number]uint64{}
 			for _, d := range r.message(f.bytes) {
 				if d.number == 1 {
-					list = append(list, r.point(m, d.bytes))
+					m.encoded = string(d.bytes)
+					list = append(list, m)
 				} else {
 					kind[d.number] = d.word
 				}
@@ -163,9 +179,9 @@ type store struct {
 	t  testing.TB
 	mu sync.Mutex
 
-	points   map[string]point
-	order    []string // of keys
-	again    int      // points that came twice, with the same value
+	points   map[string]point // only encoded
+	order    []string         // of keys
+	again    int              // points that came twice, with the same value
 	requests []*http.Request
 	bodies   [][]byte
 	resource []string
@@ -210,20 +226,19 @@ func (s *store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.t.Errorf("%d points, %v", len(points), in.err)
 	}
 	for _, p := range points {
-		s.take(p)
+		s.take(in.key(p.metric, p.encoded), p)
 	}
 	w.Header().Set("Content-Type", "application/x-protobuf")
 }
 
-func (s *store) take(p point) {
-	key := p.key()
+func (s *store) take(key string, p point) {
 	old, ok := s.points[key]
 	switch {
 	case !ok:
 		s.points[key] = p
 		s.order = append(s.order, key)
-	case old != p && !(old.value != old.value && p.value != p.value):
-		s.t.Errorf("%s is %+v, and was %+v", key, p, old)
+	case old != p:
+		s.t.Errorf("%q is %+v, and was %+v", key, p, old)
 	default:
 		s.again++
 	}
@@ -240,10 +255,14 @@ func (s *store) RoundTrip(r *http.Request) (*http.Response, error) {
 func (s *store) of(metric string) (list []point) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var in reader
 	for _, key := range s.order {
 		if p := s.points[key]; p.metric == metric {
-			list = append(list, p)
+			list = append(list, in.point(p))
 		}
+	}
+	if in.err != nil {
+		s.t.Error(in.err)
 	}
 	return list
 }

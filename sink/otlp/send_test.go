@@ -243,6 +243,9 @@ func TestNeverAnswers(t *testing.T) {
 						return
 					}
 					defer c.Close()
+					if _, err := c.Read(make([]byte, 1)); err != nil { // an answer before the question is another fault
+						return
+					}
 					if _, err := io.WriteString(c, begin); err != nil {
 						return
 					}
