@@ -6,15 +6,16 @@ import (
 	client "github.com/prometheus/client_golang/prometheus"
 )
 
-// collector reads the sink's state. It describes nothing beforehand, since the fields are those of the run.
-type collector Sink
+// collector reads the state of sinks. It describes nothing beforehand, since the fields are those of the runs.
+type collector func() []*Sink
 
-func (c *collector) Describe(chan<- *client.Desc) {}
+func (collector) Describe(chan<- *client.Desc) {}
 
-func (c *collector) Collect(out chan<- client.Metric) {
-	s := (*Sink)(c)
-	for _, m := range s.collect() {
-		out <- m
+func (runs collector) Collect(out chan<- client.Metric) {
+	for _, s := range runs() {
+		for _, m := range s.collect() {
+			out <- m
+		}
 	}
 }
 

@@ -122,7 +122,7 @@ func gauges(s *record.Schema, run string, limit int) (list []gauge, without int)
 		if f.Len > 1 {
 			labels = []string{"index"}
 		}
-		desc := client.NewDesc(names[i], fieldHelp(f), labels, client.Labels{"run": run})
+		desc := client.NewDesc(names[i], fieldHelp(f.Name), labels, client.Labels{"run": run})
 		for j := range f.Len {
 			if j >= limit || len(list) == maxGauges {
 				without += f.Len - j
@@ -138,16 +138,9 @@ func gauges(s *record.Schema, run string, limit int) (list []gauge, without int)
 	return list, without
 }
 
-func fieldHelp(f record.Field) string {
-	what := "Field"
-	if f.Class == record.Flag {
-		what = "Flags"
-	}
-	help := fmt.Sprintf("%s %s of the newest stored record", what, f.Name)
-	if f.Unit != "" {
-		help += ", in " + f.Unit
-	}
-	return help + "."
+// fieldHelp has no unit in it: the text of a metric has to be the same for all runs, whatever they measure in.
+func fieldHelp(name string) string {
+	return fmt.Sprintf("Field %s of the newest stored record.", name)
 }
 
 // setDesc is of the metric that counts how often the bits of a flag were set.

@@ -61,9 +61,8 @@ type Options struct {
 
 // Sink is both the sink of one run and what Prometheus scrapes.
 type Sink struct {
-	opts     Options
-	registry *client.Registry
-	handler  http.Handler
+	opts    Options
+	handler http.Handler
 
 	mu     sync.Mutex
 	run    string // "" before Begin
@@ -108,25 +107,36 @@ func New(o Options) *Sink {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Sink{opts: o, registry: client.NewRegistry(), state: newState()}
-	s.registry.MustRegister((*collector)(s))
-	s.handler = promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{
-		ErrorLog:            slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
+	s := &Sink{opts: o, state: newState()}
+	s.handler = Handler(func() []*Sink { return []*Sink{s} }, o.Logger)
+	return s
+}
+
+// ServeHTTP answers a scrape of this run alone.
+func (s *Sink) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// Handler answers a scrape of all runs that runs returns, each another one: as OpenMetrics if it is asked for, else as
+// Prometheus' own text. A nil logger discards.
+func Handler(runs func() []*Sink, logger *slog.Logger) http.Handler {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	registry := client.NewRegistry()
+	registry.MustRegister(collector(runs))
+	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 		EnableOpenMetrics:   true,
 		MaxRequestsInFlight: 4,
 		Timeout:             10 * time.Second,
 	})
-	return s
-}
-
-// ServeHTTP answers a scrape: as OpenMetrics if it is asked for, else as Prometheus' own text.
-func (s *Sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "metrics are only read", http.StatusMethodNotAllowed)
-		return
-	}
-	s.handler.ServeHTTP(w, r)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "metrics are only read", http.StatusMethodNotAllowed)
+			return
+		}
+		scrape.ServeHTTP(w, r)
+	})
 }
 
 // Begin goes on where the process is, if it has begun before; else where the cursor stands. A cursor without a state that

@@ -414,6 +414,35 @@ func TestLiveOnly(t *testing.T) {
 	wantValue(t, got, "usp_live_emitted_records", 5)
 }
 
+// TestRuns shows several runs together, whose fields have the same names and are not of the same kind.
+func TestRuns(t *testing.T) {
+	var all []*prometheus.Sink
+	for i, field := range []record.Field{
+		{Name: "a", Class: record.Metric, Unit: "s"},
+		{Name: "a", Class: record.Metric, Unit: "ms", Len: 2},
+		{Name: "a", Class: record.Flag, Type: record.Uint64},
+	} {
+		schema, err := record.NewSchema("a.v1", field)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := prometheus.New(prometheus.Options{})
+		if _, err := s.Begin(t.Context(), sink.Run{ID: fmt.Sprint("run-", i), Schema: schema}, sink.Cursor{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Write(t.Context(), &sink.Batch{Next: 1, Schema: schema, Seq: []uint64{0}, Words: sinktest.Payload(schema, 1)}); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s, prometheus.New(prometheus.Options{})) // one of them has not begun
+	}
+	text, _ := scrape(t, prometheus.Handler(func() []*prometheus.Sink { return all }, nil), openMetrics)
+	for _, want := range []string{`usp_field_a{run="run-0"} `, `usp_field_a{index="1",run="run-1"} `, `usp_field_a_set_total{bit="7",index="0",run="run-2"} `, `usp_step{run="run-2"} 1.0`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("there is no %s in\n%s", want, text)
+		}
+	}
+}
+
 // TestMethods refuses what is no reading.
 func TestMethods(t *testing.T) {
 	s := prometheus.New(prometheus.Options{})
