@@ -40,7 +40,9 @@ func TestConformance(t *testing.T) {
 		d := newStore(t)
 		url := d.serve(t).URL
 		return sinktest.Destination{
-			Open: func() sink.Sink { return open(t, otlp.Options{Endpoint: url, Interval: time.Millisecond, Elements: 1, Plain: true}) },
+			Open: func() sink.Sink {
+				return open(t, otlp.Options{Endpoint: url, Interval: time.Millisecond, Elements: 1, Plain: true})
+			},
 			Rows: func(t *testing.T) (rows []sinktest.Row) {
 				steps, seqs := d.of("usp.step"), d.of("usp.sequence")
 				for i, p := range steps {
