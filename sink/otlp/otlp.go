@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math/bits"
 	"net/http"
 	"net/url"
 	"slices"
@@ -32,6 +33,7 @@ const (
 	minInterval     = time.Millisecond // stores round times to that
 	defaultElements = 64               // of a vector
 	maxGauges       = 4096             // points of a record
+	maxSets         = 16               // flag words whose bits are counted
 	maxRequest      = 1 << 20          // bytes, from which a request is sent, uncompressed
 )
 
@@ -83,22 +85,24 @@ type Sink struct {
 	newest  []uint64       // the record that waits; nil: none does, or a process before has sent it
 	seq     uint64         // of that
 	layout  []element
+	flags   []element // whose bits are counted
 	request request
 }
 
 // state is what the cursor keeps: all that a point is made of besides its record.
 type state struct {
-	Next       uint64    `json:"next"`
-	Generation uint32    `json:"generation"`
-	Start      int64     `json:"start"` // time of the generation's first record, ns
-	Stored     uint64    `json:"stored"`
-	Lost       [5]uint64 `json:"lost"`     // by record.LostReason
-	Last       int64     `json:"last"`     // time of the newest point, ns
-	Untold     bool      `json:"untold"`   // a loss stands behind the newest point
-	Waits      bool      `json:"waits"`    // the newest record waits for its interval to be over
-	Time       int64     `json:"time"`     // of that, ns
-	Left       uint64    `json:"left"`     // records that had their turn and were not sent: no time after 1970 and after the point before
-	Rejected   uint64    `json:"rejected"` // points that the receiver did not take
+	Next       uint64     `json:"next"`
+	Generation uint32     `json:"generation"`
+	Start      int64      `json:"start"` // time of the generation's first record, ns
+	Stored     uint64     `json:"stored"`
+	Lost       [5]uint64  `json:"lost"`     // by record.LostReason
+	Sets       [][]uint64 `json:"sets"`     // for each flag word how often each bit was set, up to the highest that ever was
+	Last       int64      `json:"last"`     // time of the newest point, ns
+	Untold     bool       `json:"untold"`   // a loss stands behind the newest point
+	Waits      bool       `json:"waits"`    // the newest record waits for its interval to be over
+	Time       int64      `json:"time"`     // of that, ns
+	Left       uint64     `json:"left"`     // records that had their turn and were not sent: no time after 1970 and after the point before
+	Rejected   uint64     `json:"rejected"` // points that the receiver did not take
 }
 
 // New makes a sink. It sends nothing yet.
@@ -199,6 +203,7 @@ func (s *Sink) Write(ctx context.Context, b *sink.Batch) error {
 			s.state.Start = t
 		}
 		s.state.Stored++
+		s.countSets(row)
 	}
 	for _, l := range losses {
 		s.lose(l)
@@ -226,11 +231,28 @@ func (s *Sink) turn(ctx context.Context, b *sink.Batch) error {
 	}
 	if s.schema == nil || s.schema.Sum() != b.Schema.Sum() { // which is the same through a generation
 		s.schema, s.layout = b.Schema, layout(b.Schema, s.opts.Elements)
+		s.flags = flags(b.Schema, s.opts.Elements)
 	}
 	if fresh {
 		s.state = state{Next: s.state.Next, Generation: b.Generation, Left: s.state.Left, Rejected: s.state.Rejected}
 	}
+	for len(s.state.Sets) < len(s.flags) {
+		s.state.Sets = append(s.state.Sets, nil)
+	}
 	return nil
+}
+
+// countSets counts the bits of the flags, so that one that was set between two points is seen.
+func (s *Sink) countSets(row []uint64) {
+	for i := range s.flags {
+		for w := row[s.flags[i].word]; w != 0; w &= w - 1 {
+			bit := bits.TrailingZeros64(w)
+			for len(s.state.Sets[i]) <= bit {
+				s.state.Sets[i] = append(s.state.Sets[i], 0)
+			}
+			s.state.Sets[i][bit]++
+		}
+	}
 }
 
 func (s *Sink) lose(l sink.Loss) {
@@ -278,7 +300,7 @@ func (s *Sink) point(ctx context.Context) error {
 }
 
 func (s *Sink) counters(ctx context.Context, t int64) error {
-	s.request.counters(&s.state, t, s.attributes())
+	s.request.counters(&s.state, s.flags, t, s.attributes())
 	s.state.Last, s.state.Untold = t, false
 	if s.request.size < maxRequest {
 		return nil

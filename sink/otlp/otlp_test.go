@@ -224,6 +224,33 @@ func TestSamePoints(t *testing.T) {
 	})
 }
 
+// TestSets counts the bits of flags between the points too.
+func TestSets(t *testing.T) {
+	r := &run{schema: sinktest.Schema()}
+	for n := range int64(100) {
+		r.frames = append(r.frames, frame{time: ms(n), end: n == 99})
+	}
+	d := r.all(t, otlp.Options{Interval: 50 * time.Millisecond})
+	flags, _ := r.schema.Index("flags")
+	for upTo := int64(50); upTo <= 100; upTo += 50 {
+		for bit := range 16 {
+			want := 0.0
+			for n := range uint64(upTo) {
+				want += float64(sinktest.Payload(r.schema, n+1)[r.schema.Offset(flags)] >> bit & 1)
+			}
+			i := slices.IndexFunc(d.of("usp.field.flags.set"), func(p point) bool {
+				return p.attribute("bit") == strconv.Itoa(bit) && p.time == uint64(ms(upTo-1))
+			})
+			if i < 0 {
+				t.Fatalf("no point of bit %d at %d", bit, upTo)
+			}
+			if p := d.of("usp.field.flags.set")[i]; p.value != want || !p.sum || p.attribute("index") != "0" {
+				t.Errorf("bit %d is set in %v of %d records, want %v", bit, p, upTo, want)
+			}
+		}
+	}
+}
+
 // TestTimes leaves records out that have no time that a store can take, counts them, and tells of losses behind the last.
 func TestTimes(t *testing.T) {
 	r := &run{schema: sinktest.Schema(), frames: []frame{

@@ -2,6 +2,7 @@ package otlp
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,7 +27,12 @@ var (
 
 func metrics() []metric { return []metric{step, sequence, stored, lost} }
 
-const fieldPrefix = "usp.field."
+// Names of the metrics that come from the fields of a schema: fieldPrefix and the field's name, and for a flag also one
+// that counts how often each bit was set. No field's name has a dot in it.
+const (
+	fieldPrefix = "usp.field."
+	setSuffix   = ".set"
+)
 
 func reasons() []record.LostReason {
 	return []record.LostReason{record.LostOverrun, record.LostTorn, record.LostStorage, record.LostVanished}
@@ -54,6 +60,27 @@ func layout(s *record.Schema, limit int) []element {
 				e.attributes = attribute(nil, fieldPointAttributes, "index", strconv.Itoa(j))
 			}
 			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// flags are the flag words whose bits are counted, each with the metric of that.
+func flags(s *record.Schema, limit int) (list []element) {
+	for i := range s.Len() {
+		f := s.Field(i)
+		if f.Class != record.Flag || f.Type != record.Uint64 && f.Type != record.Int64 {
+			continue
+		}
+		n := min(f.Len, limit)
+		if len(list)+n > maxSets {
+			continue
+		}
+		m := metric{name: fieldPrefix + f.Name + setSuffix, unit: "{record}", sum: true,
+			help: "Records of the generation in which a bit of the flags " + f.Name + " was set, up to the record of the same time."}
+		for j := range n {
+			index := attribute(nil, fieldPointAttributes, "index", strconv.Itoa(j))
+			list = append(list, element{metric: m, word: s.Offset(i) + j, attributes: slices.Clip(index)})
 		}
 	}
 	return list
@@ -135,7 +162,7 @@ func (r *request) row(layout []element, row []uint64, seq uint64, t int64, attri
 }
 
 // counters adds what was counted up to the time.
-func (r *request) counters(s *state, t int64, attributes []byte) {
+func (r *request) counters(s *state, flags []element, t int64, attributes []byte) {
 	start := min(max(s.Start, 1), t) // it may not be later than the point
 	add := func(m metric, v uint64, more []byte) {
 		b := append(append([]byte(nil), attributes...), more...)
@@ -145,6 +172,16 @@ func (r *request) counters(s *state, t int64, attributes []byte) {
 	add(stored, s.Stored, nil)
 	for _, reason := range reasons() {
 		add(lost, s.Lost[reason], attribute(nil, fieldPointAttributes, "reason", reason.String()))
+	}
+	for i := range flags {
+		counts := s.Sets[i]
+		for bit := range max(8, (len(counts)+7)/8*8) { // a series is there, at 0, before its first bit
+			var n uint64
+			if bit < len(counts) {
+				n = counts[bit]
+			}
+			add(flags[i].metric, n, attribute(flags[i].attributes, fieldPointAttributes, "bit", strconv.Itoa(bit)))
+		}
 	}
 }
 

@@ -157,8 +157,8 @@ func TestPartial(t *testing.T) {
 		"partial":   {200, partial(3, "too old, Bearer "+secret), "application/x-protobuf", 3, "too old, ***"},
 		"a warning": {200, partial(0, "slow down"), "application/x-protobuf", 0, "slow down"},
 		"negative":  {200, partial(1<<63, ""), "application/x-protobuf", 0, ""},
-		"all":       {400, status("out of order"), "application/x-protobuf", 2*(1+1+1+4) + 2*7, "out of order"},
-		"too large": {413, []byte("no more " + strings.Repeat("x", 1<<20)), "text/plain", 2*(1+1+1+4) + 2*7, "no more xxx"},
+		"all":       {400, status("out of order"), "application/x-protobuf", 2*(2+7) + 2*(1+4+8), "out of order"},
+		"too large": {413, []byte("no more " + strings.Repeat("x", 1<<20)), "text/plain", 2*(2+7) + 2*(1+4+8), "no more xxx"},
 		"garbage":   {200, []byte("\xff\xff\xff<html>"), "application/x-protobuf", 0, ""},
 		"no proto":  {200, partial(3, "too old"), "text/html", 0, ""},
 	} {
