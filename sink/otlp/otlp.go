@@ -101,7 +101,7 @@ type state struct {
 	Untold     bool       `json:"untold"`   // a loss stands behind the newest point
 	Waits      bool       `json:"waits"`    // the newest record waits for its interval to be over
 	Time       int64      `json:"time"`     // of that, ns
-	Left       uint64     `json:"left"`     // records that had their turn and were not sent: no time after 1970 and after the point before
+	Left       uint64     `json:"left"`     // records that had their turn and were not sent: no time after 1970, and in a later millisecond than the point before
 	Rejected   uint64     `json:"rejected"` // points that the receiver did not take
 }
 
@@ -289,7 +289,7 @@ func (s *Sink) end(ctx context.Context) error {
 func (s *Sink) point(ctx context.Context) error {
 	row, t := s.newest, s.state.Time
 	s.newest, s.state.Waits = nil, false
-	if t <= 0 || t <= s.state.Last {
+	if t <= 0 || t/int64(minInterval) <= s.state.Last/int64(minInterval) {
 		s.state.Left++
 		return nil
 	}

@@ -256,24 +256,27 @@ func TestTimes(t *testing.T) {
 	r := &run{schema: sinktest.Schema(), frames: []frame{
 		{time: -5e6}, {time: 0}, {time: ms(10)}, {time: ms(10)}, {time: ms(30)}, {time: ms(20)}, {time: ms(40)}, {lost: 3, end: true},
 		{lost: 2, end: true},
+		{time: ms(50), end: true}, {time: ms(50) + 999_999}, {time: ms(51) - 1}, {time: ms(51), end: true},
 	}}
 	d := newStore(t)
 	s, _ := r.begin(t, otlp.Options{Endpoint: "http://store", Transport: d, Interval: time.Millisecond}, sink.Cursor{})
 	write(t, s, r.batch(0, 99))
 	write(t, s, r.batch(8, 99))
+	write(t, s, r.batch(9, 99))
+	write(t, s, r.batch(10, 99))
 	synced(t, s)
 	var got []int64
 	for _, p := range d.of("usp.step") {
 		got = append(got, (int64(p.time)-ms(0))/1e6, int64(p.value))
 	}
-	if want := []int64{10, 4, 30, 5, 40, 7}; !slices.Equal(got, want) {
+	if want := []int64{10, 4, 30, 5, 40, 7, 50, 10, 51, 13}; !slices.Equal(got, want) {
 		t.Errorf("times and steps are %v, want %v", got, want)
 	}
-	if _, left := s.Rejected(); left != 3 {
-		t.Errorf("%d records left out, want 3", left)
+	if _, left := s.Rejected(); left != 4 {
+		t.Errorf("%d records left out, want 4", left)
 	}
-	if d.total("usp.records.stored") != 7 || d.total("usp.records.lost") != 5 {
-		t.Errorf("%v stored and %v lost, want 7 and 5", d.total("usp.records.stored"), d.total("usp.records.lost"))
+	if d.total("usp.records.stored") != 11 || d.total("usp.records.lost") != 5 {
+		t.Errorf("%v stored and %v lost, want 11 and 5", d.total("usp.records.stored"), d.total("usp.records.lost"))
 	}
 	for _, p := range d.of("usp.records.stored") {
 		if p.start == 0 || p.start > p.time {
