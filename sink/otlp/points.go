@@ -2,7 +2,6 @@ package otlp
 
 import (
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -43,7 +42,8 @@ type element struct {
 	metric     metric
 	typ        record.Type
 	word       int
-	attributes []byte // encoded: the index, for a vector
+	attributes []byte   // encoded: the index, for a vector
+	bits       [][]byte // encoded: index and bit, where bits are counted
 }
 
 func layout(s *record.Schema, limit int) []element {
@@ -79,8 +79,12 @@ func flags(s *record.Schema, limit int) (list []element) {
 		m := metric{name: fieldPrefix + f.Name + setSuffix, unit: "{record}", sum: true,
 			help: "Records of the generation in which a bit of the flags " + f.Name + " was set, up to the record of the same time."}
 		for j := range n {
-			index := attribute(nil, fieldPointAttributes, "index", strconv.Itoa(j))
-			list = append(list, element{metric: m, word: s.Offset(i) + j, attributes: slices.Clip(index)})
+			e := element{metric: m, word: s.Offset(i) + j}
+			for bit := range 64 {
+				b := attribute(nil, fieldPointAttributes, "index", strconv.Itoa(j))
+				e.bits = append(e.bits, attribute(b, fieldPointAttributes, "bit", strconv.Itoa(bit)))
+			}
+			list = append(list, e)
 		}
 	}
 	return list
@@ -164,8 +168,9 @@ func (r *request) row(layout []element, row []uint64, seq uint64, t int64, attri
 // counters adds what was counted up to the time.
 func (r *request) counters(s *state, flags []element, t int64, attributes []byte) {
 	start := min(max(s.Start, 1), t) // it may not be later than the point
+	var b []byte
 	add := func(m metric, v uint64, more []byte) {
-		b := append(append([]byte(nil), attributes...), more...)
+		b = append(append(b[:0], attributes...), more...)
 		b = fixed(fixed(b, fieldStart, uint64(start)), fieldTime, uint64(t))
 		r.add(m, number(b, record.Uint64, v))
 	}
@@ -180,7 +185,7 @@ func (r *request) counters(s *state, flags []element, t int64, attributes []byte
 			if bit < len(counts) {
 				n = counts[bit]
 			}
-			add(flags[i].metric, n, attribute(flags[i].attributes, fieldPointAttributes, "bit", strconv.Itoa(bit)))
+			add(flags[i].metric, n, flags[i].bits[bit])
 		}
 	}
 }

@@ -185,6 +185,7 @@ type store struct {
 	requests []*http.Request
 	bodies   [][]byte
 	resource []string
+	only     []string // metrics that are kept; nil: all
 
 	answer func(n int, w http.ResponseWriter) (taken bool) // of request n, from 0; nil: all are taken
 }
@@ -215,7 +216,10 @@ func (s *store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // the sender has left
 	}
 	n := len(s.requests)
-	s.requests, s.bodies = append(s.requests, r), append(s.bodies, b)
+	s.requests = append(s.requests, r)
+	if s.only == nil {
+		s.bodies = append(s.bodies, b)
+	}
 	if s.answer != nil && !s.answer(n, w) {
 		return
 	}
@@ -226,6 +230,9 @@ func (s *store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.t.Errorf("%d points, %v", len(points), in.err)
 	}
 	for _, p := range points {
+		if s.only != nil && !slices.Contains(s.only, p.metric) {
+			continue
+		}
 		s.take(in.key(p.metric, p.encoded), p)
 	}
 	w.Header().Set("Content-Type", "application/x-protobuf")
