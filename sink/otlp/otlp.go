@@ -285,11 +285,11 @@ func (s *Sink) end(ctx context.Context) error {
 	return s.counters(ctx, s.state.Last+int64(minInterval))
 }
 
-// point takes the record that waits into the request. Where this process began behind it, the one before has sent it.
+// point takes the record that waits into the request, if its millisecond is a later one than the last's, and than 1970's first. Where this process began behind it, the one before has sent it.
 func (s *Sink) point(ctx context.Context) error {
 	row, t := s.newest, s.state.Time
 	s.newest, s.state.Waits = nil, false
-	if t <= 0 || t/int64(minInterval) <= s.state.Last/int64(minInterval) {
+	if t/int64(minInterval) <= s.state.Last/int64(minInterval) {
 		s.state.Left++
 		return nil
 	}

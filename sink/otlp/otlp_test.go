@@ -263,6 +263,10 @@ func TestTimes(t *testing.T) {
 	s, _ := r.begin(t, otlp.Options{Endpoint: "http://store", Transport: d, Interval: time.Millisecond}, sink.Cursor{})
 	write(t, s, r.batch(0, 99))
 	write(t, s, r.batch(8, 99))
+	synced(t, s)
+	if lost := d.total("usp.records.lost"); lost != 5 {
+		t.Errorf("where the segment ended %v were lost, want 5", lost)
+	}
 	write(t, s, r.batch(9, 99))
 	write(t, s, r.batch(10, 99))
 	synced(t, s)
@@ -283,6 +287,15 @@ func TestTimes(t *testing.T) {
 		if p.start == 0 || p.start > p.time {
 			t.Errorf("a counter begins at %d, after its time %d", p.start, p.time)
 		}
+	}
+}
+
+// TestBefore1970 has the interval before 1970 be another one than that after it.
+func TestBefore1970(t *testing.T) {
+	r := &run{schema: sinktest.Schema(), frames: []frame{{time: 5e6}, {time: -5e6, end: true}}}
+	d := r.all(t, otlp.Options{Interval: 10 * time.Millisecond})
+	if p := d.of("usp.step"); len(p) != 1 || p[0].time != 5e6 {
+		t.Errorf("the points are %+v, want the one of 1970", p)
 	}
 }
 

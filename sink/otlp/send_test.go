@@ -127,7 +127,17 @@ func TestLeftAlone(t *testing.T) {
 		r := sinktest.Record(t)
 		r.Emit(3)
 		r.Roll()
+		s, _ := two().begin(t, otlp.Options{Endpoint: "http://store", Transport: d, Interval: time.Millisecond}, sink.Cursor{})
+		write(t, s, two().batch(0, 9))
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
 		began := time.Now()
+		for range 2 {
+			if _, err := s.Sync(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "2000-01-01T00:05:00Z") || time.Since(began) > 0 {
+				t.Errorf("after %v: %v", time.Since(began), err)
+			}
+		}
+		d.requests = nil
 		bring(t, r, open(t, otlp.Options{Endpoint: "http://store", Transport: d, Interval: time.Millisecond}))
 		if took := time.Since(began); took < 300*time.Second || took > 340*time.Second || len(d.requests) != 2 || len(d.of("usp.step")) != 3 {
 			t.Errorf("after %v there were %d requests, and %d points taken", took, len(d.requests), len(d.of("usp.step")))
@@ -188,6 +198,28 @@ func TestPartial(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWarns says that points are refused, and not again before a minute is over.
+func TestWarns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newStore(t)
+		d.answer = func(_ int, w http.ResponseWriter) bool {
+			w.WriteHeader(http.StatusBadRequest)
+			return false
+		}
+		var log bytes.Buffer
+		s, _ := two().begin(t, otlp.Options{Endpoint: "http://store", Transport: d, Interval: time.Millisecond, Logger: slog.New(slog.NewTextHandler(&log, nil))}, sink.Cursor{})
+		for i, want := range []int{1, 1, 2} {
+			r := &run{schema: sinktest.Schema(), frames: []frame{{time: ms(int64(i) + 1), end: true}}}
+			write(t, s, r.batch(0, 1))
+			synced(t, s)
+			if n := strings.Count(log.String(), "does not take"); n != want || len(d.requests) != i+1 {
+				t.Errorf("after %d requests it says so %d times, want %d", len(d.requests), n, want)
+			}
+			time.Sleep(40 * time.Second)
+		}
+	})
 }
 
 // TestRefused follows no redirect, and leaves a receiver alone that will not have it.
