@@ -41,8 +41,8 @@ func two() *run {
 	return &run{schema: sinktest.Schema(), frames: []frame{{time: ms(1)}, {time: ms(9), end: true}}}
 }
 
-// offer brings two points and returns what Sync says, and the log.
-func offer(t *testing.T, ctx context.Context, o otlp.Options) (*otlp.Sink, error, string) {
+// offer brings two points and returns the log, and what Sync says.
+func offer(t *testing.T, ctx context.Context, o otlp.Options) (*otlp.Sink, string, error) {
 	t.Helper()
 	var log bytes.Buffer
 	o.Logger = slog.New(slog.NewTextHandler(&log, nil))
@@ -55,7 +55,7 @@ func offer(t *testing.T, ctx context.Context, o otlp.Options) (*otlp.Sink, error
 	if said := fmt.Sprint(err, log.String(), fmt.Sprintf("%v %+v %#v", o.Headers, struct{ H otlp.Headers }{o.Headers}, o.Headers)); strings.Contains(said, secret) {
 		t.Errorf("the secret is told: %s", said)
 	}
-	return s, err, log.String()
+	return s, log.String(), err
 }
 
 // TestBusy tries again where a receiver says that it is busy, when it wishes; after a while the caller hears of it.
@@ -92,7 +92,7 @@ func TestBusy(t *testing.T) {
 					return false
 				}
 				began := time.Now()
-				_, err, _ := offer(t, t.Context(), otlp.Options{Endpoint: "http://store", Transport: d})
+				_, _, err := offer(t, t.Context(), otlp.Options{Endpoint: "http://store", Transport: d})
 				if tt.want == 0 {
 					if err == nil || errors.Is(err, sink.ErrRefused) || !strings.Contains(err.Error(), fmt.Sprint(tt.code)) || len(d.requests) != 4 {
 						t.Errorf("after %d requests: %v", len(d.requests), err)
@@ -180,7 +180,7 @@ func TestPartial(t *testing.T) {
 				_, err := w.Write(tt.body)
 				return err != nil
 			}
-			s, err, log := offer(t, t.Context(), otlp.Options{Endpoint: d.serve(t).URL})
+			s, log, err := offer(t, t.Context(), otlp.Options{Endpoint: d.serve(t).URL})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -238,7 +238,7 @@ func TestRefused(t *testing.T) {
 			_, err := fmt.Fprintf(w, "you sent Bearer %s", secret)
 			return err != nil
 		}
-		_, err, _ := offer(t, t.Context(), otlp.Options{Endpoint: d.serve(t).URL})
+		_, _, err := offer(t, t.Context(), otlp.Options{Endpoint: d.serve(t).URL})
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "you sent ***") {
 			t.Errorf("%d: %v, want %q", code, err, want)
 		}
@@ -285,12 +285,12 @@ func TestNeverAnswers(t *testing.T) {
 			}()
 			url := "http://" + l.Addr().String()
 			began := time.Now()
-			if _, err, _ := offer(t, t.Context(), otlp.Options{Endpoint: url, Timeout: 50 * time.Millisecond}); !errors.Is(err, context.DeadlineExceeded) {
+			if _, _, err := offer(t, t.Context(), otlp.Options{Endpoint: url, Timeout: 50 * time.Millisecond}); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("by its own limit: %v", err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(50*time.Millisecond, cancel)
-			if _, err, _ := offer(t, ctx, otlp.Options{Endpoint: url, Timeout: time.Minute}); !errors.Is(err, context.Canceled) {
+			if _, _, err := offer(t, ctx, otlp.Options{Endpoint: url, Timeout: time.Minute}); !errors.Is(err, context.Canceled) {
 				t.Errorf("with the context: %v", err)
 			}
 			if took := time.Since(began); took > 5*time.Second {
@@ -339,10 +339,10 @@ func TestTLS(t *testing.T) {
 	if err := o.Environ([]string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + server.URL, "OTEL_EXPORTER_OTLP_CERTIFICATE=" + file}, vfs.OS()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err, _ := offer(t, t.Context(), o); err != nil || len(d.of("usp.step")) != 2 {
+	if _, _, err := offer(t, t.Context(), o); err != nil || len(d.of("usp.step")) != 2 {
 		t.Errorf("%d points: %v", len(d.of("usp.step")), err)
 	}
-	if _, err, _ := offer(t, t.Context(), otlp.Options{Endpoint: server.URL}); err == nil || !strings.Contains(err.Error(), "certificate") {
+	if _, _, err := offer(t, t.Context(), otlp.Options{Endpoint: server.URL}); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("an unknown certificate: %v", err)
 	}
 }
@@ -361,7 +361,7 @@ func TestEndpoint(t *testing.T) {
 		t.Error("an interval of a microsecond is taken")
 	}
 	// A query may be a key: it is sent, and not told.
-	_, err, log := offer(t, t.Context(), otlp.Options{Endpoint: "http://127.0.0.1:1/x?key=" + secret})
+	_, log, err := offer(t, t.Context(), otlp.Options{Endpoint: "http://127.0.0.1:1/x?key=" + secret})
 	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") || strings.Contains(log, secret) {
 		t.Errorf("%v; %s", err, log)
 	}
