@@ -290,7 +290,9 @@ func (s *Sink) point(ctx context.Context) error {
 	row, t := s.newest, s.state.Time
 	s.newest, s.state.Waits = nil, false
 	if t/int64(minInterval) <= s.state.Last/int64(minInterval) {
-		s.state.Left++
+		if s.state.Left++; s.state.Left == 1 {
+			s.opts.Logger.Warn("a record is not sent, nor are others like it: it is from before 1970, or in no later millisecond than the point before", "run", s.run, "time", time.Unix(0, t).UTC())
+		}
 		return nil
 	}
 	if row != nil {

@@ -260,7 +260,8 @@ func TestTimes(t *testing.T) {
 		{time: ms(50), end: true}, {time: ms(50) + 999_999}, {time: ms(51) - 1}, {time: ms(51), end: true},
 	}}
 	d := newStore(t)
-	s, _ := r.begin(t, otlp.Options{Endpoint: "http://store", Transport: d, Interval: time.Millisecond}, sink.Cursor{})
+	var log bytes.Buffer
+	s, _ := r.begin(t, otlp.Options{Endpoint: "http://store", Transport: d, Interval: time.Millisecond, Logger: slog.New(slog.NewTextHandler(&log, nil))}, sink.Cursor{})
 	write(t, s, r.batch(0, 99))
 	write(t, s, r.batch(8, 99))
 	synced(t, s)
@@ -279,6 +280,9 @@ func TestTimes(t *testing.T) {
 	}
 	if _, left := s.Rejected(); left != 4 {
 		t.Errorf("%d records left out, want 4", left)
+	}
+	if strings.Count(log.String(), "is not sent") != 1 {
+		t.Errorf("the log says %q", &log)
 	}
 	if d.total("usp.records.stored") != 11 || d.total("usp.records.lost") != 5 {
 		t.Errorf("%v stored and %v lost, want 11 and 5", d.total("usp.records.stored"), d.total("usp.records.lost"))
