@@ -29,7 +29,7 @@ func takeInventory(fsys vfs.FS, dir rundir.Dir, f *Files) (inventory, error) {
 		inv.empty = false
 		generation, manifest := rundir.ParseManifestName(name)
 		switch {
-		case d.IsDir() && (name == rundir.TelemetryDir || name == rundir.DigestDir || name == rundir.SnapshotDir):
+		case d.IsDir() && (name == rundir.TelemetryDir || name == rundir.DigestDir || name == rundir.SnapshotDir || name == rundir.SinkDir):
 		case d.IsDir():
 			return false
 		case manifest:

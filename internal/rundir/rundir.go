@@ -24,6 +24,7 @@ const (
 	TelemetryDir = "telemetry"
 	DigestDir    = "digests"
 	SnapshotDir  = "snapshots"
+	SinkDir      = "sinks"               // how far other places have the telemetry; no part of the record
 	HeadFile     = "checkpoint"          // the signed head of the digest log
 	CosignedFile = "checkpoint.cosigned" // the newest signed head that a witness has cosigned
 	ReserveFile  = ".reserve"            // space kept for the end of a run; there only while it is recorded, or after a crash
@@ -32,6 +33,7 @@ const (
 	SegmentSuffix  = ".seg"
 	TornSuffix     = ".torn"   // bytes cut off a torn tail, kept for inspection
 	SnapshotSuffix = ".snap"   //
+	CursorSuffix   = ".json"   // a cursor in SinkDir
 	OrphanSuffix   = ".orphan" // a snapshot that no log entry names, kept for inspection
 )
 
@@ -52,6 +54,12 @@ func (d Dir) Digests() string { return filepath.Join(string(d), DigestDir) }
 
 // Snapshots is the directory of the snapshots.
 func (d Dir) Snapshots() string { return filepath.Join(string(d), SnapshotDir) }
+
+// Sinks is the directory of the sinks' cursors.
+func (d Dir) Sinks() string { return filepath.Join(string(d), SinkDir) }
+
+// Sink is the cursor file of a sink.
+func (d Dir) Sink(name string) string { return filepath.Join(d.Sinks(), name+CursorSuffix) }
 
 // Snapshot is the path of a snapshot file.
 func (d Dir) Snapshot(name string) string { return filepath.Join(d.Snapshots(), name) }
