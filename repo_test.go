@@ -36,6 +36,7 @@ func tiers() map[string]int {
 		"sink": 32, "sink/sinktest": 33,
 		".": 35, "internal/bench": 35,
 		"internal/config":  40,
+		"internal/web":     45,
 		"internal/cli":     50,
 		"cmd/usp":          60,
 		"examples/experts": 60, "examples/loop": 60,

@@ -24,6 +24,7 @@ type Extent struct {
 	First, Last uint64 // steps, if there are records
 	Records     uint64
 	Lost        uint64 // records
+	Frames      uint64 // stored, over all generations: the ordinal of the next one
 	LastTime    int64  // the input's time of the last record, Unix ns
 	Generation  uint32
 	Schema      *record.Schema // of the newest generation
@@ -176,14 +177,14 @@ func (g *grid) halve() {
 }
 
 // record takes in a record.
-func (g *grid) record(places []place, f *record.Frame) {
-	at, ok := g.column(f.Step())
+func (g *grid) record(places []place, row []uint64) {
+	at, ok := g.column(row[0])
 	if !ok {
 		return
 	}
 	for i, p := range places {
-		if p.word < len(f.Words) && p.word > 0 {
-			w := f.Words[p.word]
+		if p.word > 0 {
+			w := row[p.word]
 			g.Series[i][at].add(p.value(w), p.flags(w))
 		}
 	}
@@ -243,9 +244,9 @@ func (g *grid) summed(elements []Element, from, until uint64, columns int) *Tabl
 	return t
 }
 
-// place is where an element lies in a record of one schema.
+// place is where an element lies in the words of a record of one schema.
 type place struct {
-	word  int // in Frame.Words; 0: nowhere
+	word  int // 0: nowhere
 	class record.Class
 	typ   record.Type
 }
