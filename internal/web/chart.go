@@ -5,6 +5,7 @@ import (
 	"html/template"
 	"math"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -47,8 +48,8 @@ type strip struct {
 // Lengths in the units of the picture, which is scaled to the page.
 const (
 	wide, high           = 960, 240
-	smallWide, smallHigh = 470, 170
-	marginLeft           = 66
+	smallWide, smallHigh = 400, 160
+	marginLeft           = 60
 	marginRight          = 14
 	marginTop            = 16
 	marginBottom         = 26
@@ -466,4 +467,23 @@ func (s *Summary) text() string {
 		return short(s.Mean)
 	}
 	return fmt.Sprintf("%s (%s to %s)", short(s.Mean), short(s.Min), short(s.Max))
+}
+
+// Legend says which colour is which; nothing if there is only one.
+func (c *chart) Legend() []line {
+	var all []line
+	if len(c.Lines) > 1 {
+		all = append(all, c.Lines...)
+	}
+	if len(c.Marks) > 0 {
+		name := "alarm"
+		if c.Marks[0].Text == firstDivergent {
+			name = firstDivergent
+		}
+		all = append(all, line{Name: name, Class: "bad"})
+	}
+	if c.Table != nil && slices.ContainsFunc(c.Table.Lost, func(n uint64) bool { return n > 0 }) {
+		all = append(all, line{Name: "records lost", Class: "lostswatch"})
+	}
+	return all
 }

@@ -30,6 +30,8 @@ type compareView struct {
 const (
 	compareFor   = 30 * time.Second
 	mostOverlaid = 24
+
+	firstDivergent = "first divergent step"
 )
 
 func (s *Server) comparePage(w http.ResponseWriter, r *http.Request) {
@@ -144,7 +146,7 @@ func (v *compareView) overlay(ctx context.Context, sides [2]side) error {
 			{Name: "B", Class: "c1", Values: tables[1].Series[i], table: tables[1]},
 		}
 		if v.Result != nil && v.Result.First != nil && v.Result.First.Step >= v.From && v.Result.First.Step <= v.Until {
-			c.Marks = []mark{{v.Result.First.Step, "first divergent step"}}
+			c.Marks = []mark{{v.Result.First.Step, firstDivergent}}
 		}
 		v.Charts = append(v.Charts, c)
 	}

@@ -227,7 +227,7 @@ func (g *grid) summed(elements []Element, from, until uint64, columns int) *Tabl
 	t.Series, t.Lost = make([][]Summary, len(elements)), make([]uint64, t.Columns)
 	each := func(put func(column, at int)) {
 		for j := range g.Columns {
-			if step := g.Step(j); step <= until && g.End(j) >= from && step >= t.From {
+			if step := g.Step(j); step >= t.From && step <= until {
 				put(int((step-t.From)/width), j)
 			}
 		}

@@ -159,11 +159,11 @@ func (s *Server) runEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	defer done()
 	interval := s.every(r, s.o.Interval)
-	var tabled time.Time
+	var tabled time.Time // when tables were sent
+	stale := false       // what was sent since then changed them
 	for {
 		began := time.Now()
-		if v.State != known {
-			tables := v.Ended || began.Sub(tabled) >= tablesEvery
+		if tables := v.Ended || began.Sub(tabled) >= tablesEvery; v.State != known || stale && tables {
 			all, err := s.parts(v, tables)
 			if err != nil {
 				s.o.Logger.Error("a page could not be made", "run", id, "error", err)
@@ -172,7 +172,7 @@ func (s *Server) runEvents(w http.ResponseWriter, r *http.Request) {
 			if err := st.parts(v.State, all); err != nil {
 				return
 			}
-			if known = v.State; tables {
+			if known, stale = v.State, !tables; tables {
 				tabled = began
 			}
 		}
