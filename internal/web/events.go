@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -64,7 +65,7 @@ func (st *stream) send(name, id string, data any) error {
 		}
 		fmt.Fprintf(&b, "event: %s\nid: %s\ndata: %s\n\n", name, id, text)
 	}
-	if err := st.rc.SetWriteDeadline(time.Now().Add(writeFor)); err != nil && err != http.ErrNotSupported {
+	if err := st.rc.SetWriteDeadline(time.Now().Add(writeFor)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	if _, err := st.w.Write(b.Bytes()); err != nil {

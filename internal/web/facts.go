@@ -74,11 +74,12 @@ const (
 	factsFor   = 500 * time.Millisecond // of a run that is recorded
 	rateOver   = time.Second
 	mostCached = 4096
+	mostName   = 255 // bytes, of a directory
 )
 
 // find is the run directory with a name; what is in no listing is not found either.
 func (s *Server) find(id string) (*rundir.Run, error) {
-	if id == "" || id == rundir.Latest || strings.HasPrefix(id, ".") || strings.ContainsAny(id, "/\\\x00") {
+	if id == "" || len(id) > mostName || id == rundir.Latest || strings.HasPrefix(id, ".") || strings.ContainsAny(id, "/\\\x00") {
 		return nil, &rundir.NotFoundError{Arg: clip(id, 100), RunsDir: s.o.Runs}
 	}
 	dir := rundir.At(filepath.Join(s.o.Runs, id))
@@ -102,7 +103,7 @@ func (s *Server) find(id string) (*rundir.Run, error) {
 
 // factsOf reads what there is, or remembers it.
 func (s *Server) factsOf(run *rundir.Run) facts {
-	stamp := fmt.Sprint(run.Generation, run.Recording)
+	stamp := fmt.Sprint(run.Generation, run.Recording, run.Err)
 	if info, err := s.o.FS.Stat(run.Dir.Head()); err == nil {
 		stamp += fmt.Sprint(" ", info.Size(), info.ModTime().UnixNano())
 	}
