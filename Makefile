@@ -4,7 +4,7 @@ FUZZTIME ?= 20s
 KILLS   ?= 1000
 VECTORS  = $(shell grep -lr --include=*_test.go 'func Test[A-Za-z]*Vectors' . | xargs -r -n1 dirname | sort -u)
 
-.PHONY: check test race fuzz bench vectors parity torture
+.PHONY: dist check test race fuzz bench vectors parity torture
 
 check: ## all that a change must pass
 	.ci/run
@@ -28,3 +28,5 @@ parity: ## the same bits over 10^5 steps: amd64 v1 and v3, no FMA, any GOMAXPROC
 	TORTURE=1 $(GO) test -p 1 -count 1 -v -run '^Test(SameBits|Trace|Difference|Machine|Program)' ./predictor ./detmath
 torture: ## every system call, every crash, every byte, every fault, KILLS random kills; CONTRIBUTING.md says how long it takes
 	TORTURE=1 TORTURE_KILLS=$(KILLS) $(GO) test -p 1 -run 'Crash|Kill|Torn|Torture|Fault|Every|Disk|Directory|Permission|SameBits|NotFused|Coverage|FalseAlarms|RunLength' -count 1 -timeout 0 -v ./...
+dist: ## binaries, .tar.gz and .deb for linux amd64 and arm64, with man pages and completions, in dist/
+	deploy/dist

@@ -14,26 +14,27 @@ import (
 // Options injects every interval and destination. The zero value of each field is replaced by its default; the
 // fields without a JSON name are ambient and are not handed to another process.
 type Options struct {
-	Runs           string          `json:"runs"`            // directory of run directories; default "runs"
-	KeyFile        string          `json:"key_file"`        // signing key, created on first use; default see SigningKeyFile
-	CommitInterval time.Duration   `json:"commit_interval"` // longest time from drained to durable, fsync excluded; default 50 ms
-	CommitBytes    int             `json:"commit_bytes"`    // drained bytes that force a commit, at most a quarter of SegmentSize; default 4 MiB
-	HeadInterval   time.Duration   `json:"head_interval"`   // shortest time between signed tree heads; default 1 s
-	SegmentSize    int64           `json:"segment_size"`    // pre-allocated size at which a segment is sealed; default 16 MiB
-	DigestInterval uint64          `json:"digest_interval"` // digests of every step divisible by it are logged; default 1
-	DigestLevels   []int           `json:"digest_levels"`   // bits of the precision ladder; nil: record.DefaultLevels, empty: no ladder
-	DigestFloor    int             `json:"digest_floor"`    // of the ladder, an exponent of 2; 0: record.DefaultFloor
-	DigestWeights  []string        `json:"digest_weights"`  // digest fields that are to be non-negative and to sum to 1; nil: "rho" and "weights"
-	AuditKeyFile   string          `json:"audit_key_file"`  // secret that the ladder is keyed with; empty: the public key
-	Snapshot       SnapshotOptions `json:"snapshot"`
-	HoldBytes      int             `json:"hold_bytes"`     // drained bytes held in memory while storage takes none; default 16 MiB
-	Patience       time.Duration   `json:"patience"`       // how long a run that has ended waits for such storage before it writes off what is held; default 1 min
-	AnchorDir      string          `json:"anchor_dir"`     // second place for the signed heads: one file for each run; empty: none
-	AppendOnly     bool            `json:"append_only"`    // give files of the log the append-only attribute where that can be done
-	Witness        WitnessOptions  `json:"witness"`        // who is to cosign the signed heads
-	CommitTimeout  time.Duration   `json:"commit_timeout"` // how long the end of a run waits for the anchor and the witness to take the last head; default 4 s, or twice the witness's timeout
-	ConfigSum      string          `json:"config_sha256"`  // for the manifest; hexadecimal, may be empty
-	Version        string          `json:"version"`        // for the manifest; version of the program
+	Runs           string           `json:"runs"`            // directory of run directories; default "runs"
+	KeyFile        string           `json:"key_file"`        // signing key, created on first use; default see SigningKeyFile
+	CommitInterval time.Duration    `json:"commit_interval"` // longest time from drained to durable, fsync excluded; default 50 ms
+	CommitBytes    int              `json:"commit_bytes"`    // drained bytes that force a commit, at most a quarter of SegmentSize; default 4 MiB
+	HeadInterval   time.Duration    `json:"head_interval"`   // shortest time between signed tree heads; default 1 s
+	SegmentSize    int64            `json:"segment_size"`    // pre-allocated size at which a segment is sealed; default 16 MiB
+	DigestInterval uint64           `json:"digest_interval"` // digests of every step divisible by it are logged; default 1
+	DigestLevels   []int            `json:"digest_levels"`   // bits of the precision ladder; nil: record.DefaultLevels, empty: no ladder
+	DigestFloor    int              `json:"digest_floor"`    // of the ladder, an exponent of 2; 0: record.DefaultFloor
+	DigestWeights  []string         `json:"digest_weights"`  // digest fields that are to be non-negative and to sum to 1; nil: "rho" and "weights"
+	AuditKeyFile   string           `json:"audit_key_file"`  // secret that the ladder is keyed with; empty: the public key
+	Snapshot       SnapshotOptions  `json:"snapshot"`
+	HoldBytes      int              `json:"hold_bytes"`     // drained bytes held in memory while storage takes none; default 16 MiB
+	Patience       time.Duration    `json:"patience"`       // how long a run that has ended waits for such storage before it writes off what is held; default 1 min
+	AnchorDir      string           `json:"anchor_dir"`     // second place for the signed heads: one file for each run; empty: none
+	AppendOnly     bool             `json:"append_only"`    // give files of the log the append-only attribute where that can be done
+	Witness        WitnessOptions   `json:"witness"`        // who is to cosign the signed heads
+	CommitTimeout  time.Duration    `json:"commit_timeout"` // how long the end of a run waits for the anchor and the witness to take the last head; default 4 s, or twice the witness's timeout
+	Companion      CompanionOptions `json:"companion"`      // what runs beside a recorder's process; see Process
+	ConfigSum      string           `json:"config_sha256"`  // for the manifest; hexadecimal, may be empty
+	Version        string           `json:"version"`        // for the manifest; version of the program
 
 	FS     vfs.FS           `json:"-"` // default vfs.OS()
 	Logger *slog.Logger     `json:"-"` // default discards
@@ -54,12 +55,17 @@ type SnapshotOptions struct {
 	Reuse int `json:"reuse"` // snapshots in a row that may refer to older ones for large sections that did not change; default 0
 }
 
-// CommitWait is how much longer the end of a run can take because of the places that the last signed head is brought to.
-func (o Options) CommitWait() time.Duration {
-	if o.AnchorDir == "" && o.Witness.URL == "" {
-		return 0
+// CommitWait is how much longer the end of a run can take because of the places that the last signed head is brought to,
+// and because of the companion.
+func (o Options) CommitWait() (d time.Duration) {
+	o = o.withDefaults()
+	if o.AnchorDir != "" || o.Witness.URL != "" {
+		d = o.CommitTimeout
 	}
-	return o.withDefaults().CommitTimeout
+	if len(o.Companion.Command) > 0 {
+		d += o.Companion.Wait
+	}
+	return d
 }
 
 func (o Options) withDefaults() Options {
@@ -74,6 +80,7 @@ func (o Options) withDefaults() Options {
 	def(&o.Witness.Interval, time.Minute)
 	def(&o.Witness.Timeout, 2*time.Second)
 	def(&o.CommitTimeout, max(4*time.Second, 2*o.Witness.Timeout)) // one head may be on its way when the last is signed
+	def(&o.Companion.Wait, 10*time.Second)
 	if o.Runs == "" {
 		o.Runs = "runs"
 	}

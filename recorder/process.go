@@ -34,10 +34,13 @@ func Process(path string, o Options, stdout, stderr io.Writer) int {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	}
-	sum, err := attachAndRun(ctx, path, o)
+	sum, beside, err := attachAndRun(ctx, path, o)
+	if err == nil {
+		json.NewEncoder(stdout).Encode(sum) // nobody may be left to read it; the log has it all
+	}
+	beside.end(ctx)
 	switch {
 	case err == nil:
-		json.NewEncoder(stdout).Encode(sum) // nobody may be left to read it; the log has it all
 		return exitOK
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		fmt.Fprintf(stderr, "recorder: asked to stop; run %s waits for the next recorder\n", sum.RunID)
@@ -50,15 +53,17 @@ func Process(path string, o Options, stdout, stderr io.Writer) int {
 	return exitError
 }
 
-func attachAndRun(ctx context.Context, path string, o Options) (Summary, error) {
+func attachAndRun(ctx context.Context, path string, o Options) (Summary, *companion, error) {
 	r, err := Attach(path, o)
 	if finished := (*FinishedError)(nil); errors.As(err, &finished) {
-		return finished.Summary, nil
+		return finished.Summary, nil, nil
 	}
 	if err != nil {
-		return Summary{}, err
+		return Summary{}, nil, err
 	}
-	return r.Run(ctx)
+	beside := startCompanion(r.opts, string(r.dir))
+	sum, err := r.Run(ctx)
+	return sum, beside, err
 }
 
 // SigningKeyFile is where the signing key lies: KeyFile, or else usp/signing.key in the user's configuration directory,

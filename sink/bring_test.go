@@ -192,6 +192,29 @@ func TestHangs(t *testing.T) {
 	})
 }
 
+// TestPatience gives up a destination that opens and takes nothing, once the run is not recorded any more, and only then.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := sinktest.Record(t)
+		r.Emit(100)
+		d := &table{}
+		d.on = func(what string, _ *sink.Batch) {
+			if d.refuse = nil; what == "write" {
+				d.refuse = errors.New("disk full")
+			}
+		}
+		o := options(r)
+		o.Patience = 5 * time.Second
+		began := time.Now()
+		o.Follow = func() bool { return time.Since(began) < time.Hour }
+		err := sink.Bring(t.Context(), o, d.open())
+		took := time.Since(began) - time.Hour
+		if !errors.Is(err, sink.ErrPatience) || !strings.Contains(err.Error(), "disk full") || took < 5*time.Second || took > 70*time.Second {
+			t.Errorf("%v after the end: %v", took, err)
+		}
+	})
+}
+
 func TestCancelled(t *testing.T) {
 	r := sinktest.Record(t)
 	r.Emit(100)

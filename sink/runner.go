@@ -21,6 +21,9 @@ var ErrAhead = errors.New("sink: the destination is ahead of the run directory")
 // ErrTimeout is wrapped by the error of a call that has not come back in time.
 var ErrTimeout = errors.New("sink: no answer in time")
 
+// ErrPatience is wrapped by the error for a destination that has taken nothing for Options.Patience.
+var ErrPatience = errors.New("sink: the destination takes nothing")
+
 // Options say how a sink is run. The zero value of each field but Dir and Name is replaced by its default.
 type Options struct {
 	Dir  rundir.Dir
@@ -32,6 +35,7 @@ type Options struct {
 	Timeout      time.Duration // of each call of the sink; default 30 s
 	RetryFirst   time.Duration // wait after the first failure, doubled after each; default 200 ms
 	RetryLongest time.Duration // default 30 s
+	Patience     time.Duration // how long a destination of a run that is not recorded any more may take nothing; 0: for ever
 
 	FS     vfs.FS           // default vfs.OS()
 	Logger *slog.Logger     // default discards
@@ -70,6 +74,8 @@ type runner struct {
 	follower *Follower // nil: the sink is to be begun
 	unsynced bool      // something was written since the last Sync
 	synced   time.Time // when that was
+
+	impatient time.Time // since when a run that has ended gets nothing to the destination; zero: it does
 }
 
 // Bring brings the records of a run to a sink, from its cursor on, until the destination has for good what can be had: all of
@@ -97,6 +103,14 @@ func Bring(ctx context.Context, o Options, s Sink) error {
 		if errors.Is(err, ErrRefused) || errors.Is(err, ErrAhead) {
 			return fmt.Errorf("%s: %w", o.Name, err)
 		}
+		if p := r.opts.Patience; p > 0 && !r.recorded() {
+			if r.impatient.IsZero() {
+				r.impatient = r.opts.Now()
+			}
+			if r.opts.Now().Sub(r.impatient) >= p {
+				return fmt.Errorf("%s: %w for %v: %w", o.Name, ErrPatience, p, err)
+			}
+		}
 		r.abandon()
 		sleep(ctx, wait)
 		wait = min(2*wait, r.opts.RetryLongest)
@@ -119,7 +133,7 @@ func (r *runner) work(ctx context.Context) (done bool, err error) {
 			return false, err
 		}
 	}
-	more := r.opts.Follow != nil && r.opts.Follow() // asked before the end is looked for, so that nothing comes in unseen
+	more := r.recorded() // asked before the end is looked for, so that nothing comes in unseen
 	for ctx.Err() == nil {
 		b, err := r.follower.Next()
 		if errors.Is(err, io.EOF) {
@@ -142,6 +156,9 @@ func (r *runner) work(ctx context.Context) (done bool, err error) {
 	}
 	return false, nil
 }
+
+// recorded says whether there can still be more.
+func (r *runner) recorded() bool { return r.opts.Follow != nil && r.opts.Follow() }
 
 // begin opens the sink and the segments at the place it wants.
 func (r *runner) begin(ctx context.Context) error {
@@ -203,6 +220,9 @@ func (r *runner) reached(at Cursor) error {
 	if s.Fault != "" {
 		r.opts.Logger.Warn("the destination takes records again", "sink", s.Name, "tries", s.Tries, "after", r.opts.Now().Sub(s.Since).Round(time.Millisecond))
 	}
+	if at.Next > s.Next {
+		r.impatient = time.Time{}
+	}
 	s.Next, s.State, s.Updated = at.Next, at.State, r.opts.Now().UTC()
 	s.Fault, s.Since, s.Tries = "", time.Time{}, 0
 	return s.write(r.opts.FS, r.opts.Dir)
@@ -251,7 +271,7 @@ func (r *runner) leave(ctx context.Context) error {
 	if r.follower == nil || !r.unsynced {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(r.opts.Timeout, 5*time.Second))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(r.opts.Timeout, 3*time.Second))
 	defer cancel()
 	return r.sync(ctx, true)
 }

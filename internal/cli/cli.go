@@ -72,6 +72,9 @@ func Main(args []string, in io.Reader, out, errw io.Writer) int {
 	return a.exit(ctx, err)
 }
 
+// Root is the tree of all commands, for who writes about them. It cannot be run.
+func Root() *cobra.Command { return new(app).root() }
+
 // checkedWriter remembers the first error, so that no command has to look at each line it prints.
 type checkedWriter struct {
 	w   io.Writer
@@ -148,7 +151,11 @@ func (a *app) root() *cobra.Command {
 		return usageError(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
 	})
 	root.AddCommand(a.runCommand(), a.backtestCommand(), a.recordCommand(), a.runsCommand(), a.showCommand(), a.logCommand(), a.verifyCommand(),
+<<<<<<< HEAD
 		a.compareCommand(), a.replayCommand(), a.exportCommand(), a.serveCommand(), a.proveCommand(), a.snapshotCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
+=======
+		a.compareCommand(), a.replayCommand(), a.exportCommand(), a.sinkCommand(), a.proveCommand(), a.snapshotCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
+>>>>>>> main
 	return root
 }
 
@@ -199,6 +206,10 @@ func (a *app) recorderOptions() (recorder.Options, error) {
 	if keep == (snapshot.Retention{}) {
 		keep.KeepLast = math.MaxInt32 // all: the recorder takes the zero value for its own default
 	}
+	beside, err := a.companion()
+	if err != nil {
+		return recorder.Options{}, err
+	}
 	sum := c.SHA256()
 	return recorder.Options{
 		Runs: c.Run.Dir, KeyFile: c.Recorder.KeyFile,
@@ -211,7 +222,7 @@ func (a *app) recorderOptions() (recorder.Options, error) {
 		Witness: recorder.WitnessOptions{
 			URL: c.Witness.URL, Keys: c.Witness.Key, Interval: time.Duration(c.Witness.Interval), Timeout: time.Duration(c.Witness.Timeout),
 		},
-		ConfigSum: hex.EncodeToString(sum[:]), Version: version(),
+		Companion: beside, ConfigSum: hex.EncodeToString(sum[:]), Version: version(),
 		FS: a.fs, Logger: a.logger(), Now: a.now,
 	}, nil
 }

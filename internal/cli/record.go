@@ -54,6 +54,11 @@ func (a *app) recordCommand() *cobra.Command {
 				}
 				opts.Logger = a.logger()
 			}
+			if len(opts.Companion.Command) == 0 { // a producer that knows nothing of sinks has them all the same
+				if opts.Companion, err = a.companion(); err != nil {
+					return err
+				}
+			}
 			path, err := a.findRing(args)
 			if err != nil {
 				return err

@@ -32,6 +32,12 @@ type Config struct {
 	Anchor       Anchor                 `toml:"anchor" comment:"A second place for the newest signed tree head of each run: what is put back to an older state is found by it."`
 	Witness      Witness                `toml:"witness" comment:"Somebody else who cosigns the newest signed tree head of each run (C2SP tlog-witness)."`
 	Snapshot     Snapshot               `toml:"snapshot" comment:"Saved states, from which a run resumes."`
+	Sinks        Sinks                  `toml:"sinks" comment:"What the destinations below have in common. Each follows the run directory in a process beside the recorder, which never waits for it."`
+	Parquet      Parquet                `toml:"parquet" comment:"Telemetry as Parquet files."`
+	Prometheus   Prometheus             `toml:"prometheus" comment:"The newest telemetry for Prometheus to ask for."`
+	OTLP         OTLP                   `toml:"otlp" comment:"Telemetry as OpenTelemetry metrics (OTLP over HTTP). Headers with secrets are taken from OTEL_EXPORTER_OTLP_HEADERS."`
+	TensorBoard  TensorBoard            `toml:"tensorboard" comment:"Telemetry as TensorBoard event files."`
+	JetStream    JetStream              `toml:"jetstream" comment:"A mirror of the run in a NATS JetStream stream."`
 	Log          Log                    `toml:"log" comment:"What is written to standard error."`
 }
 
@@ -107,6 +113,44 @@ type Snapshot struct {
 	MaxAge       Duration `toml:"max_age" comment:"What is older goes, unless keep_last holds it; 0s: no limit." min:"0s"`
 }
 
+// Sinks is the section [sinks].
+type Sinks struct {
+	SyncInterval Duration `toml:"sync_interval" comment:"Longest time until what a destination took is made durable there and the cursor saved." min:"10ms" max:"1h"`
+	Timeout      Duration `toml:"timeout" comment:"Longest time that a destination may take over one call." min:"10ms" max:"1h"`
+	Patience     Duration `toml:"patience" comment:"Time that a destination of a run which has ended may take nothing, before it is left behind; usp sink RUN brings the rest." min:"1ms" max:"24h"`
+}
+
+// Parquet is the section [parquet].
+type Parquet struct {
+	Dir string `toml:"dir" comment:"Directory that gets run=ID/part-N.parquet for each sealed segment; empty: none."`
+}
+
+// Prometheus is the section [prometheus].
+type Prometheus struct {
+	Listen string `toml:"listen" comment:"Address on loopback, such as 127.0.0.1:9464, that serves /metrics while a run is recorded; empty: none. usp serve has /metrics of all runs."`
+}
+
+// OTLP is the section [otlp].
+type OTLP struct {
+	Endpoint string   `toml:"endpoint" comment:"Address of a collector before /v1/metrics, such as http://127.0.0.1:4318, without secrets; empty: none."`
+	Interval Duration `toml:"interval" comment:"Time of the input's clock between two points of a metric: of the records in between the newest is sent." min:"0s" max:"24h"`
+}
+
+// TensorBoard is the section [tensorboard].
+type TensorBoard struct {
+	Dir   string `toml:"dir" comment:"Log directory that gets a directory for each run; empty: none."`
+	Every uint64 `toml:"every" comment:"Write every n-th step." min:"1"`
+}
+
+// JetStream is the section [jetstream].
+type JetStream struct {
+	URL             string `toml:"url" comment:"Addresses of the servers, nats:// or tls://, with commas, without secrets; empty: none."`
+	Stream          string `toml:"stream" comment:"Name of the stream, which is made if there is none."`
+	Replicas        int    `toml:"replicas" comment:"Servers that are to hold it, where it is made." min:"1" max:"5"`
+	CredentialsFile string `toml:"credentials_file" comment:"File of NATS credentials (user JWT and seed); empty: none."`
+	CAFile          string `toml:"ca_file" comment:"Certificates that the servers are to be checked with; empty: those of the system."`
+}
+
 // Log is the section [log].
 type Log struct {
 	Level  string `toml:"level" enum:"debug,info,warn,error" comment:"Least severe message written."`
@@ -136,7 +180,9 @@ func Default() Config {
 		},
 		Witness:  Witness{Key: []string{}, Interval: Duration(time.Minute), Timeout: Duration(2 * time.Second)},
 		Snapshot: Snapshot{Interval: 100, OnEvents: true, EventSpacing: 20, Compression: "none", Recipients: []string{}, KeepLast: 5},
-		Log:      Log{Level: "warn", Format: "text"},
+		Sinks:    Sinks{SyncInterval: Duration(time.Second), Timeout: Duration(30 * time.Second), Patience: Duration(5 * time.Second)},
+		OTLP:     OTLP{Interval: Duration(10 * time.Second)}, TensorBoard: TensorBoard{Every: 1}, JetStream: JetStream{Stream: "usp", Replicas: 1},
+		Log: Log{Level: "warn", Format: "text"},
 	}
 }
 

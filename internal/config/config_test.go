@@ -456,6 +456,28 @@ environment variable USP_LOG_LEVEL: "loud" is not one of debug, info, warn, erro
 	}
 }
 
+// TestDestinations: addresses that hold a secret, or that anybody could ask, are faults; the secret is not repeated.
+func TestDestinations(t *testing.T) {
+	for text, want := range map[string]string{
+		"[otlp]\nendpoint = \"https://me:s3cret@x\"":     "usp.toml:2:1: otlp.endpoint: holds a user name",
+		"[otlp]\nendpoint = \"collector:4318\"":          "otlp.endpoint: is not an http or https address",
+		"[jetstream]\nurl = \"nats://me:s3cret@x:4222\"": "jetstream.url: holds a user name or password",
+		"[prometheus]\nlisten = \"0.0.0.0:9464\"":        "prometheus.listen: is not on loopback",
+		"[prometheus]\nlisten = \":9464\"":               "prometheus.listen: is not on loopback",
+		"[prometheus]\nlisten = \"9464\"":                "prometheus.listen: is no address with a port",
+	} {
+		_, err := Check("usp.toml", []byte(text+"\n"))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	for _, text := range []string{"[otlp]\nendpoint = \"http://127.0.0.1:4318\"", "[prometheus]\nlisten = \"[::1]:0\"", "[jetstream]\nurl = \"nats://127.0.0.1:4222\""} {
+		if _, err := Check("usp.toml", []byte(text+"\n")); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 // TestWitness: an address that is none or holds a secret, and a key that is none, are faults; the address is not repeated.
 func TestWitness(t *testing.T) {
 	const key = "witness.example/w1+0ad7d35e+BIqI4910CfGV/VLbLTy6XXLKZwm/HZQSG/N0iAG0D29c"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/bits"
+	"net"
 	"os"
 	"reflect"
 	"slices"
@@ -271,6 +272,21 @@ func (l *Loaded) check(text []byte, before Errors) (errs Errors) {
 	for _, key := range c.Witness.Key {
 		if _, err := witness.ParseKey(key); err != nil {
 			fail(err.Error(), "witness.key")
+		}
+	}
+	if e := c.OTLP.Endpoint; e != "" {
+		if err := witness.CheckURL(e); err != nil {
+			fail(err.Error(), "otlp.endpoint")
+		}
+	}
+	if u := c.JetStream.URL; strings.Contains(u, "@") {
+		fail("holds a user name or password; put credentials into a file and name that in jetstream.credentials_file", "jetstream.url")
+	}
+	if l := c.Prometheus.Listen; l != "" {
+		if host, _, err := net.SplitHostPort(l); err != nil {
+			fail("is no address with a port, such as 127.0.0.1:9464", "prometheus.listen")
+		} else if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			fail("is not on loopback: it has no password; usp serve can be asked from elsewhere, with TLS and a token", "prometheus.listen")
 		}
 	}
 	if strings.HasPrefix(strings.ToUpper(c.Snapshot.IdentityFile), "AGE-") {

@@ -1,0 +1,79 @@
+package recorder
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestCompanion(t *testing.T) {
+	tests := []struct {
+		name, script string
+		cancel       bool // the run is left to another recorder
+		wait         time.Duration
+		within       time.Duration
+		file, said   string
+	}{
+		{"ends by itself", `echo "run $0" > "$0/out"`, false, time.Minute, 20 * time.Second, "run DIR", ""},
+		{"takes too long", `trap 'echo asked > "$0/out"; exit' TERM; : > "$0/up"; while :; do sleep 0.01; done`, false, time.Second, 20 * time.Second, "asked", "left behind"},
+		{"is asked at once", `trap 'echo asked > "$0/out"; exit' TERM; : > "$0/up"; while :; do sleep 0.01; done`, true, time.Minute, 20 * time.Second, "asked", ""},
+		{"does not listen", `trap '' TERM; : > "$0/up"; while :; do sleep 0.01; done`, true, time.Minute, 20 * time.Second, "", ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			var said bytes.Buffer
+			o := Options{Logger: slog.New(slog.NewTextHandler(&said, nil))}
+			o.Companion = CompanionOptions{Command: []string{"/bin/sh", "-c", test.script}, Wait: test.wait}
+			p := startCompanion(o, dir)
+			if p == nil {
+				t.Fatal(said.String())
+			}
+			p.grace = 300 * time.Millisecond
+			for began := time.Now(); strings.Contains(test.script, "/up") && time.Since(began) < 10*time.Second; time.Sleep(time.Millisecond) {
+				if _, err := os.Stat(filepath.Join(dir, "up")); err == nil {
+					break
+				}
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if test.cancel {
+				cancel()
+			}
+			began := time.Now()
+			p.end(ctx)
+			if took := time.Since(began); took > test.within {
+				t.Errorf("took %v", took)
+			}
+			out, _ := os.ReadFile(filepath.Join(dir, "out"))
+			if got := strings.TrimSpace(strings.ReplaceAll(string(out), dir, "DIR")); got != test.file {
+				t.Errorf("it wrote %q, want %q", got, test.file)
+			}
+			if !strings.Contains(said.String(), test.said) || test.said == "" && said.Len() > 0 {
+				t.Errorf("said %q, want %q", said.String(), test.said)
+			}
+			if p.cmd.ProcessState == nil {
+				t.Error("it is still there")
+			}
+		})
+	}
+}
+
+func TestNoCompanion(t *testing.T) {
+	var said bytes.Buffer
+	o := Options{Logger: slog.New(slog.NewTextHandler(&said, nil))}
+	startCompanion(o, t.TempDir()).end(t.Context()) // none
+	o.Companion.Command = []string{filepath.Join(t.TempDir(), "nothing")}
+	startCompanion(o, t.TempDir()).end(t.Context())
+	if !strings.Contains(said.String(), "recording goes on") {
+		t.Errorf("said %q", said.String())
+	}
+	if o.CommitWait() != 10*time.Second {
+		t.Errorf("a run's end may take %v longer", o.CommitWait())
+	}
+}
