@@ -50,7 +50,7 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request) (st *stream, done 
 		st.zip = gzip.NewWriter(w)
 		st.w = st.zip
 	}
-	return st, func() { <-s.streams }, true
+	return st, func() { st.end(); <-s.streams }, true
 }
 
 // send writes an event, or a comment if it has no name.
@@ -78,6 +78,13 @@ func (st *stream) send(name, id string, data any) error {
 	}
 	st.last = time.Now()
 	return st.rc.Flush()
+}
+
+// end completes what is compressed.
+func (st *stream) end() {
+	if st.zip != nil {
+		_ = st.zip.Close() // the client may have gone
+	}
 }
 
 // parts sends those that have changed.
