@@ -1,14 +1,11 @@
 package web
 
 import (
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -107,7 +104,7 @@ func TestRunPage(t *testing.T) {
 	}
 }
 
-func TestRange_(t *testing.T) {
+func TestRunPageRange(t *testing.T) {
 	mem := vfs.NewMem()
 	full(t, mem, "/runs").end()
 	s := newServer(t, Options{FS: mem})
@@ -209,11 +206,11 @@ func TestNotFound(t *testing.T) {
 func TestHostileNames(t *testing.T) {
 	dir := t.TempDir()
 	const name = `x"><script>alert(1)</script><a href='y&amp;`
-	name_ := strings.ReplaceAll(name, "/", "\u2215")
-	f := predictorFixture(t, vfs.OS(), dir, name_)
+	file := strings.ReplaceAll(name, "/", "\u2215")
+	f := predictorFixture(t, vfs.OS(), dir, file)
 	f.emit(1, 20)
 	s := newServer(t, Options{Runs: dir})
-	for _, path := range []string{"/run/" + url.PathEscape(name_), "/compare?a=" + url.QueryEscape(name_) + "&b=" + url.QueryEscape(name_), "/events/" + url.PathEscape(name_)} {
+	for _, path := range []string{"/run/" + url.PathEscape(file), "/compare?a=" + url.QueryEscape(file) + "&b=" + url.QueryEscape(file), "/events/" + url.PathEscape(file)} {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		w := do(t, s, httptest.NewRequest("GET", path, nil).WithContext(ctx))
 		cancel()
@@ -327,126 +324,6 @@ func TestAssets(t *testing.T) {
 	}
 }
 
-func TestHost(t *testing.T) {
-	s := newServer(t, Options{FS: vfs.NewMem(), Hosts: []string{"Usp.Example"}})
-	for host, want := range map[string]int{
-		"localhost": 200, "localhost:1": 200, "127.0.0.1:8765": 200, "[::1]:8765": 200, "[::1]": 200, "usp.example:9": 200, "usp.example.": 200, "127.9.9.9": 200,
-		"evil.example": 421, "evil.example:8765": 421, "localhost.evil.example": 421, "10.0.0.1:8765": 421, "": 421, "0.0.0.0": 421, "[::]": 421, "127.0.0.1.nip.io": 421,
-	} {
-		r := httptest.NewRequest("GET", "/healthz", nil)
-		r.Host = host
-		w := httptest.NewRecorder()
-		if s.Handler().ServeHTTP(w, r); w.Code != want {
-			t.Errorf("%q: %d, want %d", host, w.Code, want)
-		}
-	}
-}
-
-const token = "0123456789abcdef0123456789abcdef"
-
-func TestToken(t *testing.T) {
-	now := created
-	mem := vfs.NewMem()
-	full(t, mem, "/runs").end()
-	if _, err := New(Options{FS: mem, Token: "short"}); err == nil {
-		t.Error("a short token was taken")
-	}
-	s := newServer(t, Options{FS: mem, Token: token, Now: func() time.Time { return now }, Metrics: http.NotFoundHandler()})
-	for _, path := range []string{"/", "/run/" + id, "/compare", "/events", "/events/" + id, "/readyz", "/version", "/metrics", "/none"} {
-		if w := get(t, s, path); w.Code != http.StatusUnauthorized || w.Header().Get("WWW-Authenticate") == "" || strings.Contains(w.Body.String(), id) {
-			t.Errorf("%s without a token: %d", path, w.Code)
-		}
-		if w := get(t, s, path, "Accept", "text/html"); w.Code != http.StatusSeeOther || !strings.HasPrefix(w.Header().Get("Location"), "/login?next=") {
-			t.Errorf("%s in a browser: %d", path, w.Code)
-		}
-	}
-	for _, path := range []string{"/healthz", "/login", s.assets["live.js"].path} {
-		if w := get(t, s, path); w.Code != 200 {
-			t.Errorf("%s: %d", path, w.Code)
-		}
-	}
-	if w := get(t, s, "/", "Authorization", "Bearer "+token); w.Code != 200 {
-		t.Errorf("with the token: %d", w.Code)
-	}
-	for _, wrong := range []string{"Bearer " + token[1:], "Basic " + token, "Bearer", token} {
-		if w := get(t, s, "/", "Authorization", wrong); w.Code != http.StatusUnauthorized {
-			t.Errorf("%q: %d", wrong, w.Code)
-		}
-	}
-	get(t, s, "/", "Authorization", "Bearer x") // the fifth
-	if w := get(t, s, "/", "Authorization", "Bearer "+token); w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" {
-		t.Errorf("after five wrong tokens: %d", w.Code)
-	}
-	r := httptest.NewRequest("GET", "/", nil)
-	r.RemoteAddr = "192.0.2.9:1"
-	if w := do(t, s, r, "Authorization", "Bearer "+token); w.Code != 200 {
-		t.Errorf("from another address: %d", w.Code)
-	}
-	now = now.Add(2 * failureEvery)
-	if w := get(t, s, "/", "Authorization", "Bearer "+token); w.Code != 200 {
-		t.Errorf("later: %d", w.Code)
-	}
-}
-
-func post(s *Server, path, form string, headers ...string) *http.Request {
-	r := httptest.NewRequest("POST", path, strings.NewReader(form))
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	return r
-}
-
-func TestLogin(t *testing.T) {
-	now := created
-	mem := vfs.NewMem()
-	full(t, mem, "/runs").end()
-	s := newServer(t, Options{FS: mem, Token: token, Now: func() time.Time { return now }})
-	if w := do(t, s, post(s, "/login", "token=wrong&next=/run/"+id)); w.Code != http.StatusUnauthorized || w.Result().Cookies() != nil && len(w.Result().Cookies()) > 0 {
-		t.Errorf("a wrong token: %d", w.Code)
-	} else {
-		contains(t, w.Body.String(), "not the token", `aria-invalid="true"`, `value="/run/`+id)
-	}
-	w := do(t, s, post(s, "/login", "token="+token+"&next=/run/"+id))
-	cookies := w.Result().Cookies()
-	if w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/run/"+id || len(cookies) != 1 {
-		t.Fatalf("the token: %d, to %s, %d cookies", w.Code, w.Header().Get("Location"), len(cookies))
-	}
-	c := cookies[0]
-	if !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || strings.Contains(c.Value, token) {
-		t.Errorf("cookie %v", c)
-	}
-	cookie := c.Name + "=" + c.Value
-	if w := get(t, s, "/run/"+id, "Cookie", cookie); w.Code != 200 {
-		t.Errorf("with the cookie: %d", w.Code)
-	} else {
-		contains(t, w.Body.String(), "Log out")
-	}
-	end, mac, _ := strings.Cut(c.Value, ".")
-	for _, forged := range []string{end + "0." + mac, end + "." + mac[1:], end, "", "99999999999."} {
-		if w := get(t, s, "/", "Cookie", c.Name+"="+forged); w.Code != http.StatusUnauthorized {
-			t.Errorf("cookie %q: %d", forged, w.Code)
-		}
-	}
-	if w := do(t, s, post(s, "/logout", ""), "Cookie", cookie); w.Code != http.StatusSeeOther || w.Result().Cookies()[0].MaxAge >= 0 {
-		t.Errorf("log out: %d", w.Code)
-	}
-	for _, from := range []string{"cross-site", "same-site"} {
-		if w := do(t, s, post(s, "/logout", ""), "Cookie", cookie, "Sec-Fetch-Site", from, "Origin", "https://evil.example"); w.Code != http.StatusForbidden {
-			t.Errorf("a form of another site (%s): %d", from, w.Code)
-		}
-	}
-	now = now.Add(sessionFor + time.Second)
-	if w := get(t, s, "/", "Cookie", cookie); w.Code != http.StatusUnauthorized {
-		t.Errorf("an old cookie: %d", w.Code)
-	}
-	for _, next := range []string{"//evil.example", "https://evil.example", `/\evil.example`, "/\tx", "evil", ""} {
-		if got := within(next); got != "/" {
-			t.Errorf("next=%q leads to %q", next, got)
-		}
-	}
-	if w := do(t, s, post(s, "/login", "token="+strings.Repeat("x", 10<<10))); w.Code != http.StatusBadRequest {
-		t.Errorf("a long form: %d", w.Code)
-	}
-}
-
 func TestReady(t *testing.T) {
 	mem := vfs.NewMem()
 	s := newServer(t, Options{FS: mem, Version: map[string]string{"version": "v1"}})
@@ -491,199 +368,6 @@ func TestComparePage(t *testing.T) {
 	contains(t, get(t, s, "/compare?a="+id+"&b="+other+"&from=10&until=20").Body.String(), `data-from="10" data-until="20"`, `name="b" value="`+other)
 	if w := get(t, s, "/compare?a="+id+"&b=none"); w.Code != http.StatusNotFound {
 		t.Errorf("a run that is not there: %d", w.Code)
-	}
-}
-
-// event is one of a stream.
-type event struct{ name, id, data string }
-
-func events(t testing.TB, r io.Reader) func() (event, error) {
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, 4<<20)
-	return func() (e event, err error) {
-		for lines.Scan() {
-			key, value, _ := strings.Cut(lines.Text(), ": ")
-			switch {
-			case key == "event":
-				e.name = value
-			case key == "id":
-				e.id = value
-			case key == "data":
-				e.data = value
-			case lines.Text() == "" && e.name != "":
-				return e, nil
-			}
-		}
-		return e, io.EOF
-	}
-}
-
-func follow(t testing.TB, base, path string, headers ...string) (*http.Response, func() (event, error)) {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), "GET", base+path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i < len(headers); i += 2 {
-		r.Header.Set(headers[i], headers[i+1])
-	}
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { resp.Body.Close() })
-	return resp, events(t, resp.Body)
-}
-
-// A stream has the whole page first, then what changed, then the end; who was there before gets only what changed since.
-func TestEvents(t *testing.T) {
-	mem := vfs.NewMem()
-	f := full(t, mem, "/runs")
-	s := newServer(t, Options{FS: mem, Interval: 10 * time.Millisecond})
-	web := httptest.NewServer(s.Handler())
-	t.Cleanup(web.Close)
-	resp, next := follow(t, web.URL, "/events/"+id)
-	if resp.Header.Get("Content-Type") != "text/event-stream" {
-		t.Errorf("%s", resp.Header)
-	}
-	parts := func(e event) (all map[string]string) {
-		t.Helper()
-		if err := json.Unmarshal([]byte(e.data), &all); err != nil {
-			t.Fatalf("%s: %v", e.data, err)
-		}
-		return all
-	}
-	first, err := next()
-	if err != nil || first.name != "parts" || len(parts(first)) < 20 || !strings.Contains(parts(first)["facts"], "90 stored") || !strings.Contains(parts(first)["chart-cusum-table"], "<table>") {
-		t.Fatalf("%v, %.500v", err, first)
-	}
-	f.emit(101, 140)
-	began := time.Now()
-	for {
-		e, err := next()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if all := parts(e); strings.Contains(all["facts"], "130 stored, 1 to 140") && strings.Contains(all["chart-cusum"], `data-until="140"`) {
-			if e.id == first.id || all["snapshots"] != "" {
-				t.Errorf("id %s after %s; what did not change is sent: %.100s", e.id, first.id, all["snapshots"])
-			}
-			break
-		}
-	}
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("records were shown after %v", took)
-	}
-	_, again := follow(t, web.URL, "/events/"+id, "Last-Event-ID", first.id)
-	e, err := again()
-	if err != nil || !strings.Contains(parts(e)["facts"], "130 stored") {
-		t.Errorf("with an old Last-Event-ID: %v %.100v", err, e)
-	}
-	f.end()
-	last := event{}
-	for e, err := next(); err == nil; e, err = next() {
-		last = e
-	}
-	if last.name != "end" || last.data != `"clean"` {
-		t.Errorf("the stream ended with %+v", last)
-	}
-	if resp, _ := follow(t, web.URL, "/events/"+id, "Last-Event-ID", last.id); resp.StatusCode != http.StatusNoContent {
-		t.Errorf("who has the end already: %d", resp.StatusCode)
-	}
-	if resp, _ := follow(t, web.URL, "/events/none"); resp.StatusCode != http.StatusNotFound {
-		t.Errorf("a run that is not there: %d", resp.StatusCode)
-	}
-	if resp, _ := follow(t, web.URL, "/events/"+id+"?from=x"); resp.StatusCode != http.StatusBadRequest {
-		t.Errorf("a bad range: %d", resp.StatusCode)
-	}
-}
-
-// A client that has seen the newest state hears nothing until there is more.
-func TestEventsQuiet(t *testing.T) {
-	mem := vfs.NewMem()
-	f := full(t, mem, "/runs")
-	s := newServer(t, Options{FS: mem, Interval: 10 * time.Millisecond})
-	web := httptest.NewServer(s.Handler())
-	t.Cleanup(web.Close)
-	page := get(t, s, "/run/"+id).Body.String()
-	at := regexp.MustCompile(`data-events="([^"]+)"`).FindStringSubmatch(page)
-	if at == nil {
-		t.Fatal("the page is not followed")
-	}
-	_, next := follow(t, web.URL, at[1])
-	heard := make(chan event, 8)
-	go func() {
-		defer close(heard)
-		for e, err := next(); err == nil; e, err = next() {
-			heard <- e
-		}
-	}()
-	select {
-	case e := <-heard:
-		t.Errorf("nothing has changed, but: %.200v", e)
-	case <-time.After(200 * time.Millisecond):
-	}
-	f.emit(101, 102)
-	for late := time.After(5 * time.Second); ; {
-		select {
-		case e := <-heard:
-			if strings.Contains(e.data, "92 stored") { // the head may be seen before the records
-				return
-			}
-		case <-late:
-			t.Fatal("nothing was heard of new records")
-		}
-	}
-}
-
-// Streams are few, and end with their clients and with the server.
-func TestEventsBounded(t *testing.T) {
-	mem := vfs.NewMem()
-	full(t, mem, "/runs")
-	s := newServer(t, Options{FS: mem, Interval: 10 * time.Millisecond, Streams: 2})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, l) }()
-	base := "http://" + l.Addr().String()
-	one, next := follow(t, base, "/events/"+id)
-	_, list := follow(t, base, "/events")
-	if e, err := next(); err != nil || e.name != "parts" {
-		t.Errorf("%v %v", e, err)
-	}
-	if e, err := list(); err != nil || e.id != "list" || !strings.Contains(e.data, id) {
-		t.Errorf("%v %v", e, err)
-	}
-	if resp, _ := follow(t, base, "/events/"+id); resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("one too many: %d", resp.StatusCode)
-	}
-	one.Body.Close()
-	for began := time.Now(); ; {
-		resp, _ := follow(t, base, "/events/"+id)
-		if resp.StatusCode == 200 {
-			break
-		}
-		if time.Since(began) > 5*time.Second {
-			t.Fatal("a client that has gone still counts")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	cancel()
-	select {
-	case err := <-done:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("the server does not end while pages follow")
-	}
-	if _, err := list(); err != io.EOF {
-		for err == nil {
-			_, err = list()
-		}
 	}
 }
 
