@@ -191,10 +191,11 @@ func TestEventsBounded(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	cancel()
+	began := time.Now()
 	select {
 	case err := <-done:
-		if err != nil {
-			t.Error(err)
+		if took := time.Since(began); err != nil || took >= patienceOfEnd {
+			t.Errorf("%v, after %v: the streams were cut off", err, took)
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("the server does not end while pages follow")

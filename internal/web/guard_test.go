@@ -120,7 +120,7 @@ func TestLogin(t *testing.T) {
 	if w := get(t, s, "/", "Cookie", cookie); w.Code != http.StatusUnauthorized {
 		t.Errorf("an old cookie: %d", w.Code)
 	}
-	for _, next := range []string{"//evil.example", "https://evil.example", `/\evil.example`, "/\tx", "evil", ""} {
+	for _, next := range []string{"//evil.example", "///evil.example", "https://evil.example", `/\evil.example`, "/\tx", "evil", ""} {
 		if got := within(next); got != "/" {
 			t.Errorf("next=%q leads to %q", next, got)
 		}

@@ -74,6 +74,8 @@ const (
 	defaultStreams  = 64
 	openRuns        = 16 // whose Data is kept
 	comparisons     = 2  // at a time
+
+	patienceOfEnd = 2 * time.Second // with requests under way
 )
 
 // Server answers requests. It is made by New.
@@ -169,7 +171,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.once.Do(func() { close(s.ending) })
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), patienceOfEnd)
 	defer cancel()
 	err := srv.Shutdown(bounded)
 	if errors.Is(err, context.DeadlineExceeded) {

@@ -211,7 +211,7 @@ func TestHostileNames(t *testing.T) {
 	f.emit(1, 20)
 	s := newServer(t, Options{Runs: dir})
 	for _, path := range []string{"/run/" + url.PathEscape(file), "/compare?a=" + url.QueryEscape(file) + "&b=" + url.QueryEscape(file), "/events/" + url.PathEscape(file)} {
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		w := do(t, s, httptest.NewRequest("GET", path, nil).WithContext(ctx))
 		cancel()
 		body := w.Body.String()
