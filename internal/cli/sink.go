@@ -18,6 +18,7 @@ import (
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/recorder"
 	"github.com/usp-project/usp/sink"
+	"github.com/usp-project/usp/sink/parquet"
 	"github.com/usp-project/usp/sink/tensorboard"
 )
 
@@ -38,6 +39,9 @@ type destination struct {
 // destinations are all kinds, in the order of the settings.
 func destinations() []destination {
 	return []destination{
+		{"parquet", func(c *config.Config) string { return c.Parquet.Dir }, func(a *app, _ rundir.Dir) (sink.Sink, error) {
+			return parquet.New(parquet.Options{Dir: a.cfg.Parquet.Dir, FS: a.fs}), nil
+		}},
 		{"tensorboard", func(c *config.Config) string { return c.TensorBoard.Dir }, func(a *app, _ rundir.Dir) (sink.Sink, error) {
 			return tensorboard.New(tensorboard.Options{Dir: a.cfg.TensorBoard.Dir, Every: a.cfg.TensorBoard.Every, FS: a.fs}), nil
 		}},
@@ -88,6 +92,9 @@ func (a *app) sink(ctx context.Context, run string, f sinkFlags) error {
 	}
 	if len(chosen) == 0 {
 		return usageError(errors.New("no destination is configured: name one in usp.toml, such as dir in the section [parquet], or in the environment, such as USP_PARQUET_DIR; usp config show lists them"))
+	}
+	if f.follow {
+		yieldProcessor()
 	}
 	lock, err := a.lockSinks(ctx, dir, f.follow)
 	if err != nil {

@@ -153,6 +153,7 @@ class Ring:
         self._words[rf.OFF_STATE // 8] = rf.STATE_OPEN
         if self.native:
             self._writer = _native.Writer(ring.map, lay.header_len, lay.slot_size, lay.slots, lay.payload_len)
+            self._fields = tuple((f.name, _TYPE_CODES[str(f.type)], f.len) for f in self.schema.fields)
         self._first = lay.header_len // 8
         self._stride = lay.slot_size // 8
         self._mask = lay.slots - 1
@@ -269,8 +270,11 @@ class Ring:
         """
         if self._writer is None:
             return Emitter(self, self.schema.fields, slow).emit
-        fields = tuple((f.name, _TYPE_CODES[str(f.type)], f.len) for f in self.schema.fields)
-        return _native.Emitter(self._writer, fields, slow).emit
+        return _native.Emitter(self._writer, self._fields, slow).emit
+
+    def reader(self) -> Any:
+        """Returns what takes records of device values from a queue to the ring; None without the extension."""
+        return None if self._writer is None else _native.Reader(self._writer, self._fields)
 
     def handle(self) -> int:
         """Returns the number by which compiled code finds this ring. Raises RingError without the extension."""
