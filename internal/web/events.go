@@ -59,11 +59,13 @@ func (st *stream) send(name, id string, data any) error {
 	if name == "" {
 		b.WriteString(": still here\n\n")
 	} else {
-		text, err := json.Marshal(data)
-		if err != nil {
+		fmt.Fprintf(&b, "event: %s\nid: %s\ndata: ", name, id)
+		text := json.NewEncoder(&b)
+		text.SetEscapeHTML(false) // markup is what it is, and no browser takes a stream for a page
+		if err := text.Encode(data); err != nil {
 			return err
 		}
-		fmt.Fprintf(&b, "event: %s\nid: %s\ndata: %s\n\n", name, id, text)
+		b.WriteByte('\n') // the second one, which ends the event
 	}
 	if err := st.rc.SetWriteDeadline(time.Now().Add(writeFor)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
