@@ -28,7 +28,6 @@ type Extent struct {
 	LastTime    int64  // the input's time of the last record, Unix ns
 	Generation  uint32
 	Schema      *record.Schema // of the newest generation
-	Version     uint64         // grows whenever anything of this changes
 }
 
 // Element is one number of every record: a stored field, and which of its numbers.

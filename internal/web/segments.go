@@ -113,17 +113,13 @@ func (s *segments) reset() error {
 	elements := elementsOf(line.Schema(newest), mostElements)
 	s.line, s.follow, s.track = line, sink.Follow(s.fsys, s.dir, 0), track{line: line}
 	s.grid = newGrid(elements, max(2*leastColumns, min(mostStretches, overviewCells/max(1, len(elements)))))
-	s.extent = Extent{Generation: newest, Schema: line.Schema(newest), Version: s.extent.Version + 1}
+	s.extent = Extent{Generation: newest, Schema: line.Schema(newest)}
 	return nil
 }
 
 func (s *segments) take(b *sink.Batch) {
 	e := &s.extent
-	if b.Next > e.Frames {
-		e.Frames = b.Next
-		e.Version++
-	}
-	e.Schema = b.Schema
+	e.Frames, e.Schema = max(e.Frames, b.Next), b.Schema
 	s.track.take(b, s.grid)
 	e.Records, e.Lost, e.First, e.Last, e.LastTime = s.track.records, s.track.lost, s.track.first, s.track.last, s.track.time
 }
