@@ -45,7 +45,7 @@ type Options struct {
 	// Version is what /version says.
 	Version any
 
-	// Open is where a run's telemetry comes from; default OpenSegments. What it returns may be an io.Closer.
+	// Open is where a run's telemetry comes from; default OpenPyramid. What it returns may be an io.Closer.
 	Open func(dir string) (Data, error)
 	// Status says how a run stands, in a word; default by the end of its log.
 	Status func(r *rundir.Run) string
@@ -109,7 +109,7 @@ func New(o Options) (*Server, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Open == nil {
-		o.Open = func(dir string) (Data, error) { return OpenSegments(o.FS, dir, o.Now), nil }
+		o.Open = func(dir string) (Data, error) { return OpenPyramid(o.FS, dir, o.Now), nil }
 	}
 	if o.Status == nil {
 		o.Status = func(r *rundir.Run) string {
