@@ -36,6 +36,7 @@ func tiers() map[string]int {
 		"sink": 32, "internal/pyramid": 33, "sink/sinktest": 33, "sink/tensorboard": 34, "internal/columnar": 33, "sink/parquet": 34, "sink/prometheus": 34, "sink/otlp": 34,
 		".": 35, "internal/bench": 35,
 		"internal/config": 40,
+		"internal/web":    45,
 		"internal/cli":    50,
 		"cmd/usp":         60, "cmd/usp-man": 60,
 		"examples/experts": 60, "examples/loop": 60,
