@@ -10,15 +10,19 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/internal/systemd"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/internal/web"
 )
@@ -33,6 +37,8 @@ certificate and a file with a token, which a browser is asked for and other prog
 send as "Authorization: Bearer TOKEN". Requests under a host name that was not given
 with --host are refused, so that no page elsewhere can read through your browser.
 
+SIGHUP has certificate and token read again; if one is wrong, both stay as they were.
+/metrics is for Prometheus: the newest telemetry of every run that is recorded.
 /healthz says that it runs, /readyz whether it can show runs, and why not. --control
 makes a socket that only you can open, for profiles of the server itself:
 
@@ -86,21 +92,20 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	if err != nil {
 		return usageError(fmt.Errorf("--token-file %s: %w", f.tokenFile, err))
 	}
-	var certificate *tls.Certificate
-	if f.cert != "" {
-		c, err := tls.LoadX509KeyPair(f.cert, f.key)
-		if err != nil {
-			return usageError(fmt.Errorf("--tls-cert %s, --tls-key %s: %w", f.cert, f.key, err))
-		}
-		certificate = &c
+	certificate, err := loadCertificate(f)
+	if err != nil {
+		return err
 	}
 	l, err := listen(f.listen)
 	if err != nil {
 		return err
 	}
 	address := l.Addr().String()
+	var current atomic.Pointer[tls.Certificate]
 	if certificate != nil {
-		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*certificate}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+		current.Store(certificate)
+		get := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return current.Load(), nil }
+		l = tls.NewListener(l, &tls.Config{GetCertificate: get, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
 	}
 	if f.control != "" {
 		end, err := a.control(f.control)
@@ -112,10 +117,87 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	if err := a.sayServing(f, address); err != nil {
 		return errors.Join(err, l.Close())
 	}
-	if err := s.Run(ctx, l); err != nil {
+	manager := systemd.FromEnvironment(a.env, os.Getpid())
+	beside, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { manager.Watchdog(beside, func() bool { return answers(address) }) })
+	wg.Go(func() { a.reloads(beside, manager, func() error { return a.reload(f, s, &current) }) })
+	if err := manager.Notify(systemd.Ready, systemd.Status("listens on "+address)); err != nil {
+		a.logger().Warn("the service manager does not know that this is ready", "err", err)
+	}
+	err = s.Run(ctx, l)
+	_ = manager.Notify(systemd.Stopping) // a manager that is gone does not care
+	stop()
+	wg.Wait()
+	if err != nil {
 		return err
 	}
 	return context.Cause(ctx)
+}
+
+// answers says whether the server takes connections.
+func answers(address string) bool {
+	c, err := net.DialTimeout("tcp", address, time.Second)
+	if err != nil {
+		return false
+	}
+	return c.Close() == nil
+}
+
+// loadCertificate reads the certificate that the flags name; nil if they name none.
+func loadCertificate(f serveFlags) (*tls.Certificate, error) {
+	if f.cert == "" {
+		return nil, nil
+	}
+	c, err := tls.LoadX509KeyPair(f.cert, f.key)
+	if err != nil {
+		return nil, usageError(fmt.Errorf("--tls-cert %s, --tls-key %s: %w", f.cert, f.key, err))
+	}
+	return &c, nil
+}
+
+// reloads reads certificate and token again at each SIGHUP, which then no more ends the program. What is wrong is said, and
+// the old ones stay.
+func (a *app) reloads(ctx context.Context, manager systemd.Manager, reload func() error) {
+	hup := make(chan os.Signal, 1)
+	signal.Reset(syscall.SIGHUP)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+		}
+		_ = manager.Notify(systemd.Reloading(monotonic())) // a manager that is gone does not care
+		if err := reload(); err != nil {
+			fmt.Fprintf(a.err, "usp: nothing is loaded again, what was stays: %v\n", err)
+		} else {
+			fmt.Fprintln(a.err, "usp: certificate and token are loaded again")
+		}
+		_ = manager.Notify(systemd.Ready)
+	}
+}
+
+// reload replaces certificate and token by what their files hold now, both or none.
+func (a *app) reload(f serveFlags, s *web.Server, current *atomic.Pointer[tls.Certificate]) error {
+	certificate, err := loadCertificate(f)
+	if err != nil {
+		return err
+	}
+	if f.tokenFile != "" {
+		token, err := a.readToken(f.tokenFile)
+		if err == nil {
+			err = s.SetToken(token)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if certificate != nil {
+		current.Store(certificate)
+	}
+	return nil
 }
 
 // checkServe checks the flags and reads the token.
@@ -180,7 +262,7 @@ func (a *app) webOptions(f serveFlags, token string) web.Options {
 		}
 	}
 	return web.Options{
-		FS: a.fs, Runs: a.cfg.Run.Dir, Now: a.now, Logger: a.logger(), Hosts: hosts, Token: token, Version: versions(),
+		FS: a.fs, Runs: a.cfg.Run.Dir, Now: a.now, Logger: a.logger(), Hosts: hosts, Token: token, Version: versions(), Metrics: a.runMetrics().handler(),
 		Status: func(r *rundir.Run) string { return a.runRow(r).Status },
 		Live: func(id string) *web.Live {
 			l := a.live(id)

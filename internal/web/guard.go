@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,13 +34,18 @@ const (
 
 // guard decides which requests are answered.
 type guard struct {
-	hosts map[string]bool
-	token []byte
-	key   []byte // of the cookies; made anew with each process
-	now   func() time.Time
+	hosts   map[string]bool
+	secrets atomic.Pointer[secrets]
+	now     func() time.Time
 
 	mu       sync.Mutex
 	failures map[string]bucket // by address
+}
+
+// secrets are replaced together.
+type secrets struct {
+	token []byte
+	key   []byte // of the cookies; made anew with each process and token
 }
 
 // bucket counts failures that are forgotten one by one.
@@ -49,17 +55,32 @@ type bucket struct {
 }
 
 func newGuard(o *Options) (*guard, error) {
-	g := &guard{hosts: map[string]bool{"localhost": true}, now: o.Now, failures: map[string]bucket{}, token: []byte(o.Token)}
-	if o.Token != "" && len(o.Token) < leastToken {
-		return nil, fmt.Errorf("the token has %d characters, fewer than %d, so it could be guessed; make one with: openssl rand -hex 32", len(o.Token), leastToken)
+	g := &guard{hosts: map[string]bool{"localhost": true}, now: o.Now, failures: map[string]bucket{}}
+	if err := g.setToken(o.Token); err != nil {
+		return nil, err
 	}
 	for _, h := range o.Hosts {
 		g.hosts[hostOf(h)] = true
 	}
-	g.key = make([]byte, 32)
-	_, _ = rand.Read(g.key) // never fails
 	return g, nil
 }
+
+// setToken replaces the token, and with it the key of the cookies, so that those of the old one are worth nothing.
+func (g *guard) setToken(token string) error {
+	if token != "" && len(token) < leastToken {
+		return fmt.Errorf("the token has %d characters, fewer than %d, so it could be guessed; make one with: openssl rand -hex 32", len(token), leastToken)
+	}
+	s := &secrets{token: []byte(token), key: make([]byte, 32)}
+	_, _ = rand.Read(s.key) // never fails
+	g.secrets.Store(s)
+	return nil
+}
+
+// secret is the token; empty: none is wanted.
+func (g *guard) secret() []byte { return g.secrets.Load().token }
+
+// key is that of the cookies.
+func (g *guard) key() []byte { return g.secrets.Load().key }
 
 // hostOf is the name or address in a Host header, in lower case and without port, brackets and final dot.
 func hostOf(header string) string {
@@ -110,7 +131,7 @@ func open(path string) bool {
 
 // admits checks what a request shows. wait is how long its address must not try again.
 func (g *guard) admits(r *http.Request) (wait time.Duration, ok bool) {
-	if len(g.token) == 0 || open(r.URL.Path) {
+	if len(g.secret()) == 0 || open(r.URL.Path) {
 		return 0, true
 	}
 	if c, err := r.Cookie(cookieName); err == nil && g.sessionOK(c.Value) {
@@ -136,7 +157,7 @@ func (g *guard) try(r *http.Request, shown string, bearer bool) (wait time.Durat
 	if b.n > mostFailures-1 {
 		return time.Duration((b.n - mostFailures + 1) * float64(failureEvery)), false
 	}
-	a, c := sha256.Sum256([]byte(shown)), sha256.Sum256(g.token) // of equal length, so that the time tells nothing
+	a, c := sha256.Sum256([]byte(shown)), sha256.Sum256(g.secret()) // of equal length, so that the time tells nothing
 	if bearer && subtle.ConstantTimeCompare(a[:], c[:]) == 1 {
 		return 0, true
 	}
@@ -182,7 +203,7 @@ func (g *guard) sessionOK(value string) bool {
 }
 
 func (g *guard) mac(until string) string {
-	h := hmac.New(sha256.New, g.key)
+	h := hmac.New(sha256.New, g.key())
 	h.Write([]byte(until))
 	return hex.EncodeToString(h.Sum(nil))
 }
@@ -193,7 +214,7 @@ type loginView struct {
 }
 
 func (s *Server) loginPage(w http.ResponseWriter, r *http.Request) {
-	if len(s.guard.token) == 0 {
+	if len(s.guard.secret()) == 0 {
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 		return
 	}
@@ -207,7 +228,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	next := within(r.PostFormValue("next"))
-	if len(s.guard.token) > 0 {
+	if len(s.guard.secret()) > 0 {
 		wait, ok := s.guard.try(r, strings.TrimSpace(r.PostFormValue("token")), true)
 		if wait > 0 {
 			s.guard.refuse(w, r, wait)

@@ -70,7 +70,7 @@ type page struct {
 }
 
 func (s *Server) page(title string) page {
-	return page{Title: title, Script: s.assets["live.js"].path, Style: s.assets["style.css"].path, Logout: len(s.guard.token) > 0}
+	return page{Title: title, Script: s.assets["live.js"].path, Style: s.assets["style.css"].path, Logout: len(s.guard.secret()) > 0}
 }
 
 // render answers with a page.

@@ -156,6 +156,15 @@ func (s *Server) Handler() http.Handler {
 	return s.guard.protect(http.NewCrossOriginProtection().Handler(mux))
 }
 
+// SetToken replaces Options.Token; who was logged in with the old one has to log in again. A token that could be guessed is an error, and
+// the old one stays. One cannot be taken away, nor be set where there was none.
+func (s *Server) SetToken(token string) error {
+	if (token == "") != (len(s.guard.secret()) == 0) {
+		return errors.New("whether a token is wanted is decided when the server starts")
+	}
+	return s.guard.setToken(token)
+}
+
 // Run answers requests on a listener, which it closes, until ctx ends; then it lets those under way finish for a
 // moment. The error is nil if ctx ended it.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
