@@ -123,7 +123,7 @@ type Sinks struct {
 
 // Serve is the section [serve].
 type Serve struct {
-	Aggregates bool `toml:"aggregates" comment:"Make the aggregates that long runs are drawn from while they are recorded, beside the recorder; else usp serve makes them when a run is first looked at."`
+	Aggregates bool `toml:"aggregates" comment:"Make the aggregates that long runs are drawn from while they are recorded, beside the recorder: any range of 10^8 steps is then shown at once, for 2 % more disk. Without them usp serve reads what it shows, which takes seconds from some ten million steps on."`
 }
 
 // Parquet is the section [parquet].
