@@ -12,34 +12,78 @@ import (
 	"github.com/usp-project/usp/internal/rundir"
 )
 
-const exportLong = `Write what the signed head of a run's digest log covers in a form that other tools
-read. The run is not changed.
+const exportLong = `Write a run in a form that other tools read. The run is not changed.
 
-  tiles   C2SP tlog-tiles: checkpoint, hash tiles and entry bundles. A third party can
-          check them without the run and without usp, or with usp verify DIR.
+  parquet      records as a Parquet file: for DuckDB, pandas, polars
+  csv, jsonl   records as text; -o - writes to standard output
+  tensorboard  records as an event file, in a directory for tensorboard --logdir
+  tiles        the digest log, as far as its signed head covers it, as C2SP tlog-tiles:
+               checkpoint, hash tiles and entry bundles. A third party can check them
+               without the run and without usp, or with usp verify DIR.
 
-The directory must not be there, or be empty. It appears when everything is in it.`
+Records are those of the effective timeline: of a step that a resumed run computed
+again, the newest. What is written appears when all is in it, and replaces nothing.`
 
-// exportFormats are what --to takes.
-const exportFormats = "tiles"
+// The formats that --to takes.
+const (
+	toParquet     = "parquet"
+	toCSV         = "csv"
+	toLines       = "jsonl"
+	toTensorBoard = "tensorboard"
+	toTiles       = "tiles"
+)
 
 type exportFlags struct {
-	to  string
-	out string
+	to     string
+	out    string
+	from   uint64
+	until  uint64
+	fields []string
+	all    bool
 }
 
 func (a *app) exportCommand() *cobra.Command {
 	var f exportFlags
 	cmd := &cobra.Command{
-		Use: "export RUN --to tiles", Short: "Write a run's digest log for other tools", Long: exportLong, Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error { return a.export(args[0], f) },
+		Use: "export RUN --to FORMAT", Short: "Write a run for other tools", Long: exportLong, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.export(cmd, args[0], f) },
 	}
-	cmd.Flags().StringVar(&f.to, "to", "", "`format`: "+exportFormats)
-	cmd.Flags().StringVarP(&f.out, "output", "o", "", "`directory` to make (default: ./RUN-ID.tiles)")
+	cmd.Flags().StringVar(&f.to, "to", "", "`format`: parquet, csv, jsonl, tensorboard or tiles")
+	cmd.Flags().StringVarP(&f.out, "output", "o", "", "`file` or directory to make (default: ./RUN-ID.FORMAT)")
+	cmd.Flags().Uint64Var(&f.from, "from", 0, "first `step`")
+	cmd.Flags().Uint64Var(&f.until, "until", 0, "last `step`; 0: to the end")
+	cmd.Flags().StringSliceVar(&f.fields, "fields", nil, "these `fields` only (default: all that are stored)")
+	a.setting(cmd, false, "progress", "", "run.progress", "progress on standard error: auto, plain, json, none")
+	cmd.Flags().BoolVar(&f.all, "all-generations", false, "also the records that a resumed run computed again")
 	return cmd
 }
 
-// exportReport is what usp export prints.
+func (a *app) export(cmd *cobra.Command, run string, f exportFlags) error {
+	dir, err := a.resolve(run)
+	if err != nil {
+		return err
+	}
+	switch f.to {
+	case toTiles:
+		for _, name := range []string{"from", "until", "fields", "all-generations"} {
+			if cmd.Flags().Changed(name) {
+				return usageError(fmt.Errorf("--%s has no meaning with --to tiles: the log is exported whole", name))
+			}
+		}
+		return a.exportTiles(dir, f)
+	case toParquet, toCSV, toLines, toTensorBoard:
+		if f.out == "-" && (f.to == toParquet || f.to == toTensorBoard) {
+			return usageError(fmt.Errorf("-o -: %s is not written to standard output; name a file", f.to))
+		}
+		if f.until > 0 && f.from > f.until {
+			return usageError(fmt.Errorf("--from %d is behind --until %d", f.from, f.until))
+		}
+		return a.exportTable(cmd.Context(), dir, f)
+	}
+	return usageError(fmt.Errorf("--to %q: there are parquet, csv, jsonl, tensorboard and tiles", f.to))
+}
+
+// exportReport is what usp export prints about tiles.
 type exportReport struct {
 	RunID   string `json:"run_id"`
 	Dir     string `json:"dir"`
@@ -51,14 +95,7 @@ type exportReport struct {
 	Signer  string `json:"signer"`                    // verifier key
 }
 
-func (a *app) export(run string, f exportFlags) error {
-	if f.to != exportFormats {
-		return usageError(fmt.Errorf("--to %q: there is %s", f.to, exportFormats))
-	}
-	dir, err := a.resolve(run)
-	if err != nil {
-		return err
-	}
+func (a *app) exportTiles(dir rundir.Dir, f exportFlags) error {
 	signed, err := a.readSigned(dir)
 	if err != nil {
 		return err

@@ -104,6 +104,35 @@ func (p *progress) line(out *predictor.Output, rate float64, flags []string) str
 	return fmt.Sprintf("%sstep %d%s, %.0f steps/s, cusum +%.2f -%.2f of %.2f %s", before, out.Step, of, rate, out.CusumPos, out.CusumNeg, out.Threshold, strings.Join(flags, ","))
 }
 
+// amount is called now and then with how much of the work is done.
+func (p *progress) amount(what string, done, total uint64) {
+	if p.mode == "none" || total == 0 {
+		return
+	}
+	now := p.now()
+	if p.began.IsZero() {
+		p.began, p.last = now, now
+	}
+	if now.Sub(p.last) < p.every {
+		return
+	}
+	p.last = now
+	rate := float64(done) / max(now.Sub(p.began).Seconds(), 1e-9)
+	switch p.mode {
+	case "json":
+		json.NewEncoder(p.w).Encode(map[string]any{"type": "status", "what": what, "done": done, "total": total, "rate": rate})
+	case "plain":
+		fmt.Fprintf(p.w, "%s %d of %d (%d %%)\n", what, done, total, 100*done/total)
+	default:
+		const width = 30
+		full := int(width * done / total)
+		line := fmt.Sprintf("%s [%s%s] %3d %%, %.2g/s", what, strings.Repeat("=", full), strings.Repeat(" ", width-full), 100*done/total, rate)
+		line = line[:min(len(line), p.columns()-1)]
+		fmt.Fprintf(p.w, "\r%s%s", line, strings.Repeat(" ", max(0, p.drawn-len(line))))
+		p.drawn = len(line)
+	}
+}
+
 // columns is the width of the terminal: a longer line would wrap and stay.
 func (p *progress) columns() int {
 	if f, ok := p.w.(*os.File); ok {

@@ -53,25 +53,26 @@ type showFlags struct {
 
 // showReport is usp show --json.
 type showReport struct {
-	RunID       string      `json:"run_id"`
-	RunDir      string      `json:"run_dir"`
-	Created     time.Time   `json:"created"`
-	Status      string      `json:"status"`
-	Generations int         `json:"generations"`
-	Host        rundir.Host `json:"host"`
-	Schema      string      `json:"schema"`
-	Steps       uint64      `json:"steps"` // on the effective timeline
-	FirstStep   uint64      `json:"first_step"`
-	LastStep    uint64      `json:"last_step"`
-	FirstTime   time.Time   `json:"first_time,omitzero"`
-	LastTime    time.Time   `json:"last_time,omitzero"`
-	Lost        uint64      `json:"lost"`           // over all generations
-	Live        *live       `json:"live,omitempty"` // while it is recorded
-	Snapshots   int         `json:"snapshots"`
-	Anchor      *anchored   `json:"anchor,omitempty"`  // nil: none is configured
-	Witness     *anchored   `json:"witness,omitempty"` // the cosigned head; nil: none is there and no witness is configured
-	Alarms      []uint64    `json:"alarms,omitempty"`  // steps with an alarm flag; of usp run only
-	Fields      []showField `json:"fields"`
+	RunID       string       `json:"run_id"`
+	RunDir      string       `json:"run_dir"`
+	Created     time.Time    `json:"created"`
+	Status      string       `json:"status"`
+	Generations int          `json:"generations"`
+	Host        rundir.Host  `json:"host"`
+	Schema      string       `json:"schema"`
+	Steps       uint64       `json:"steps"` // on the effective timeline
+	FirstStep   uint64       `json:"first_step"`
+	LastStep    uint64       `json:"last_step"`
+	FirstTime   time.Time    `json:"first_time,omitzero"`
+	LastTime    time.Time    `json:"last_time,omitzero"`
+	Lost        uint64       `json:"lost"`           // over all generations
+	Live        *live        `json:"live,omitempty"` // while it is recorded
+	Snapshots   int          `json:"snapshots"`
+	Anchor      *anchored    `json:"anchor,omitempty"`  // nil: none is configured
+	Witness     *anchored    `json:"witness,omitempty"` // the cosigned head; nil: none is there and no witness is configured
+	Sinks       []sinkReport `json:"sinks,omitempty"`   // where else it was brought
+	Alarms      []uint64     `json:"alarms,omitempty"`  // steps with an alarm flag; of usp run only
+	Fields      []showField  `json:"fields"`
 
 	Leaderboard *leaderboard   `json:"leaderboard,omitempty"` // of usp run only
 	Unscored    string         `json:"unscored,omitempty"`    // why there is none, and what to do
@@ -308,6 +309,9 @@ func (a *app) showState(s *showing, dir rundir.Dir) error {
 	s.Snapshots, s.Lost = len(logged), last.Lost
 	s.Anchor = a.anchored(dir, s.line.Manifests[0])
 	s.Witness = a.cosigned(dir, s.line.Manifests[0])
+	if s.Sinks, err = a.sinkReports(dir); err != nil {
+		return err
+	}
 	end := audit.Glance(a.fs, dir.Path()).End
 	switch {
 	case end != nil && stoppedShort(s.line.Manifests[len(s.line.Manifests)-1], end):
@@ -333,6 +337,9 @@ func (a *app) printShow(s *showing) {
 	fmt.Fprintf(w, "  recorded   %d steps (%d to %d), %d lost, %s kept\n", s.Steps, s.FirstStep, s.LastStep, s.Lost, count(uint64(s.Snapshots), "snapshot"))
 	s.Anchor.print(w, "anchor")
 	s.Witness.print(w, "witness")
+	for _, r := range s.Sinks {
+		fmt.Fprintf(w, "  %-10s %s\n", r.Sink, r.text())
+	}
 	s.Live.print(w)
 	if s.Steps > 0 && s.LastTime.After(s.FirstTime) {
 		layout := time.DateOnly

@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usp-project/usp/internal/config"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/recorder"
@@ -26,18 +25,6 @@ parquet, prometheus, otlp, tensorboard and jetstream that name one.
 A recorder starts this command beside itself. By hand it brings what was left when a
 destination was away, from where each one's cursor stands; nothing comes there twice.
 --follow goes on while the run is recorded. --status only says how far each one is.`
-
-// destination is a kind of sink: where its settings are, and how it is opened.
-type destination struct {
-	name string
-	at   func(c *config.Config) string // where it goes; empty: nowhere
-	open func(a *app, dir rundir.Dir) (sink.Sink, error)
-}
-
-// destinations are all kinds, in the order of the settings.
-func destinations() []destination {
-	return []destination{}
-}
 
 type sinkFlags struct {
 	follow bool
@@ -66,6 +53,7 @@ type sinkReport struct {
 	Records uint64    `json:"records"`
 	Updated time.Time `json:"updated,omitzero"`
 	Fault   string    `json:"fault,omitempty"`
+	Since   time.Time `json:"since,omitzero"` // of the fault
 }
 
 func (a *app) sink(ctx context.Context, run string, f sinkFlags) error {
@@ -80,8 +68,14 @@ func (a *app) sink(ctx context.Context, run string, f sinkFlags) error {
 	if err != nil {
 		return err
 	}
+	if !f.follow {
+		chosen = slices.DeleteFunc(chosen, func(d destination) bool { return d.live })
+	}
 	if len(chosen) == 0 {
 		return usageError(errors.New("no destination is configured: name one in usp.toml, such as dir in the section [parquet], or in the environment, such as USP_PARQUET_DIR; usp config show lists them"))
+	}
+	if f.follow {
+		yieldProcessor()
 	}
 	lock, err := a.lockSinks(ctx, dir, f.follow)
 	if err != nil {
@@ -97,16 +91,20 @@ func (a *app) sink(ctx context.Context, run string, f sinkFlags) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err := a.reportSinks(dir, chosen); err != nil {
+	reports, err := a.sinkReports(dir, chosen...)
+	if err == nil {
+		err = a.printSinks(reports)
+	}
+	if err != nil {
 		return err
 	}
-	return sinkError(errors.Join(failed...))
+	return sinkError(dir, errors.Join(failed...))
 }
 
 // sinkError gives an error of a sink its exit code.
-func sinkError(err error) error {
+func sinkError(dir rundir.Dir, err error) error {
 	if errors.Is(err, sink.ErrPatience) {
-		return withCode(exitUnreachable, err)
+		return withCode(exitUnreachable, fmt.Errorf("%w\nwhen it is back, usp sink %s brings the rest", err, display(dir.Path())))
 	}
 	return err
 }
@@ -175,67 +173,66 @@ func (a *app) bring(ctx context.Context, dir rundir.Dir, d destination, f sinkFl
 }
 
 func (a *app) sinkStatus(dir rundir.Dir) error {
-	all, err := sink.Statuses(a.fs, dir)
+	reports, err := a.sinkReports(dir)
 	if err != nil {
 		return err
 	}
-	end, err := sink.End(a.fs, dir)
-	if err != nil {
-		return err
-	}
-	if len(all) == 0 && !a.json {
+	if len(reports) == 0 && !a.json {
 		fmt.Fprintf(a.out, "run %s was brought nowhere\n", dir.ID())
-		return nil
 	}
-	for _, s := range all {
-		to := ""
-		for _, d := range destinations() {
-			if d.name == s.Name {
-				to = d.at(&a.cfg.Config)
-			}
-		}
-		if err := a.printSink(&s, to, end); err != nil {
-			return err
-		}
-	}
-	return nil
+	return a.printSinks(reports)
 }
 
-// reportSinks says how far the destinations are that were brought something.
-func (a *app) reportSinks(dir rundir.Dir, list []destination) error {
+// sinkReports say how far each destination is that was brought something, the given ones or all.
+func (a *app) sinkReports(dir rundir.Dir, only ...destination) ([]sinkReport, error) {
+	all, err := sink.Statuses(a.fs, dir)
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
 	end, err := sink.End(a.fs, dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, d := range list {
-		s, err := sink.ReadStatus(a.fs, dir, d.name)
-		if err != nil {
-			return err
+	places := map[string]string{}
+	for _, d := range destinations() {
+		places[d.name] = d.at(&a.cfg.Config)
+	}
+	var reports []sinkReport
+	for _, s := range all {
+		if len(only) > 0 && !slices.ContainsFunc(only, func(d destination) bool { return d.name == s.Name }) {
+			continue
 		}
-		if err := a.printSink(&s, d.at(&a.cfg.Config), end); err != nil {
+		reports = append(reports, sinkReport{
+			Sink: s.Name, To: places[s.Name], Frames: s.Next, Of: end, Records: s.Records, Updated: s.Updated, Fault: s.Fault, Since: s.Since,
+		})
+	}
+	return reports, nil
+}
+
+func (a *app) printSinks(reports []sinkReport) error {
+	for _, r := range reports {
+		if !a.json {
+			fmt.Fprintf(a.out, "%-12s %s\n", r.Sink, r.text())
+		} else if err := a.printJSON(r, false); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (a *app) printSink(s *sink.Status, to string, end uint64) error {
-	if a.json {
-		return a.printJSON(sinkReport{Sink: s.Name, To: to, Frames: s.Next, Of: end, Records: s.Records, Updated: s.Updated, Fault: s.Fault}, false)
+// text is the report on one line, but for the sink's name.
+func (r *sinkReport) text() string {
+	text := fmt.Sprintf("all %d frames", r.Of)
+	if r.Frames < r.Of {
+		text = fmt.Sprintf("%d of %d frames, %d behind", r.Frames, r.Of, r.Of-r.Frames)
 	}
-	text := "all"
-	if s.Next < end {
-		text = fmt.Sprintf("%d behind", end-s.Next)
+	if r.To != "" {
+		text += ", at " + r.To
 	}
-	fmt.Fprintf(a.out, "%-12s %d of %d frames, %s", s.Name, s.Next, end, text)
-	if to != "" {
-		fmt.Fprintf(a.out, ", at %s", to)
+	if r.Fault != "" {
+		text += fmt.Sprintf("; since %s: %s", r.Since.Format(time.RFC3339), r.Fault)
 	}
-	if s.Fault != "" {
-		fmt.Fprintf(a.out, "; since %s: %s", s.Since.Format(time.RFC3339), s.Fault)
-	}
-	fmt.Fprintln(a.out)
-	return nil
+	return text
 }
 
 // companion is the command line of the process that brings a run to its destinations beside its recorder, if there are any.

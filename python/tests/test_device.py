@@ -15,7 +15,7 @@ from devicehelp import F32_BITS, F64_BITS, make_ring, records, slow, wait_for, w
 
 from usp._device import DeviceQueue, pack
 from usp._errors import ClosedError, FieldError, ForkedError, StepError
-from usp._ring import Ring
+from usp._ring import Ring, native_available
 from usp._schema import Field
 
 jax = pytest.importorskip("jax", reason="no jax here")
@@ -32,13 +32,15 @@ FIELDS = [
 ]
 
 
-@pytest.fixture
-def queue_of(ring_dir: Path) -> Iterator[Callable[..., tuple[DeviceQueue, Ring]]]:
+@pytest.fixture(params=[True, False], ids=["native", "pure"])
+def queue_of(ring_dir: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., tuple[DeviceQueue, Ring]]]:
     """Makes queues on rings of their own; closes both afterwards."""
     made: list[tuple[DeviceQueue, Ring]] = []
+    if request.param and (why := native_available()):
+        pytest.skip(f"the extension is not here: {why}")
 
     def make(fields: list[Field] | None = None, **options: Any) -> tuple[DeviceQueue, Ring]:
-        ring = make_ring(ring_dir, fields or FIELDS, f"run{len(made)}")
+        ring = make_ring(ring_dir, fields or FIELDS, f"run{len(made)}", native=request.param)
         queue = DeviceQueue(ring, ring.schema, **options)
         made.append((queue, ring))
         return queue, ring
@@ -250,6 +252,7 @@ def test_stacked_outputs_of_scan(queue_of: Any) -> None:
 
     steps, stacked = jax.jit(lambda: jax.lax.scan(body, jnp.int32(0), None, length=6)[1])()
     queue.put_many(steps, stacked)  # the steps are on the device too
+    wait_for(lambda: queue.written == 6)  # only then is it known which were the last
     queue.put_many(range(6, 8), stacked[:2])
     assert queue.close() == 0
     rows = np.array(records(ring), np.uint64)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/segment"
 	"github.com/usp-project/usp/internal/vfs"
@@ -39,6 +40,7 @@ type Recording struct {
 
 	t          testing.TB
 	fsys       vfs.FS
+	log        *digestlog.Log
 	generation uint32
 	writer     *segment.Writer
 	ordinal    uint64
@@ -56,8 +58,12 @@ func RecordSchema(t testing.TB, s *record.Schema) *Recording {
 	for _, dir := range []string{r.Dir.Path(), r.Dir.Telemetry(), r.Dir.Digests()} {
 		r.must(vfs.MkdirAll(r.fsys, dir, 0o700))
 	}
+	var err error
+	r.log, err = digestlog.Open(r.Dir.Digests(), digestlog.Options{RunID: id, SegmentSize: 1 << 20})
+	r.must(err)
 	r.manifest(nil)
 	t.Cleanup(func() {
+		_ = r.log.Close() // the test is over
 		if r.writer != nil {
 			_ = r.writer.Close() // the test is over
 		}
@@ -67,13 +73,22 @@ func RecordSchema(t testing.TB, s *record.Schema) *Recording {
 
 func (r *Recording) manifest(from *rundir.Resumed) {
 	r.t.Helper()
-	_, err := rundir.WriteManifest(r.fsys, r.Dir, rundir.Manifest{
+	sum, err := rundir.WriteManifest(r.fsys, r.Dir, rundir.Manifest{
 		Format: rundir.Format, Version: rundir.Version, RunID: r.Dir.ID(), Generation: r.generation,
 		Created: time.Unix(1_700_000_000, 0).UTC(), Schema: string(r.Schema.Text()), SchemaSHA256: r.Schema.Sum(),
 		Ring:   rundir.Ring{Name: "test.ring", Slots: 64, SlotSize: 128},
 		Signer: "sinktest+00000000+AA", Resumed: from,
 	})
 	r.must(err)
+	_, err = r.log.Append(&digestlog.Entry{Kind: digestlog.KindOpen, Generation: r.generation, Manifest: sum, Schema: r.Schema.Sum(), Resumed: from != nil})
+	r.must(err)
+	if from != nil {
+		_, err = r.log.Append(&digestlog.Entry{
+			Kind: digestlog.KindRewind, Generation: r.generation, Step: from.Step, Target: from.Step, FromGeneration: from.Generation, SHA256: [32]byte{1},
+		})
+		r.must(err)
+	}
+	r.must(r.log.Sync())
 }
 
 func (r *Recording) must(err error) {

@@ -2,9 +2,11 @@
 
 The caller's part is metadata only: names, shapes and dtypes are checked, a copy to the host is begun where the device
 is not the host, and the arrays are appended to the queue. It never waits, never synchronises the device, and a full
-queue drops the record and counts it. The thread takes what is ready, in order, in batches: it wakes a few hundred
-times a second at most and lets go of the interpreter lock between small groups of records, so that a loop that needs
-the lock waits tens of microseconds for it, not milliseconds.
+queue drops the record and counts it. The thread takes what is ready, in order, in small groups, and sleeps between
+them for as long as the next group takes to get ready: a loop that needs the interpreter lock waits tens of microseconds
+for it, not milliseconds, and a wake-up, which costs more than a record, serves several. The extension does almost all
+of this (native/reader.c); the code here does without it, and takes what it leaves: stacked records, steps on the
+device, and arrays whose memory the host cannot read in place.
 
 Every record is written or counted: put = written + dropped + pending. Those dropped are of a full queue, of buffers
 that were donated or deleted before they were read, of steps that the device made go backwards, or not ready at close.
@@ -16,14 +18,15 @@ import threading
 import time as clock
 import warnings
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from usp._arrays import is_device_array, ready, start
 from usp._errors import ClosedError, Error, FieldError, ForkedError, StepError
 from usp._pack import (
     check_leaf,
-    encode,
+    fill,
     host_stack,
     host_steps,
     host_words,
@@ -38,10 +41,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DeviceQueue", "is_device_array", "pack"]
 
-_PAUSE = 0.002  # s between looks at the queue while there is something in it
+_PAUSE = 0.003  # s between looks at the queue, less where more than a group gets ready in it
 _PAUSE_MAX = 0.016  # s, reached while the device makes nothing ready
-_GROUP = 4  # records between two moments without the interpreter lock
-_BREATH = 20e-6  # s asleep at such a moment: after a sleep of zero the lock would be taken again before anyone woke
+_GROUP = 4  # records written at a look
+_BREATH = 20e-6  # s, the least pause: after a sleep of zero the lock would be taken again before anyone woke
 _BLOCK = 512  # records of a stacked entry that are encoded and emitted at once
 
 
@@ -51,6 +54,8 @@ class Sink(Protocol):
     def emit_block(self, payloads: Any) -> int: ...
 
     def advance(self, first: int, last: int | None = None) -> None: ...
+
+    def reader(self) -> Any: ...
 
 
 class _Check:
@@ -66,14 +71,15 @@ class _Check:
         self.copy = False
 
 
-class _Entry:
-    """Records that wait: steps and times (int, or arrays of n), and one value for each field, or one packed array."""
+class _Entry(NamedTuple):
+    """Records that wait. The extension knows the order."""
 
-    __slots__ = ("leaves", "many", "packed", "steps", "times", "watch")
-
-    def __init__(self, steps: Any, times: Any, leaves: list[Any], packed: bool, many: int | None, watch: list[Any]):
-        self.steps, self.times, self.leaves = steps, times, leaves
-        self.packed, self.many, self.watch = packed, many, watch
+    steps: Any  # int, or an array; times too
+    times: Any
+    leaves: list[Any]  # one value for each field, or one packed array
+    packed: bool
+    many: int | None  # records of a stacked entry
+    watch: list[Any]  # arrays that have to be ready
 
 
 class DeviceQueue:
@@ -88,7 +94,6 @@ class DeviceQueue:
         if capacity < 1:
             raise ValueError(f"queue of {capacity} records: want at least 1")
         self.records = 0
-        self.written = 0
         self.dropped = 0
         self.emitter = emitter
         self._ring, self._schema, self._capacity = ring, schema, capacity
@@ -108,6 +113,10 @@ class DeviceQueue:
         self._told: set[str] = set()
         self._thread: threading.Thread | None = None
         self._buffer: Any = None
+        self._reader = ring.reader()
+        self._written = 0  # by Python
+        self._odd = 0  # grows while the reader leaves everything to Python
+        self._left_out = 0  # looks for which it is not asked
 
     # ---- the calling thread
 
@@ -121,14 +130,18 @@ class DeviceQueue:
         """
         if self._gone is not None or self._message:
             self._say()
-        watch: list[Any] = []
         packed = False
-        if isinstance(values, Mapping):
-            leaves = self._leaves(self._checks, values, None, watch)
+        if self._reader is not None and (leaves := self._reader.leaves(values)) is not None:
+            watch = leaves
         else:
-            leaves = [self._packed(values, None, watch)]
-            packed = True
+            watch = []
+            if isinstance(values, Mapping):
+                leaves = self._leaves(self._checks, values, None, watch)
+            else:
+                leaves = [self._packed(values, None, watch)]
+                packed = True
         if type(step) is not int:
+            watch = watch.copy()  # that may be leaves
             step = self._step(step, watch)
         entry = _Entry(step, clock.time_ns() if time is None else time, leaves, packed, None, watch)
         return self._append(entry, 1, step, step)
@@ -162,6 +175,11 @@ class DeviceQueue:
         packed = not isinstance(values, Mapping)
         leaves = [self._packed(values, many, watch)] if packed else self._leaves(self._many_checks, values, many, watch)
         return self._append(_Entry(steps, times, leaves, packed, many, watch), many, first, last)
+
+    @property
+    def written(self) -> int:
+        """Number of records that are in the ring."""
+        return self._written + (self._reader.written if self._reader is not None else 0)
 
     def pending(self) -> int:
         """Number of records that wait."""
@@ -212,6 +230,8 @@ class DeviceQueue:
         check_leaf(c.field, v.shape, v.dtype, many)
         c.copy = start(v, f"field {c.name!r}")
         c.shape, c.dtype, c.sharding = v.shape, v.dtype, v.sharding
+        if many is None and not c.copy and self._reader is not None:
+            self._reader.learn(self._checks.index(c), v)
         watch.append(v)
         return v
 
@@ -277,11 +297,15 @@ class DeviceQueue:
             return 0
         self._gone = ClosedError
         self._closing = True
+        if self._reader is not None:
+            self._reader.end(False)
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout)
         with self._write_lock:
             self._abandoned = True
+            if self._reader is not None:
+                self._reader.end(True)
         left = self.pending()
         self.dropped += left
         self._entries.clear()
@@ -315,52 +339,65 @@ class DeviceQueue:
             if not self._entries:
                 if self._closing:
                     return
-                self._idle = True
-                if not self._entries and not self._closing:
-                    self._wake.wait()
-                self._wake.clear()
-                self._idle = False
-                pause = _PAUSE
-            if not self._closing:
+                if pause >= _PAUSE_MAX:
+                    self._rest()
+                    pause = _PAUSE
+            if self._reader is not None and not self._left_out:
+                before = self._reader.written
+                if self._reader.run(self._entries, self._capacity, self._lock, self.emitter):
+                    pause = _PAUSE_MAX
+                    continue
+                self._odd = 0 if self._reader.written > before else min(2 * self._odd + 1, 255)
+                self._left_out = self._odd
+            elif not self._closing and pause:
                 clock.sleep(pause)
-            if self._drain():
-                pause = _PAUSE
-            elif self._closing:
+            n = self._drain()
+            self._left_out -= self._left_out > 0
+            if self._closing and not n:
                 clock.sleep(_PAUSE)
-            else:
-                pause = min(2 * pause, _PAUSE_MAX)
+            pause = self._pause(pause, n)
 
-    def _drain(self) -> bool:
-        """Writes the entries that are ready, in order; returns whether there was one."""
-        entries = self._entries
-        progress = False
-        while entries and not self._abandoned:
-            group: list[_Entry] = []
-            for i in range(min(_GROUP, len(entries))):
-                entry = entries[i]
-                stacked = entry.many is not None
-                if (stacked and group) or not all(map(ready, entry.watch)):
-                    break
-                group.append(entry)
-                if stacked:
-                    break
-            if not group:
-                return progress
-            progress = True
-            before = self.written + self.dropped
-            try:
-                if group[0].many is None:
-                    self._write(group)
-                else:
-                    self._write_stacked(group[0])
-            except Exception as e:  # it must not end the thread: everything behind it would be lost
-                n = sum(entry.many or 1 for entry in group)
-                self._lost(before + n - self.written - self.dropped, f"could not be written: {type(e).__name__}: {e}")
-            self._done(len(group))
-        return progress
+    def _rest(self) -> None:
+        """Waits for an entry, or the end."""
+        self._idle = True
+        if not self._entries and not self._closing:
+            self._wake.wait()
+        self._wake.clear()
+        self._idle = False
 
-    def _done(self, n: int) -> None:
-        """Takes n entries off the queue. What is behind them may wait a moment: the loop may want the lock."""
+    def _pause(self, pause: float, n: int) -> float:
+        """How long to sleep after n entries were written: until about a group is ready, as reader.c has it."""
+        if n == 0:
+            return min(2 * max(pause, _PAUSE / 2), _PAUSE_MAX)
+        left = len(self._entries)
+        if left >= max(1, self._capacity // 2):
+            return 0.0
+        if n < _GROUP:
+            return min(1.25 * pause + _BREATH, _PAUSE)
+        return max(pause * (0.5 if left > n else 0.75), _BREATH)
+
+    def _drain(self) -> int:
+        """Writes a group of the entries that are ready, in order; returns how many it was, of stacked ones a group."""
+        group: list[_Entry] = []
+        for entry in list(islice(self._entries, _GROUP)):
+            stacked = entry.many is not None
+            if (stacked and group) or not all(map(ready, entry.watch)):
+                break
+            group.append(entry)
+            if stacked:
+                self._finish(1, entry.many, lambda e=entry: self._write_stacked(e))
+                return _GROUP
+        if group:
+            self._finish(len(group), len(group), lambda: self._write(group))
+        return len(group)
+
+    def _finish(self, n: int, rows: int, write: Callable[[], None]) -> None:
+        """Writes n entries, which are so many records, and takes them off the queue."""
+        before = self.written + self.dropped
+        try:
+            write()
+        except Exception as e:  # it must not end the thread: everything behind it would be lost
+            self._lost(before + rows - self.written - self.dropped, f"could not be written: {type(e).__name__}: {e}")
         entries = self._entries
         with self._lock:
             for _ in range(n):
@@ -368,8 +405,6 @@ class DeviceQueue:
                     entries.popleft()
             if not entries and self.emitter is not None:
                 self.emitter.deferred = False
-        if entries and len(entries) < self._capacity // 2:
-            clock.sleep(_BREATH)
 
     def _write(self, group: list[_Entry]) -> None:
         """Writes single records."""
@@ -388,9 +423,9 @@ class DeviceQueue:
                 self._lost(1, "had a step, read from the device, that was not above the one before it")
                 continue
             block[rows, :HEAD_WORDS] = step & _MASK, entry.times & _MASK
-            self._fill(block[rows : rows + 1], leaves, entry)
+            fill(block[rows : rows + 1], self._schema, leaves, entry.leaves, entry.packed)
             rows += 1
-        self._send(block[:rows])
+        self._send(memoryview(block[:rows]).cast("B"), rows)
 
     def _write_stacked(self, entry: _Entry) -> None:
         """Writes the n records of a stacked entry, some hundred at a time."""
@@ -416,24 +451,9 @@ class DeviceQueue:
                 block[:, 1] = entry.times & _MASK
             else:
                 block.view(np.int64)[:, 1] = entry.times[at:end]
-            self._fill(block, [v[at:end] for v in leaves], entry)
-            self._send(block)
+            fill(block, self._schema, [v[at:end] for v in leaves], entry.leaves, entry.packed)
+            self._send(memoryview(block).cast("B"), end - at)
             clock.sleep(_BREATH)
-
-    def _fill(self, block: np.ndarray, leaves: list[np.ndarray], entry: _Entry) -> None:
-        """Writes the values of the block. leaves: packed, or one for each field, which is words if of the host."""
-        import numpy as np
-
-        if entry.packed:
-            block.view("u4")[:, 2 * HEAD_WORDS :] = leaves[0]
-            return
-        fields = zip(self._schema.fields, self._schema.offsets, leaves, entry.leaves, strict=True)
-        for field, offset, leaf, original in fields:
-            out = block[:, offset : offset + (field.len or 0)]
-            if type(original) is np.ndarray:  # of the host: words already
-                out[...] = leaf
-            else:
-                encode(out, leaf, field.type or "")
 
     def _advance(self, first: int, last: int) -> bool:
         try:
@@ -450,14 +470,14 @@ class DeviceQueue:
             self._buffer = np.empty((rows, self._schema.words), np.uint64)
         return self._buffer[:rows]
 
-    def _send(self, block: np.ndarray) -> None:
-        if not len(block):
+    def _send(self, payloads: Any, rows: int) -> None:
+        if not rows:
             return
         with self._write_lock:
             if self._abandoned:
                 return
-            self._ring.emit_block(memoryview(block).cast("B"))
-            self.written += len(block)
+            self._ring.emit_block(payloads)
+            self._written += rows
 
     def _lost(self, n: int, why: str) -> None:
         """Counts records that cannot be written, and leaves word for the caller, once for each reason."""

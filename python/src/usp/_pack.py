@@ -177,6 +177,24 @@ def encode(out: np.ndarray, values: np.ndarray, typ: str) -> None:
         out[nan] = (bits >> 31) << 63 | np.uint64(2047 << 52) | (bits & 0x7FFFFF) << 29
 
 
+def fill(block: np.ndarray, schema: Schema, leaves: list[np.ndarray], given: list[Any], packed: bool) -> None:
+    """Writes values of records into block, a row for each. leaves: packed, or one for each field, read from given.
+
+    What was given as an array of the host is words already.
+    """
+    import numpy as np
+
+    if packed:
+        block.view("u4")[:, 2 * HEAD_WORDS :] = leaves[0]
+        return
+    for field, offset, leaf, original in zip(schema.fields, schema.offsets, leaves, given, strict=True):
+        out = block[:, offset : offset + (field.len or 0)]
+        if type(original) is np.ndarray:
+            out[...] = leaf
+        else:
+            encode(out, leaf, field.type or "")
+
+
 def host_words(field: Field, value: Any) -> np.ndarray:
     """The words of a host value, (field.len,) uint64: a copy. Raises FieldError if it does not fit, as emit does."""
     import numpy as np

@@ -108,6 +108,7 @@ class Ring:
         self.native = _choose(native)
         self.drops = 0
         self.schema = schema
+        self.staging = staging_areas, staging_capacity  # how many areas, and the bytes of each
         self._layout = rf.Layout(
             run_id.encode(), schema.text, meta, schema.payload_len, slots, generation, staging_areas, staging_capacity
         )
@@ -153,6 +154,7 @@ class Ring:
         self._words[rf.OFF_STATE // 8] = rf.STATE_OPEN
         if self.native:
             self._writer = _native.Writer(ring.map, lay.header_len, lay.slot_size, lay.slots, lay.payload_len)
+            self._fields = tuple((f.name, _TYPE_CODES[str(f.type)], f.len) for f in self.schema.fields)
         self._first = lay.header_len // 8
         self._stride = lay.slot_size // 8
         self._mask = lay.slots - 1
@@ -269,8 +271,11 @@ class Ring:
         """
         if self._writer is None:
             return Emitter(self, self.schema.fields, slow).emit
-        fields = tuple((f.name, _TYPE_CODES[str(f.type)], f.len) for f in self.schema.fields)
-        return _native.Emitter(self._writer, fields, slow).emit
+        return _native.Emitter(self._writer, self._fields, slow).emit
+
+    def reader(self) -> Any:
+        """Returns what takes records of device values from a queue to the ring; None without the extension."""
+        return None if self._writer is None else _native.Reader(self._writer, self._fields)
 
     def handle(self) -> int:
         """Returns the number by which compiled code finds this ring. Raises RingError without the extension."""
@@ -313,6 +318,11 @@ class Ring:
             return Consumer()
 
     # Staged states
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing goes in any more: finished, closed, or in a forked child."""
+        return self._words is None
 
     def can_stage(self) -> bool:
         """Reports whether `stage` would find a free area now; counts nothing."""

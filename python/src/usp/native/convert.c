@@ -26,6 +26,24 @@ uint64_t usp_float_word(double x, enum usp_type type) {
     return w;
 }
 
+uint64_t usp_widen(uint32_t bits, size_t size) {
+    unsigned exponent_bits = size == 4 ? 8 : 5, mantissa_bits = size == 4 ? 23 : 10;
+    uint32_t top = (1u << exponent_bits) - 1, exponent = bits >> mantissa_bits & top;
+    uint64_t mantissa = bits & ((1u << mantissa_bits) - 1);
+    uint64_t sign = (uint64_t)(bits >> (exponent_bits + mantissa_bits) & 1) << 63, wide = exponent + 1023 - (top >> 1);
+    if (exponent == top) {
+        wide = 2047;
+    } else if (exponent == 0 && mantissa == 0) {
+        wide = 0;
+    } else if (exponent == 0) { /* the leading one becomes the implicit one */
+        wide++;
+        for (; !(mantissa >> mantissa_bits); mantissa <<= 1)
+            wide--;
+        mantissa &= (1u << mantissa_bits) - 1;
+    }
+    return sign | wide << 52 | mantissa << (52 - mantissa_bits);
+}
+
 static double half(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 0x1f, fraction = h & 0x3ff, bits;
     float f;

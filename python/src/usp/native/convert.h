@@ -23,6 +23,10 @@ int usp_convertible(enum usp_kind kind, size_t size, enum usp_type type);
 int usp_convert(uint64_t *words, const void *elements, ptrdiff_t stride, size_t n, enum usp_kind kind, size_t size,
                 int swapped, enum usp_type type);
 
+/* The bits of the float64 equal to a narrow float, by integers only: no unit that flushes subnormals or quiets NaNs sees
+ * the value. size: 4, or 2 for IEEE's half. */
+uint64_t usp_widen(uint32_t bits, size_t size);
+
 /* The word of a float in a field. */
 uint64_t usp_float_word(double x, enum usp_type type);
 

@@ -15,45 +15,8 @@ typedef struct {
     PyObject_HEAD usp_WriterObject *writer;
     PyObject *slow;
     char deferred;
-    Py_ssize_t count;
-    size_t words;
-    usp_field *fields;
+    usp_fields fields;
 } Emitter;
-
-static void clear_fields(Emitter *e) {
-    for (Py_ssize_t i = 0; i < e->count; i++)
-        Py_CLEAR(e->fields[i].name);
-    PyMem_Free(e->fields);
-    e->fields = NULL;
-    e->count = 0;
-}
-
-static int set_fields(Emitter *e, PyObject *fields) {
-    Py_ssize_t n = PyTuple_Size(fields);
-    if (n < 1)
-        return PyErr_Occurred() ? -1 : (PyErr_SetString(PyExc_ValueError, "no fields"), -1);
-    e->fields = PyMem_Calloc((size_t)n, sizeof(usp_field));
-    if (e->fields == NULL)
-        return PyErr_NoMemory(), -1;
-    e->words = 2;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        usp_field *f = &e->fields[i];
-        PyObject *name;
-        int type;
-        if (!PyArg_ParseTuple(PyTuple_GetItem(fields, i), "Uin", &name, &type, &f->len))
-            return -1;
-        if (type < USP_F64 || type > USP_U64 || f->len < 1 || f->len > 1 << 20)
-            return PyErr_SetString(PyExc_ValueError, "a field of no known type or length"), -1;
-        Py_INCREF(name);
-        PyUnicode_InternInPlace(&name);
-        f->name = name;
-        f->type = (enum usp_type)type;
-        f->offset = e->words;
-        e->words += (size_t)f->len;
-        e->count = i + 1;
-    }
-    return 0;
-}
 
 static PyObject *emitter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *writer, *fields, *slow;
@@ -67,7 +30,7 @@ static PyObject *emitter_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     e->writer = (usp_WriterObject *)writer;
     Py_INCREF(slow);
     e->slow = slow;
-    if (set_fields(e, fields) < 0) {
+    if (usp_fields_set(&e->fields, fields) < 0) {
         Py_DECREF(e);
         return NULL;
     }
@@ -94,7 +57,7 @@ static void emitter_dealloc(PyObject *self) {
     PyObject_GC_UnTrack(self);
     emitter_clear(self);
     Py_CLEAR(e->writer);
-    clear_fields(e);
+    usp_fields_clear(&e->fields);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
 }
@@ -126,10 +89,10 @@ static int arguments(PyObject *const *args, Py_ssize_t given, PyObject *names, P
 /* Says which names are wrong. */
 static void misnamed(Emitter *e, PyObject *values) {
     PyObject *schema = PyImport_ImportModule("usp._schema");
-    PyObject *names = PyTuple_New(e->count);
-    for (Py_ssize_t i = 0; names && i < e->count; i++) {
-        Py_INCREF(e->fields[i].name);
-        PyTuple_SetItem(names, i, e->fields[i].name);
+    PyObject *names = PyTuple_New(e->fields.count);
+    for (Py_ssize_t i = 0; names && i < e->fields.count; i++) {
+        Py_INCREF(e->fields.at[i].name);
+        PyTuple_SetItem(names, i, e->fields.at[i].name);
     }
     if (schema && names) {
         PyObject *r = PyObject_CallMethod(schema, "misnamed", "OO", names, values);
@@ -145,10 +108,10 @@ static void misnamed(Emitter *e, PyObject *values) {
 static enum usp_found encode(Emitter *e, PyObject *const arg[3], uint64_t *words) {
     PyObject *values = arg[1];
     int slow = 0;
-    if (PyDict_Size(values) != e->count)
+    if (PyDict_Size(values) != e->fields.count)
         return misnamed(e, values), USP_ERROR;
-    for (Py_ssize_t i = 0; i < e->count; i++) {
-        usp_field *f = &e->fields[i];
+    for (Py_ssize_t i = 0; i < e->fields.count; i++) {
+        usp_field *f = &e->fields.at[i];
         PyObject *v = PyDict_GetItemWithError(values, f->name);
         if (v == NULL) {
             if (!PyErr_Occurred())
@@ -186,11 +149,11 @@ static PyObject *emitter_emit(PyObject *self, PyObject *const *args, Py_ssize_t 
         return NULL;
     if (e->deferred || !PyDict_Check(arg[1]))
         return PyObject_CallFunctionObjArgs(e->slow, arg[0], arg[1], arg[2], NULL);
-    if (e->words > ON_STACK && (words = PyMem_Malloc(8 * e->words)) == NULL)
+    if (e->fields.words > ON_STACK && (words = PyMem_Malloc(8 * e->fields.words)) == NULL)
         return PyErr_NoMemory();
     switch (encode(e, arg, words)) {
     case USP_TAKEN: {
-        int status = usp_writer_put(e->writer->handle, words, e->words, 1, NULL);
+        int status = usp_writer_put(e->writer->handle, words, e->fields.words, 1, NULL);
         if (status == USP_OK) {
             Py_INCREF(Py_None);
             result = Py_None;

@@ -1,5 +1,5 @@
-/* The extension usp._native: type Writer over a mapped ring, type Emitter (emitter.c), and the few loads and stores
- * that need an order. Stable ABI of Python 3.11. */
+/* The extension usp._native: type Writer over a mapped ring, types Emitter (emitter.c) and Reader (reader.c), and
+ * the few loads and stores that need an order. Stable ABI of Python 3.11. */
 #include "module.h"
 
 #include <stdatomic.h>
@@ -302,7 +302,7 @@ PyMODINIT_FUNC PyInit__native(void) {
     if (usp_Writer == NULL || import_errors() < 0 ||
         PyModule_AddObjectRef(module, "Writer", (PyObject *)usp_Writer) < 0 ||
         PyModule_AddIntConstant(module, "clmul", usp_crc_has_clmul()) < 0 || usp_add_emitter(module) < 0 ||
-        usp_xla_add(module) < 0) {
+        usp_add_reader(module) < 0 || usp_xla_add(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }

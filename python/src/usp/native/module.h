@@ -22,5 +22,6 @@ extern PyObject *usp_FieldError, *usp_StepError, *usp_ClosedError, *usp_ForkedEr
 PyObject *usp_raise(usp_WriterObject *writer, int status, uint64_t step);
 
 int usp_add_emitter(PyObject *module);
+int usp_add_reader(PyObject *module);
 
 #endif

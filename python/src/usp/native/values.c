@@ -54,6 +54,46 @@ int usp_values_init(void) {
     return array_type == NULL ? -1 : 0;
 }
 
+void usp_fields_clear(usp_fields *fields) {
+    for (Py_ssize_t i = 0; i < fields->count; i++)
+        Py_CLEAR(fields->at[i].name);
+    PyMem_Free(fields->at);
+    fields->at = NULL;
+    fields->count = 0;
+}
+
+int usp_fields_set(usp_fields *fields, PyObject *tuple) {
+    Py_ssize_t n = PyTuple_Size(tuple);
+    if (n < 1)
+        return PyErr_Occurred() ? -1 : (PyErr_SetString(PyExc_ValueError, "no fields"), -1);
+    fields->at = PyMem_Calloc((size_t)n, sizeof(usp_field));
+    if (fields->at == NULL)
+        return PyErr_NoMemory(), -1;
+    fields->words = 2;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        usp_field *f = &fields->at[i];
+        PyObject *name;
+        int type;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(tuple, i), "Uin", &name, &type, &f->len))
+            return -1;
+        if (type < USP_F64 || type > USP_U64 || f->len < 1 || f->len > 1 << 20)
+            return PyErr_SetString(PyExc_ValueError, "a field of no known type or length"), -1;
+        Py_INCREF(name);
+        PyUnicode_InternInPlace(&name);
+        f->name = name;
+        f->type = (enum usp_type)type;
+        f->offset = fields->words;
+        fields->words += (size_t)f->len;
+        fields->count = i + 1;
+    }
+    return 0;
+}
+
+int usp_is_ndarray(PyObject *v) {
+    look_for_numpy();
+    return numpy.ndarray != NULL && Py_TYPE(v) == numpy.ndarray;
+}
+
 static const char *const type_names[] = {"f64", "f32", "i64", "u64"};
 
 /* Raises a FieldError that says what was given and what was declared. Takes over what. */
@@ -175,8 +215,7 @@ static enum usp_found sequence_words(const usp_field *f, PyObject *v, uint64_t *
     return USP_TAKEN;
 }
 
-/* What elements a buffer's format says it has. */
-static enum usp_kind kind_of(const char *format, int *swapped) {
+enum usp_kind usp_kind_of(const char *format, int *swapped) {
     *swapped = 0;
     if (format == NULL)
         return USP_UNSIGNED;
@@ -236,7 +275,7 @@ static enum usp_found buffer_words(const usp_field *f, PyObject *v, uint64_t *wo
         PyErr_Clear(); /* such as a float type that numpy does not know itself */
         return USP_ELSEWHERE;
     }
-    enum usp_kind kind = kind_of(b.format, &swapped);
+    enum usp_kind kind = usp_kind_of(b.format, &swapped);
     enum usp_found found = USP_TAKEN;
     Py_ssize_t n = 1;
     for (int i = 0; i < b.ndim; i++)

@@ -1,0 +1,22 @@
+package cli
+
+import (
+	"os"
+	"strconv"
+	"syscall"
+)
+
+// yieldProcessor makes every thread of this process give way to others: what runs beside a step loop and its recorder is
+// to take what they leave. Threads that are made later take after the one that makes them. It is best effort.
+func yieldProcessor() {
+	const nice = 10
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return
+	}
+	for _, task := range tasks {
+		if id, err := strconv.Atoi(task.Name()); err == nil {
+			_ = syscall.Setpriority(syscall.PRIO_PROCESS, id, nice) // it may have ended
+		}
+	}
+}

@@ -1,0 +1,224 @@
+package columnar
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/parquet-go/parquet-go"
+
+	"github.com/usp-project/usp/record"
+	"github.com/usp-project/usp/sink"
+	"github.com/usp-project/usp/sink/sinktest"
+)
+
+// batch has the records of steps 1 to n, with losses before the third and behind the last.
+func batch(s *record.Schema, n int) *sink.Batch {
+	b := &sink.Batch{Schema: s, Generation: 3, Next: uint64(n)}
+	for step := uint64(1); step <= uint64(n); step++ {
+		b.Seq = append(b.Seq, 2*step)
+		b.Words = append(b.Words, sinktest.Payload(s, step)[:s.StoredWords()]...)
+	}
+	b.Losses = []sink.Loss{{From: 5, To: 6, Reason: record.LostTorn, Before: min(2, n)}, {From: 100, To: 110, Reason: record.LostOverrun, Before: n}}
+	return b
+}
+
+func write(t testing.TB, s *record.Schema, names []string, batches ...*sink.Batch) []byte {
+	t.Helper()
+	columns, err := Columns(s, names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	w := NewWriter(&out, s, columns, map[string]string{"usp.run": "r1", "a": "b"})
+	for _, b := range batches {
+		if err := w.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func open(t *testing.T, b []byte) *parquet.File {
+	t.Helper()
+	f, err := parquet.OpenFile(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// row is what is read back, by a schema of its own.
+type row struct {
+	Step       uint64    `parquet:"step"`
+	Time       int64     `parquet:"time"`
+	Generation uint32    `parquet:"generation"`
+	Seq        uint64    `parquet:"seq"`
+	Loss       float64   `parquet:"loss"`
+	Small      float32   `parquet:"small"`
+	Count      uint64    `parquet:"count"`
+	Delta      int64     `parquet:"delta"`
+	Pair       []float64 `parquet:"pair,list"`
+	Flags      uint64    `parquet:"flags"`
+}
+
+func TestRoundTrip(t *testing.T) {
+	s := sinktest.Schema()
+	for _, n := range []int{0, 1, chunk, chunk + 1, rowGroup + 10} {
+		b := batch(s, n)
+		data := write(t, s, nil, b)
+		rows, err := parquet.Read[row](bytes.NewReader(data), int64(len(data)))
+		if err != nil || len(rows) != n {
+			t.Fatalf("%d rows of %d, %v", len(rows), n, err)
+		}
+		for i, got := range rows {
+			w := b.Row(i)
+			at := func(name string, j int) uint64 { f, _ := s.Index(name); return w[s.Offset(f)+j] }
+			float := func(name string, j int) float64 { return math.Float64frombits(at(name, j)) }
+			want := row{
+				Step: w[0], Time: int64(w[1]), Generation: 3, Seq: b.Seq[i], Loss: float("loss", 0), Small: float32(float("small", 0)),
+				Count: at("count", 0), Delta: int64(at("delta", 0)), Pair: []float64{float("pair", 0), float("pair", 1)}, Flags: at("flags", 0),
+			}
+			if !cmp.Equal(got, want) {
+				t.Fatalf("row %d of %d:\n%s", i, n, cmp.Diff(want, got))
+			}
+		}
+		f := open(t, data)
+		if groups := len(f.RowGroups()); groups != (n+rowGroup-1)/rowGroup {
+			t.Errorf("%d rows in %d row groups", n, groups)
+		}
+		var ranges []LostRange
+		lost, _ := f.Lookup("usp.lost")
+		text, _ := f.Lookup("usp.lost_ranges")
+		if err := json.Unmarshal([]byte(text), &ranges); err != nil || lost != "11" ||
+			!cmp.Equal(ranges, []LostRange{{3, 5, 6, "torn"}, {3, 100, 110, "overrun"}}) {
+			t.Errorf("lost %q in %q: %v", lost, text, err)
+		}
+		if run, _ := f.Lookup("usp.run"); run != "r1" {
+			t.Errorf("the run is %q", run)
+		}
+	}
+}
+
+// TestColumns holds the order and the types of the columns, which are what queries rest on.
+func TestColumns(t *testing.T) {
+	s := sinktest.Schema()
+	data := write(t, s, nil, batch(s, 3))
+	const want = `message usp.sinktest.v1 {
+	required int64 step (INT(64,false));
+	required int64 time (TIMESTAMP(isAdjustedToUTC=true,unit=NANOS));
+	required int32 generation (INT(32,false));
+	required int64 seq (INT(64,false));
+	required double loss;
+	required float small;
+	required int64 count (INT(64,false));
+	required int64 delta (INT(64,true));
+	required group pair (LIST) {
+		repeated group list {
+			required double element;
+		}
+	}
+	required int64 flags (INT(64,false));
+}`
+	if got := open(t, data).Schema().String(); got != want {
+		t.Error(cmp.Diff(want, got))
+	}
+	if got := len(open(t, write(t, s, []string{"flags", "loss"}, batch(s, 3))).Schema().Columns()); got != 6 {
+		t.Errorf("%d columns of two fields", got)
+	}
+	for _, name := range []string{"rho", "nothing"} {
+		if _, err := Columns(s, []string{name}); err == nil {
+			t.Errorf("a column %s", name)
+		}
+	}
+	clash, err := record.NewSchema("x", record.Field{Name: "seq", Class: record.Metric}, record.Field{Name: "generation", Class: record.Metric})
+	if err != nil {
+		t.Fatal(err)
+	}
+	columns, err := Columns(clash, nil)
+	if err != nil || !cmp.Equal(columns, []Column{{"seq_", 0}, {"generation_", 1}}) {
+		t.Errorf("%v, %v", columns, err)
+	}
+}
+
+// TestSpecialValues: every float comes back with its bits, NaN as NaN, and the statistics hide no row from a reader.
+func TestSpecialValues(t *testing.T) {
+	s, err := record.NewSchema("x", record.Field{Name: "v", Class: record.Metric})
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := []float64{0, math.Inf(1), math.NaN(), -1, math.Inf(-1), math.SmallestNonzeroFloat64, math.MaxFloat64, 1}
+	b := &sink.Batch{Schema: s}
+	for i, v := range values {
+		b.Seq = append(b.Seq, uint64(i))
+		b.Words = append(b.Words, uint64(i+1), 0, record.Canonical(v))
+	}
+	data := write(t, s, nil, b)
+	type one struct {
+		V float64 `parquet:"v"`
+	}
+	rows, err := parquet.Read[one](bytes.NewReader(data), int64(len(data)))
+	if err != nil || len(rows) != len(values) {
+		t.Fatal(len(rows), err)
+	}
+	for i, r := range rows {
+		if record.Canonical(r.V) != record.Canonical(values[i]) {
+			t.Errorf("%v came back as %v", values[i], r.V)
+		}
+	}
+}
+
+// TestSameBytes: the same records, however they are cut into batches, give the same file.
+func TestSameBytes(t *testing.T) {
+	s := sinktest.Schema()
+	whole := batch(s, 5000)
+	whole.Losses = nil
+	words := s.StoredWords()
+	var parts []*sink.Batch
+	for from := 0; from < 5000; from += 777 {
+		to := min(from+777, 5000)
+		parts = append(parts, &sink.Batch{Schema: s, Generation: 3, Seq: whole.Seq[from:to], Words: whole.Words[from*words : to*words]})
+	}
+	if a, b := write(t, s, nil, whole), write(t, s, nil, parts...); !bytes.Equal(a, b) {
+		t.Errorf("%d and %d bytes", len(a), len(b))
+	}
+}
+
+// BenchmarkWrite is the rate of writing a file of five fields, on one core.
+func BenchmarkWrite(b *testing.B) {
+	fields := []record.Field{}
+	for _, name := range []string{"loss", "entropy", "cusum", "cost"} {
+		fields = append(fields, record.Field{Name: name, Class: record.Metric})
+	}
+	s, err := record.NewSchema("bench", append(fields, record.Field{Name: "flags", Class: record.Flag, Type: record.Uint64})...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	batch := &sink.Batch{Schema: s}
+	x := 1.0
+	for i := range 8192 {
+		x = math.Mod(x*1.37+0.11, 3)
+		batch.Seq = append(batch.Seq, uint64(i))
+		batch.Words = append(batch.Words, uint64(i+1), uint64(i)*1_000_000_000, math.Float64bits(x), math.Float64bits(1/x), math.Float64bits(x*x), math.Float64bits(math.Sqrt(x)), uint64(i/1000%2))
+	}
+	columns, err := Columns(s, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	w := NewWriter(discard{}, s, columns, nil)
+	for b.Loop() {
+		if err := w.Write(batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(8192*float64(b.N)/b.Elapsed().Seconds(), "records/s")
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }

@@ -1,0 +1,349 @@
+/* Reader: records of device values, as they are queued and as they are taken from the queue (usp._device). It knows the
+ * way of almost every record: arrays of jax like the last ones, whose memory the host can read. What goes another way
+ * it leaves to Python, untouched, and so it never raises for a value. */
+#define _POSIX_C_SOURCE 200809L
+
+#include "module.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "values.h"
+
+typedef struct {
+    PyObject_HEAD usp_fields fields;
+    PyObject **known; /* of each field the type, aval and sharding of an array that fits; NULL before there is one */
+    usp_WriterObject *writer;
+    uint64_t written;
+    char ending, given_up;
+} Reader;
+
+enum { TYPE, AVAL, SHARDING, KNOWN };
+
+/* What an entry of the queue is; usp._device._Entry. */
+enum { STEPS, TIMES, LEAVES, PACKED, MANY, WATCH, ENTRY };
+
+enum state {
+    HERE,
+    WAITS,   /* not ready */
+    ANOTHER, /* for Python */
+};
+
+#define GROUP 4            /* records written at a look */
+#define PAUSE 3000000      /* ns between looks at the queue, less where more than a group gets ready in it */
+#define PAUSE_MAX 16000000 /* ns, reached while nothing gets ready */
+#define BREATH 20000       /* ns, the least pause: after none the lock would be taken again before anyone woke */
+
+static PyObject *is_deleted, *is_ready, *aval, *sharding, *popleft, *locked, *deferred; /* names */
+
+static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    PyObject *writer, *fields;
+    static char *names[] = {"writer", "fields", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!", names, usp_Writer, &writer, &PyTuple_Type, &fields))
+        return NULL;
+    Reader *r = (Reader *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (r == NULL)
+        return NULL;
+    Py_INCREF(writer);
+    r->writer = (usp_WriterObject *)writer;
+    if (usp_fields_set(&r->fields, fields) < 0) {
+        Py_DECREF(r);
+        return NULL;
+    }
+    r->known = PyMem_Calloc((size_t)r->fields.count * KNOWN, sizeof(PyObject *));
+    if (r->known == NULL) {
+        Py_DECREF(r);
+        return PyErr_NoMemory();
+    }
+    return (PyObject *)r;
+}
+
+static void reader_dealloc(PyObject *self) {
+    Reader *r = (Reader *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    for (Py_ssize_t i = 0; r->known != NULL && i < r->fields.count * KNOWN; i++)
+        Py_CLEAR(r->known[i]);
+    PyMem_Free(r->known);
+    usp_fields_clear(&r->fields);
+    Py_CLEAR(r->writer);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
+/* Asks an array a question: 1 yes, 0 no, -1 it cannot say; then an exception is set. */
+static int ask(PyObject *array, PyObject *question) {
+    PyObject *answer = PyObject_CallMethodObjArgs(array, question, NULL);
+    int yes = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    return yes;
+}
+
+static int same(PyObject *array, PyObject *name, PyObject *const *known) {
+    PyObject *found = PyObject_GetAttr(array, name);
+    int yes = found != NULL && found == *known;
+    Py_XDECREF(found);
+    return yes;
+}
+
+static PyObject *reader_learn(PyObject *self, PyObject *args) {
+    Reader *r = (Reader *)self;
+    Py_ssize_t i;
+    PyObject *array;
+    if (!PyArg_ParseTuple(args, "nO", &i, &array))
+        return NULL;
+    if (i < 0 || i >= r->fields.count)
+        return PyErr_Format(PyExc_IndexError, "field %zd of %zd", i, r->fields.count);
+    PyObject *const names[KNOWN] = {NULL, aval, sharding};
+    for (int k = 0; k < KNOWN; k++) {
+        PyObject *old = r->known[i * KNOWN + k], *found = (PyObject *)Py_TYPE(array);
+        if (k == TYPE)
+            Py_INCREF(found);
+        else if ((found = PyObject_GetAttr(array, names[k])) == NULL)
+            PyErr_Clear(); /* an array without it is never alike */
+        r->known[i * KNOWN + k] = found;
+        Py_XDECREF(old);
+    }
+    Py_RETURN_NONE;
+}
+
+/* Whether an array is there, and of the shape, dtype and place of the one that was learned. */
+static int alike(PyObject *const known[KNOWN], PyObject *v) {
+    return (PyObject *)Py_TYPE(v) == known[TYPE] && same(v, aval, &known[AVAL]) &&
+           same(v, sharding, &known[SHARDING]) && ask(v, is_deleted) == 0;
+}
+
+static PyObject *reader_leaves(PyObject *self, PyObject *values) {
+    Reader *r = (Reader *)self;
+    if (!PyDict_Check(values) || PyDict_Size(values) != r->fields.count)
+        Py_RETURN_NONE;
+    PyObject *leaves = PyList_New(r->fields.count);
+    for (Py_ssize_t i = 0; leaves != NULL && i < r->fields.count; i++) {
+        PyObject *v = PyDict_GetItemWithError(values, r->fields.at[i].name);
+        Py_XINCREF(v);
+        if (v == NULL || PyList_SetItem(leaves, i, v) < 0 || !alike(&r->known[i * KNOWN], v))
+            Py_CLEAR(leaves);
+    }
+    if (leaves != NULL)
+        return leaves;
+    PyErr_Clear();
+    Py_RETURN_NONE;
+}
+
+/* Whether all arrays can be read without a wait. One that is deleted must not be asked whether it is ready. */
+static enum state state_of(PyObject *watch) {
+    for (Py_ssize_t i = 0, n = PyList_Size(watch); i < n; i++) {
+        PyObject *v = PyList_GetItem(watch, i);
+        if (v == NULL || ask(v, is_deleted) != 0)
+            return ANOTHER;
+        int ready = ask(v, is_ready);
+        if (ready != 1)
+            return ready == 0 ? WAITS : ANOTHER;
+    }
+    return HERE;
+}
+
+/* Elements of a device as words. Returns 0, or -1 if Python has to do it. */
+static int device_words(const usp_field *f, const Py_buffer *b, uint64_t *words) {
+    int swapped;
+    enum usp_kind kind = usp_kind_of(b->format, &swapped);
+    size_t size = (size_t)b->itemsize, n = (size_t)f->len;
+    const unsigned char *p = b->buf;
+    if (swapped || !usp_convertible(kind, size, f->type) || (size_t)b->len != n * size)
+        return -1;
+    if (kind != USP_FLOAT || size == 8)
+        return usp_convert(words, p, b->itemsize, n, kind, size, 0, f->type) ? -1 : 0;
+    for (size_t i = 0; i < n; i++, p += size) {
+        uint32_t bits = 0; /* the bytes are the other way round on no machine that jax runs on */
+        memcpy(&bits, p, size);
+        words[i] = usp_widen(bits, size);
+    }
+    return 0;
+}
+
+/* The words of a field, or of all if they are packed; of the host they are words already. */
+static int leaf_words(const usp_field *f, PyObject *leaf, size_t n, uint64_t *words) {
+    Py_buffer b;
+    if (PyObject_GetBuffer(leaf, &b, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) < 0)
+        return -1; /* of another device, in several parts, gone, or of a type without a format */
+    int status = 0;
+    if (f != NULL && !usp_is_ndarray(leaf))
+        status = device_words(f, &b, words);
+    else if ((size_t)b.len == 8 * n)
+        memcpy(words, b.buf, 8 * n);
+    else
+        status = -1;
+    PyBuffer_Release(&b);
+    return status;
+}
+
+static enum state entry_words(const usp_fields *fields, PyObject *entry, uint64_t *words) {
+    PyObject *part[ENTRY];
+    if (!PyTuple_Check(entry) || PyTuple_Size(entry) != ENTRY)
+        return ANOTHER;
+    for (int k = 0; k < ENTRY; k++)
+        part[k] = PyTuple_GetItem(entry, k);
+    int packed = part[PACKED] == Py_True;
+    if (part[MANY] != Py_None || !PyLong_Check(part[STEPS]) || !PyLong_Check(part[TIMES]) ||
+        PyList_Size(part[LEAVES]) != (packed ? 1 : fields->count))
+        return ANOTHER;
+    enum state state = state_of(part[WATCH]);
+    if (state != HERE)
+        return state;
+    words[0] = PyLong_AsUnsignedLongLongMask(part[STEPS]);
+    words[1] = PyLong_AsUnsignedLongLongMask(part[TIMES]);
+    if (packed)
+        return leaf_words(NULL, PyList_GetItem(part[LEAVES], 0), fields->words - 2, words + 2) ? ANOTHER : HERE;
+    for (Py_ssize_t i = 0; i < fields->count; i++) {
+        const usp_field *f = &fields->at[i];
+        if (leaf_words(f, PyList_GetItem(part[LEAVES], i), (size_t)f->len, words + f->offset))
+            return ANOTHER;
+    }
+    return HERE;
+}
+
+/* Makes the payloads of the first entries that are ready, at most GROUP; returns how many. *state is that of the next. */
+static Py_ssize_t group_words(const usp_fields *fields, PyObject *entries, uint64_t *rows, enum state *state) {
+    Py_ssize_t n = 0;
+    *state = WAITS;
+    for (; n < GROUP; n++) {
+        PyObject *entry = PySequence_GetItem(entries, n);
+        if (entry == NULL)
+            break; /* no more, or the queue has ended meanwhile */
+        *state = entry_words(fields, entry, rows + fields->words * (size_t)n);
+        Py_DECREF(entry);
+        if (*state != HERE)
+            break;
+    }
+    PyErr_Clear();
+    return n;
+}
+
+/* Takes n entries off the queue. Nobody holds the lock of the queue: then nobody is about to append to it either. */
+static void take_off(Py_ssize_t n, PyObject *entries, PyObject *lock, PyObject *emitter) {
+    while (n-- > 0) {
+        PyObject *entry = PyObject_CallMethodObjArgs(entries, popleft, NULL);
+        if (entry == NULL)
+            break; /* the queue was given up meanwhile, and cleared */
+        Py_DECREF(entry);
+    }
+    if (emitter != Py_None && PyObject_Size(entries) == 0 && ask(lock, locked) == 0)
+        PyObject_SetAttr(emitter, deferred, Py_False);
+    PyErr_Clear();
+}
+
+/* Nanoseconds to sleep after n entries were written and left remain: so that about a group is ready at the next look,
+ * if any is. */
+static long next_pause(long pause, Py_ssize_t n, Py_ssize_t left, Py_ssize_t capacity) {
+    if (n == 0)
+        return pause < PAUSE ? PAUSE : pause < PAUSE_MAX / 2 ? 2 * pause : PAUSE_MAX;
+    if (left >= capacity / 2 && left > 0)
+        return 0;
+    if (n < GROUP)
+        pause += pause / 4 + BREATH;
+    else
+        pause -= left > n ? pause / 2 : pause / 4;
+    return pause < BREATH ? BREATH : pause < PAUSE ? pause : PAUSE;
+}
+
+static void doze(long ns) {
+    struct timespec t = {0, ns};
+    Py_BEGIN_ALLOW_THREADS;
+    nanosleep(&t, NULL);
+    Py_END_ALLOW_THREADS;
+}
+
+/* The loop of the queue's thread. Between a look at given_up and the count of what was written, the interpreter's lock
+ * is not let go of. */
+static PyObject *reader_run(PyObject *self, PyObject *args) {
+    Reader *r = (Reader *)self;
+    PyObject *entries, *lock, *emitter;
+    Py_ssize_t capacity, n;
+    uint64_t first;
+    enum state state = WAITS;
+    if (!PyArg_ParseTuple(args, "OnOO", &entries, &capacity, &lock, &emitter))
+        return NULL;
+    long pause = PyObject_Size(entries) > GROUP ? BREATH : PAUSE;
+    uint64_t *rows = PyMem_Malloc(8 * r->fields.words * GROUP);
+    if (rows == NULL)
+        return PyErr_NoMemory();
+    while (!r->given_up) {
+        if (!r->ending)
+            doze(pause);
+        n = group_words(&r->fields, entries, rows, &state);
+        if (n > 0 && !r->given_up) {
+            if (usp_writer_put_block(r->writer->handle, rows, r->fields.words, (size_t)n, &first) != USP_OK) {
+                state = ANOTHER; /* the ring is gone: Python says so */
+                break;
+            }
+            r->written += (uint64_t)n;
+            take_off(n, entries, lock, emitter);
+        }
+        if (state == ANOTHER)
+            break;
+        Py_ssize_t left = PyObject_Size(entries);
+        if (n == 0 && left <= 0 && (r->ending || pause == PAUSE_MAX))
+            break;
+        if (n == 0 && r->ending)
+            doze(PAUSE);
+        pause = next_pause(pause, n, left, capacity);
+    }
+    PyMem_Free(rows);
+    return PyBool_FromLong(state != ANOTHER);
+}
+
+static PyObject *reader_end(PyObject *self, PyObject *given_up) {
+    Reader *r = (Reader *)self;
+    r->ending = 1;
+    r->given_up = (char)(given_up == Py_True);
+    Py_RETURN_NONE;
+}
+
+static PyObject *get_written(PyObject *self, void *closure) {
+    (void)closure;
+    return PyLong_FromUnsignedLongLong(((Reader *)self)->written);
+}
+
+static PyMethodDef methods[] = {
+    {"learn", reader_learn, METH_VARARGS, "learn(field, array)\n\nTakes an array that fits as what the next are like."},
+    {"leaves", reader_leaves, METH_O,
+     "leaves(values) -> list | None\n\nThe values in the order of the fields, if each is an array like the one learned."},
+    {"run", reader_run, METH_VARARGS,
+     "run(entries, capacity, lock, emitter) -> bool\n\nWrites entries as they get ready. True if there were none for "
+     "long, or after end; False if the first is not for here."},
+    {"end", reader_end, METH_O, "end(given_up)\n\nMakes run write what is ready and return; nothing, if given up."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef getset[] = {
+    {"written", get_written, NULL, "Records written.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, reader_new},
+    {Py_tp_dealloc, reader_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, getset},
+    {Py_tp_doc, "Reader(writer, fields)\n\nfields: tuple of (name, type, length), in the order of the record."},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {"usp._native.Reader", sizeof(Reader), 0, Py_TPFLAGS_DEFAULT, slots};
+
+int usp_add_reader(PyObject *module) {
+    static const struct {
+        PyObject **name;
+        const char *text;
+    } names[] = {{&is_deleted, "is_deleted"}, {&is_ready, "is_ready"}, {&aval, "aval"}, {&sharding, "sharding"},
+                 {&popleft, "popleft"}, {&locked, "locked"}, {&deferred, "deferred"}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if ((*names[i].name = PyUnicode_InternFromString(names[i].text)) == NULL)
+            return -1;
+    PyObject *type = PyType_FromSpec(&spec);
+    if (type == NULL || PyModule_AddObjectRef(module, "Reader", type) < 0) {
+        Py_XDECREF(type);
+        return -1;
+    }
+    Py_DECREF(type);
+    return 0;
+}
