@@ -248,7 +248,7 @@ func TestLateMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.set(func() { p.hold = true })
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	if err := write(old, from, ctx); err == nil {
 		t.Fatal("written, although nothing is passed on")
