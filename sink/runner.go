@@ -191,9 +191,10 @@ func (r *runner) begin(ctx context.Context) error {
 	return r.reached(from)
 }
 
-// sync makes what was written durable, if it is time or has to be, and saves the cursor.
+// sync makes what was written durable, if it is time or has to be, and saves the cursor. The end of a run is told to the
+// sink by a last Sync though no frame has come since: there may be more of a run than its frames.
 func (r *runner) sync(ctx context.Context, now bool) error {
-	if !r.unsynced || !now && r.opts.Now().Sub(r.synced) < r.opts.SyncEvery {
+	if !now && (!r.unsynced || r.opts.Now().Sub(r.synced) < r.opts.SyncEvery) {
 		return nil
 	}
 	var at Cursor

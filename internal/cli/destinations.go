@@ -11,6 +11,7 @@ import (
 	"github.com/usp-project/usp/internal/pyramid"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/sink"
+	"github.com/usp-project/usp/sink/jetstream"
 	"github.com/usp-project/usp/sink/otlp"
 	"github.com/usp-project/usp/sink/parquet"
 	"github.com/usp-project/usp/sink/prometheus"
@@ -37,6 +38,16 @@ func destinations() []destination {
 		{"tensorboard", false, func(c *config.Config) string { return c.TensorBoard.Dir }, func(a *app, _ rundir.Dir) (sink.Sink, error) {
 			return tensorboard.New(tensorboard.Options{Dir: a.cfg.TensorBoard.Dir, Every: a.cfg.TensorBoard.Every, FS: a.fs}), nil
 		}},
+		{"jetstream", false, func(c *config.Config) string { return c.JetStream.URL }, func(a *app, dir rundir.Dir) (sink.Sink, error) {
+			return jetstream.New(a.streamOptions(dir)), nil
+		}},
+	}
+}
+
+func (a *app) streamOptions(dir rundir.Dir) jetstream.Options {
+	c := &a.cfg.JetStream
+	return jetstream.Options{
+		URL: c.URL, Stream: c.Stream, Replicas: c.Replicas, CredentialsFile: c.CredentialsFile, CAFile: c.CAFile, Dir: dir, FS: a.fs, Logger: a.logger(),
 	}
 }
 
