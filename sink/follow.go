@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"slices"
 
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/segment"
@@ -149,23 +150,25 @@ func (f *Follower) limit(later []segment.Info) {
 // fill makes a batch of what can be read.
 func (f *Follower) fill() (*Batch, error) {
 	b, words := &f.batch, f.meta.Schema.StoredWords()
+	most := min(maxRecords, max(1, maxWords/words))
 	*b = Batch{
 		First: f.next, Next: f.next, Segment: f.info.Base, Generation: f.meta.Generation, Schema: f.meta.Schema,
-		Seq: b.Seq[:0], Words: b.Words[:0], Losses: b.Losses[:0],
+		Seq: slices.Grow(b.Seq[:0], most), Words: slices.Grow(b.Words[:0], most*words), Losses: b.Losses[:0],
 	}
-	for most := min(maxRecords, max(1, maxWords/words)); len(b.Seq) < most; {
+	for len(b.Seq) < most {
 		data, ordinal, err := f.reader.Next()
-		var corrupt *segment.CorruptError
-		switch {
-		case err == nil:
+		if err == nil {
 			f.take(b, data)
 			b.Next = ordinal + 1
 			f.next = b.Next
 			continue
-		case errors.As(err, &corrupt):
+		}
+		var corrupt *segment.CorruptError // here: it would be allocated for each frame
+		if errors.As(err, &corrupt) {
 			f.damage(err)
 			continue
-		case !ended(err):
+		}
+		if !ended(err) {
 			return nil, err
 		}
 		if b.End = f.finished(); b.End {
@@ -225,6 +228,8 @@ func (f *Follower) atEnd() (again bool, err error) {
 
 // take adds one frame.
 func (f *Follower) take(b *Batch, data []byte) {
+	n := len(b.Words)
+	f.frame.Words = b.Words[n:] // there is room for a record of the schema: it is decoded in its place
 	err := record.DecodeFrame(data, &f.frame)
 	switch {
 	case err != nil:
@@ -237,7 +242,7 @@ func (f *Follower) take(b *Batch, data []byte) {
 		err = fmt.Errorf("%w: %d words, the schema has %d", record.ErrFrame, len(f.frame.Words), b.Schema.StoredWords())
 	default:
 		b.Seq = append(b.Seq, f.frame.Seq)
-		b.Words = append(b.Words, f.frame.Words...)
+		b.Words = b.Words[:n+len(f.frame.Words)]
 		return
 	}
 	f.damage(fmt.Errorf("segment %s: frame at offset %d: %w", f.info.Path, f.reader.Position(), err))

@@ -101,9 +101,15 @@ func (r *Recording) must(err error) {
 // Emit stores so many records. Each word can be told from its step, see Payload.
 func (r *Recording) Emit(n int) {
 	r.t.Helper()
+	r.EmitWords(n, func(step uint64) []uint64 { return Payload(r.Schema, step) })
+}
+
+// EmitWords is Emit with other payloads.
+func (r *Recording) EmitWords(n int, payload func(step uint64) []uint64) {
+	r.t.Helper()
 	for range n {
 		r.step++
-		r.append(record.AppendRecord(nil, r.generation, r.seq, Payload(r.Schema, r.step)[:r.Schema.StoredWords()]))
+		r.append(record.AppendRecord(nil, r.generation, r.seq, payload(r.step)[:r.Schema.StoredWords()]))
 		r.seq++
 	}
 	r.must(r.writer.Sync())
