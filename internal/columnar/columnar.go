@@ -139,7 +139,7 @@ func NewWriter(w io.Writer, s *record.Schema, fields []Column, meta map[string]s
 	}
 	options := []parquet.WriterOption{
 		parquet.NewSchema(s.Name(), root), parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest, Concurrency: 1}),
-		parquet.CreatedBy("usp", "", ""), parquet.DataPageStatistics(true),
+		parquet.CreatedBy("usp", "", ""),
 		parquet.PageBufferSize(20 * page), // more than a page takes: it is writeColumn that ends pages
 	}
 	for _, key := range sortedKeys(meta) {
@@ -163,9 +163,9 @@ func deltas(n parquet.Node) parquet.Node { return parquet.Encoded(n, &parquet.De
 func leafOf(t record.Type) (parquet.Node, kind) {
 	switch t {
 	case record.Float64:
-		return parquet.Encoded(parquet.Leaf(parquet.DoubleType), &parquet.ByteStreamSplit), kindDouble
+		return parquet.Encoded(parquet.Leaf(floats{parquet.DoubleType}), &parquet.ByteStreamSplit), kindDouble
 	case record.Float32:
-		return parquet.Encoded(parquet.Leaf(parquet.FloatType), &parquet.ByteStreamSplit), kindFloat
+		return parquet.Encoded(parquet.Leaf(floats{parquet.FloatType}), &parquet.ByteStreamSplit), kindFloat
 	case record.Int64:
 		return deltas(parquet.Int(64)), kindInt
 	default:

@@ -163,7 +163,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestSpecialValues: every float comes back with its bits, NaN as NaN, and the statistics hide no row from a reader.
+// TestSpecialValues: every float comes back with its bits, NaN as NaN.
 func TestSpecialValues(t *testing.T) {
 	s, err := record.NewSchema("x", record.Field{Name: "v", Class: record.Metric})
 	if err != nil {
@@ -188,6 +188,63 @@ func TestSpecialValues(t *testing.T) {
 			t.Errorf("%v came back as %v", values[i], r.V)
 		}
 	}
+}
+
+// TestBounds: no bounds exclude a NaN, which SQL sorts above all numbers, and those of other pages are what they are.
+func TestBounds(t *testing.T) {
+	s, err := record.NewSchema("x", record.Field{Name: "v", Class: record.Metric}, record.Field{Name: "small", Class: record.Metric, Type: record.Float32},
+		record.Field{Name: "pair", Class: record.Metric, Len: 2}, record.Field{Name: "n", Class: record.Flag, Type: record.Uint64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &sink.Batch{Schema: s}
+	for i := range 3 * pageValues {
+		v := 7.0
+		if i == pageValues || i >= 2*pageValues { // one in the second page, all of the third
+			v = math.NaN()
+		}
+		w := record.Canonical(v)
+		b.Seq = append(b.Seq, uint64(i))
+		b.Words = append(b.Words, uint64(i+1), 0, w, w, w, w, 1<<63)
+	}
+	file := open(t, write(t, s, nil, b))
+	group := file.RowGroups()[0]
+	for i, name := range []string{"v", "small", "pair"} {
+		index, err := group.ColumnChunks()[4+i].ColumnIndex()
+		if err != nil {
+			t.Fatal(err)
+		}
+		perPage := pageValues
+		if name == "pair" {
+			perPage /= 2
+		}
+		for page := range index.NumPages() {
+			least, most := 7.0, 7.0
+			if first := page * perPage; first+perPage > pageValues && (first <= pageValues || first >= 2*pageValues) {
+				least, most = math.Inf(-1), math.Inf(1)
+			}
+			low, high := index.MinValue(page), index.MaxValue(page)
+			if number(low) != least || number(high) != most {
+				t.Errorf("%s, page %d: %v to %v, want %v to %v", name, page, low, high, least, most)
+			}
+		}
+		stats := file.Metadata().RowGroups[0].Columns[4+i].MetaData.Statistics
+		kind := group.ColumnChunks()[4+i].Type().Kind()
+		if low, high := number(kind.Value(stats.MinValue)), number(kind.Value(stats.MaxValue)); !math.IsInf(low, -1) || !math.IsInf(high, 1) {
+			t.Errorf("%s: row group of %v to %v", name, low, high)
+		}
+	}
+	n := file.Metadata().RowGroups[0].Columns[7].MetaData.Statistics
+	if low := parquet.Int64.Value(n.MinValue).Uint64(); low != 1<<63 || n.Min != nil {
+		t.Errorf("n from %d, and %v for readers that take it as signed", low, n.Min)
+	}
+}
+
+func number(v parquet.Value) float64 {
+	if v.Kind() == parquet.Float {
+		return float64(v.Float())
+	}
+	return v.Double()
 }
 
 // TestSameBytes: the same records, however they are cut into batches, give the same file.

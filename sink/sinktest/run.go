@@ -53,7 +53,12 @@ func Record(t testing.TB) *Recording { return RecordSchema(t, Schema()) }
 // RecordSchema is Record with another schema.
 func RecordSchema(t testing.TB, s *record.Schema) *Recording {
 	t.Helper()
-	id := "20261129T000000-s1nk5"
+	return RecordRun(t, "20261129T000000-s1nk5", s)
+}
+
+// RecordRun is RecordSchema with another run id.
+func RecordRun(t testing.TB, id string, s *record.Schema) *Recording {
+	t.Helper()
 	r := &Recording{Dir: rundir.At(filepath.Join(t.TempDir(), id)), Schema: s, t: t, fsys: vfs.OS()}
 	for _, dir := range []string{r.Dir.Path(), r.Dir.Telemetry(), r.Dir.Digests()} {
 		r.must(vfs.MkdirAll(r.fsys, dir, 0o700))
