@@ -26,14 +26,14 @@ func tiers() map[string]int {
 	return map[string]int{
 		"internal/fixedsum": -5,
 
-		"record": 0, "ring": 0, "detmath": 0, "internal/vfs": 0, "internal/examples": 0, "internal/input": 0, "internal/plot": 0, "internal/environ": 0, "internal/systemd": 0,
+		"record": 0, "ring": 0, "detmath": 0, "internal/vfs": 0, "internal/examples": 0, "internal/tui": 0, "internal/input": 0, "internal/plot": 0, "internal/environ": 0, "internal/systemd": 0,
 		"ot": 5, "internal/signature": 5, "internal/fokkerplanck": 5, "internal/aggregate": 5, "internal/stable": 5,
 		"internal/segment": 10, "snapshot": 10, "predictor": 10,
 		"internal/score": 15,
 		"digestlog":      20, "internal/rundir": 20,
 		"internal/witness": 25, "internal/witness/witnesstest": 26,
 		"recorder": 30, "internal/audit": 30, "internal/compare": 30,
-		"sink": 32, "sink/sinktest": 33, "sink/tensorboard": 34, "internal/columnar": 33, "sink/parquet": 34,
+		"sink": 32, "sink/sinktest": 33, "sink/tensorboard": 34, "internal/columnar": 33, "sink/parquet": 34, "sink/prometheus": 34, "sink/otlp": 34,
 		".": 35, "internal/bench": 35,
 		"internal/config": 40,
 		"internal/cli":    50,

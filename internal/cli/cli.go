@@ -150,7 +150,7 @@ func (a *app) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
 	})
-	root.AddCommand(a.runCommand(), a.backtestCommand(), a.recordCommand(), a.runsCommand(), a.showCommand(), a.logCommand(), a.verifyCommand(),
+	root.AddCommand(a.runCommand(), a.backtestCommand(), a.recordCommand(), a.runsCommand(), a.topCommand(), a.showCommand(), a.logCommand(), a.verifyCommand(),
 		a.compareCommand(), a.replayCommand(), a.exportCommand(), a.sinkCommand(), a.proveCommand(), a.snapshotCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
 	return root
 }
@@ -271,6 +271,12 @@ func (a *app) printJSON(v any, indent bool) error {
 // isTerminal reports whether w is one.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// inTerminal reports whether keys can be pressed.
+func (a *app) inTerminal() bool {
+	f, ok := a.in.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 

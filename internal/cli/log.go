@@ -67,7 +67,9 @@ func (a *app) log(ctx context.Context, run string, f logFlags) error {
 	if err != nil {
 		return err
 	}
-	p := &logPrinter{app: a, flags: f, fields: schema.DigestFields()}
+	p := &logPrinter{app: a, flags: f, fields: schema.DigestFields(), log: digestlog.NewFollower(a.fs, dir.Digests())}
+	p.at.begin = func(generation uint32) uint64 { return p.line.Begin(generation) }
+	defer p.log.Close()
 	for {
 		if err := a.steady(dir, func() error { return p.read(dir) }); err != nil {
 			return err
@@ -95,15 +97,18 @@ func logKinds() []string {
 	return names
 }
 
-// logPrinter prints entries once, however often the log is read.
+// logPrinter prints entries once, however often the log is looked at.
 type logPrinter struct {
 	app    *app
 	flags  logFlags
 	fields []string
-	seen   uint64
+	log    *digestlog.Follower
+	at     position
 	ended  bool
 	warned bool
 	line   *audit.Timeline // knows what the rewinds of the log override
+	last   uint32          // generation of the newest manifest when line was made
+	known  bool            // that generation was in the log by then
 	tail   []logLine       // the last entries, with --last
 }
 
@@ -112,6 +117,13 @@ type position struct {
 	begin      func(generation uint32) uint64
 	generation uint32
 	seq, step  uint64 // step is that of the record before seq
+}
+
+// restart takes in that more may be known of where the generation begins.
+func (p *position) restart() {
+	if p.seq == 0 {
+		p.step = p.begin(p.generation)
+	}
 }
 
 // stepOf returns the step that a STEP or SNAPSHOT entry is about, or the least that a lost record can have had: steps grow by
@@ -144,9 +156,14 @@ type logLine struct {
 	Superseded bool              `json:"superseded,omitempty"` // a later generation computed the same steps again
 }
 
-func (p *logPrinter) read(dir rundir.Dir) error {
-	// The rewinds first: what they override comes before them. A run that a manifest is damaged of has a log all the same.
-	var err error
+// rewinds finds out what is overridden, if that can be other than the last time: there is a manifest more, or the generation of the newest
+// was not in the log yet, so that entries of the one before could still come.
+func (p *logPrinter) rewinds(dir rundir.Dir) error {
+	last, err := rundir.LastGeneration(p.app.fs, dir)
+	if err == nil && p.known && last == p.last {
+		return nil
+	}
+	p.last = last
 	if p.line, err = audit.Open(p.app.fs, dir.Path()); err != nil {
 		if p.flags.effective {
 			return withCode(exitFailed, err)
@@ -156,9 +173,18 @@ func (p *logPrinter) read(dir rundir.Dir) error {
 		}
 		p.line, p.warned = &audit.Timeline{}, true
 	}
-	at := position{begin: p.line.Begin}
-	index := uint64(0)
-	for item, err := range digestlog.Entries(p.app.fs, dir.Digests()) {
+	n := len(p.line.Manifests)
+	p.known = n > 0 && p.line.Manifests[n-1].Generation == last
+	p.at.restart()
+	return nil
+}
+
+func (p *logPrinter) read(dir rundir.Dir) error {
+	// The rewinds first: what they override comes before them. A run that a manifest is damaged of has a log all the same.
+	if err := p.rewinds(dir); err != nil {
+		return err
+	}
+	for item, err := range p.log.Entries() {
 		var fault *digestlog.Fault
 		if errors.As(err, &fault) && fault.Benign() {
 			if fault.Class != digestlog.ClassUnknown {
@@ -167,12 +193,8 @@ func (p *logPrinter) read(dir rundir.Dir) error {
 		} else if err != nil {
 			return withCode(exitFailed, err)
 		}
-		step, ok := at.stepOf(&item.Entry)
+		step, ok := p.at.stepOf(&item.Entry)
 		superseded := ok && p.line.Superseded(item.Entry.Generation, step)
-		if index = item.Index + 1; index <= p.seen {
-			continue
-		}
-		p.seen = index
 		p.ended = item.Entry.Kind == digestlog.KindEnd
 		if p.flags.kind != "" && p.flags.kind != item.Entry.Kind.String() {
 			continue

@@ -24,6 +24,8 @@ type runRow struct {
 	Step       uint64    `json:"step"`
 	Resume     string    `json:"resume,omitempty"` // the command that goes on with it
 	Error      string    `json:"error,omitempty"`
+
+	end *digestlog.Entry // of the newest generation, if it has ended
 }
 
 const runsLong = `List the recorded runs with how each ended:
@@ -85,6 +87,7 @@ func (a *app) runRow(r *rundir.Run) runRow {
 	last := audit.Glance(a.fs, r.Dir.Path())
 	row.Step, row.Status = last.LastStep, string(last.State)
 	if last.State == audit.Closed {
+		row.end = last.End
 		row.Status = last.End.Status.String()
 		if stoppedShort(r.Manifest, last.End) {
 			row.Status = interrupted

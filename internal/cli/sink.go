@@ -13,13 +13,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usp-project/usp/internal/config"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/recorder"
 	"github.com/usp-project/usp/sink"
-	"github.com/usp-project/usp/sink/parquet"
-	"github.com/usp-project/usp/sink/tensorboard"
 )
 
 const sinkLong = `Bring a run's telemetry to the destinations that are configured: those of the sections
@@ -28,25 +25,6 @@ parquet, prometheus, otlp, tensorboard and jetstream that name one.
 A recorder starts this command beside itself. By hand it brings what was left when a
 destination was away, from where each one's cursor stands; nothing comes there twice.
 --follow goes on while the run is recorded. --status only says how far each one is.`
-
-// destination is a kind of sink: where its settings are, and how it is opened.
-type destination struct {
-	name string
-	at   func(c *config.Config) string // where it goes; empty: nowhere
-	open func(a *app, dir rundir.Dir) (sink.Sink, error)
-}
-
-// destinations are all kinds, in the order of the settings.
-func destinations() []destination {
-	return []destination{
-		{"parquet", func(c *config.Config) string { return c.Parquet.Dir }, func(a *app, _ rundir.Dir) (sink.Sink, error) {
-			return parquet.New(parquet.Options{Dir: a.cfg.Parquet.Dir, FS: a.fs}), nil
-		}},
-		{"tensorboard", func(c *config.Config) string { return c.TensorBoard.Dir }, func(a *app, _ rundir.Dir) (sink.Sink, error) {
-			return tensorboard.New(tensorboard.Options{Dir: a.cfg.TensorBoard.Dir, Every: a.cfg.TensorBoard.Every, FS: a.fs}), nil
-		}},
-	}
-}
 
 type sinkFlags struct {
 	follow bool
@@ -89,6 +67,9 @@ func (a *app) sink(ctx context.Context, run string, f sinkFlags) error {
 	chosen, err := a.chosen(f.only)
 	if err != nil {
 		return err
+	}
+	if !f.follow {
+		chosen = slices.DeleteFunc(chosen, func(d destination) bool { return d.live })
 	}
 	if len(chosen) == 0 {
 		return usageError(errors.New("no destination is configured: name one in usp.toml, such as dir in the section [parquet], or in the environment, such as USP_PARQUET_DIR; usp config show lists them"))

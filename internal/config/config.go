@@ -133,7 +133,7 @@ type Prometheus struct {
 // OTLP is the section [otlp].
 type OTLP struct {
 	Endpoint string   `toml:"endpoint" comment:"Address of a collector before /v1/metrics, such as http://127.0.0.1:4318, without secrets; empty: none."`
-	Interval Duration `toml:"interval" comment:"Time of the input's clock between two points of a metric: of the records in between the newest is sent." min:"0s" max:"24h"`
+	Interval Duration `toml:"interval" comment:"Time of the input's clock between two points of a metric: of the records in between the newest is sent." min:"1ms" max:"24h"`
 }
 
 // TensorBoard is the section [tensorboard].

@@ -47,6 +47,7 @@ def test_every_record_is_stored(ring_dir: Path, run_dir: Path) -> None:
     assert summary is not None and summary.complete and summary == run.close()
     assert (summary["emitted"], summary["stored"], summary["lost"], summary["digests"]) == (20_000, 20_000, 0, 20_000)
     assert summary["status"] == "clean" and summary["run_id"] == run.id and run.lost() == 0 and run.emitted == 20_000
+    assert run.native is not None, "it is also known when the run has ended"
     shown = {field["name"]: field for field in usp("show", run.dir)["fields"]}
     assert (shown["loss"]["min"], shown["loss"]["last"]) == (0, 19_999 / 8) and "rho" not in shown
     assert list(ring_dir.iterdir()) == [], "the recorder removes the ring"

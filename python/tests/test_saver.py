@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,33 @@ def test_pending_arrays_may_be_donated(areas: Any) -> None:
     after = donate(donate(state))
     jax.block_until_ready(after)
     assert consistent(area.take(1), 2) and consistent(after, 4)
+
+
+def test_what_flies_is_copied_by_few_programs(areas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that ends while its leaves are looked at leaves another part of them on its way each time."""
+    leaves = 12
+    state = {f"{i:02}": jnp.full(1511 + i, 6.0) for i in range(leaves)}  # shapes of no other test
+    saver, area = areas(state)
+    programs: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **about: programs.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    flying: set[int] = set()
+    monkeypatch.setattr(Saver, "_ready", lambda self, i, array, cached: i not in flying)
+
+    def save(step: int, those: Iterable[int]) -> int:
+        before = len(programs)
+        flying.clear()
+        flying.update(those)
+        assert saver.save(step, 1, state)
+        assert consistent(area.take(step), 6)
+        until(lambda: saver._pending == 0)
+        return len(programs) - before
+
+    assert sum(save(1 + n, range(n)) for n in range(leaves + 1)) == 0, "all are copied by the program that size() made"
+    # Those that fly twice in a row are a part for good: the others are not copied.
+    assert [save(20 + k, range(3)) for k in range(3)] == [0, 1, 0]
+    assert sum(save(30 + k, range(1 + k // 2)) for k in range(2 * leaves)) == _saver.PROGRAMS - 1, "and they are few"
 
 
 def test_host_arrays_may_be_written_to(areas: Any) -> None:

@@ -155,15 +155,17 @@ func (e *encoder) lose(l sink.Loss) error {
 	return e.flush(maxBuffer)
 }
 
-// flush hands on what has gathered, if it is as much.
+// flush hands on what has gathered, if it is as much. What could not be handed on is kept.
 func (e *encoder) flush(least int) error {
 	if len(e.out) < least || len(e.out) == 0 {
 		return nil
 	}
-	err := e.emit(e.out)
+	if err := e.emit(e.out); err != nil {
+		return err
+	}
 	if cap(e.out) > 4*maxBuffer {
 		e.out = nil // of a very wide record
 	}
 	e.out = e.out[:0]
-	return err
+	return nil
 }

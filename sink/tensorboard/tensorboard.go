@@ -99,6 +99,7 @@ type Sink struct {
 	path   string
 	length int64 // of the file, buffered bytes not counted
 	next   uint64
+	broken error // a batch was taken in part, or a sync failed: nothing is vouched for until Begin
 }
 
 // New makes a sink. It opens nothing.
@@ -148,7 +149,7 @@ func (s *Sink) Begin(_ context.Context, run sink.Run, at sink.Cursor) (sink.Curs
 		at = sink.Cursor{}
 	}
 	s.enc.resume(from.place)
-	s.next = at.Next
+	s.next, s.broken = at.Next, nil
 	return at, nil
 }
 
@@ -205,14 +206,28 @@ func (s *Sink) append(b []byte) error {
 
 // Write takes in a batch. At most a quarter of a megabyte, and an event, is held back.
 func (s *Sink) Write(ctx context.Context, b *sink.Batch) error {
-	if s.file == nil {
-		return errClosed
+	if err := s.ready(ctx); err != nil {
+		return err
 	}
-	s.ctx = ctx
 	if err := s.enc.write(b); err != nil {
+		s.broken = err
 		return err
 	}
 	s.next = b.Next
+	return nil
+}
+
+// ready makes sure that the sink can be called, before anything is done.
+func (s *Sink) ready(ctx context.Context) error {
+	switch {
+	case s.file == nil:
+		return errClosed
+	case s.broken != nil:
+		return fmt.Errorf("tensorboard: it is to be begun again after: %w", s.broken)
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	s.ctx = ctx
 	return nil
 }
 
@@ -220,14 +235,14 @@ var errClosed = errors.New("tensorboard: the sink is not open")
 
 // Sync makes all that was written durable.
 func (s *Sink) Sync(ctx context.Context) (sink.Cursor, error) {
-	if s.file == nil {
-		return sink.Cursor{}, errClosed
+	if err := s.ready(ctx); err != nil {
+		return sink.Cursor{}, err
 	}
-	s.ctx = ctx
 	if err := s.enc.flush(1); err != nil {
 		return sink.Cursor{}, err
 	}
 	if err := s.file.Datasync(); err != nil {
+		s.broken = err // the kernel may have given up what it had
 		return sink.Cursor{}, fmt.Errorf("tensorboard: %w", err)
 	}
 	b, err := json.Marshal(state{File: s.path, Length: s.length, place: s.enc.where()})

@@ -357,6 +357,8 @@ func TestCrashes(t *testing.T) {
 		run := sink.Run{ID: runID, Schema: f.schema}
 		var at sink.Cursor
 		var s *tensorboard.Sink
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
 		for crashes := 0; at.Next < f.next; {
 			if o.FS, o.Dir = disk, "logs"; s == nil {
 				s = tensorboard.New(o)
@@ -367,6 +369,11 @@ func TestCrashes(t *testing.T) {
 				n := from.Next + 1
 				for n < f.next && f.list[n].Generation == f.list[from.Next].Generation && rng.IntN(5) > 0 {
 					n++
+				}
+				if rng.IntN(4) == 0 {
+					if _, err := s.Sync(over); !errors.Is(err, context.Canceled) { // and nothing is lost by that
+						t.Fatalf("a sync whose context has ended: %v", err)
+					}
 				}
 				check(t, s.Write(t.Context(), join(f.list[from.Next:n])))
 				from.Next = n
@@ -487,5 +494,76 @@ func TestCanary(t *testing.T) {
 				t.Errorf("the file has %q of a digest field", bad)
 			}
 		}
+	}
+}
+
+// TestBroken wants nothing vouched for behind a failed write or sync until the sink is begun again, and all of it then.
+func TestBroken(t *testing.T) {
+	f := &frames{schema: schema(t)}
+	for i := range uint64(5000) {
+		f.add(0, i, i+1, float64(i), int64(i), 0)
+	}
+	want, _ := export(t, tensorboard.Options{}, f.schema, f.list)
+	run := sink.Run{ID: runID, Schema: f.schema}
+	for name, op := range map[string]vfs.OpKind{"write": vfs.OpWrite, "sync": vfs.OpDatasync} {
+		mem := vfs.NewMem()
+		check(t, mem.Mkdir("logs", 0o755))
+		in := vfs.Inject(mem)
+		s := tensorboard.New(tensorboard.Options{Dir: "logs", FS: in})
+		_, err := s.Begin(t.Context(), run, sink.Cursor{})
+		check(t, err)
+		check(t, s.Write(t.Context(), join(f.list[:10])))
+		at, err := s.Sync(t.Context())
+		check(t, err)
+		in.Add(vfs.Rule{Op: op})
+		if err := s.Write(t.Context(), join(f.list[10:4000])); (err == nil) != (op == vfs.OpDatasync) {
+			t.Errorf("%s: a large batch: %v", name, err)
+		}
+		for range 2 {
+			if got, err := s.Sync(t.Context()); err == nil {
+				t.Errorf("%s: it vouches for the frames before %d", name, got.Next)
+			}
+		}
+		if err := s.Write(t.Context(), f.list[4000]); err == nil {
+			t.Errorf("%s: it takes a batch", name)
+		}
+		from, err := s.Begin(t.Context(), run, at)
+		if err != nil || from.Next != 10 {
+			t.Fatalf("%s: begun again at %d, %v", name, from.Next, err)
+		}
+		check(t, s.Write(t.Context(), join(f.list[10:])))
+		_, err = s.Sync(t.Context())
+		check(t, err)
+		got, err := vfs.ReadFile(mem, filepath.Join("logs", runID, tensorboard.FileName(runID)), 1<<30)
+		check(t, err)
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, want %d", name, len(got), len(want))
+		}
+	}
+}
+
+// TestSyncAgain wants what a sync could not write written by the next one.
+func TestSyncAgain(t *testing.T) {
+	f := story(t)
+	want, _ := export(t, tensorboard.Options{}, f.schema, f.list)
+	mem := vfs.NewMem()
+	check(t, mem.Mkdir("logs", 0o755))
+	in := vfs.Inject(mem)
+	s := tensorboard.New(tensorboard.Options{Dir: "logs", FS: in})
+	_, err := s.Begin(t.Context(), sink.Run{ID: runID, Schema: f.schema}, sink.Cursor{})
+	check(t, err)
+	for _, b := range f.list {
+		check(t, s.Write(t.Context(), b))
+	}
+	in.Add(vfs.Rule{Op: vfs.OpWrite, Short: true})
+	if _, err := s.Sync(t.Context()); err == nil {
+		t.Error("a sync that cannot write is well")
+	}
+	at, err := s.Sync(t.Context())
+	check(t, err)
+	got, err := vfs.ReadFile(mem, filepath.Join("logs", runID, tensorboard.FileName(runID)), 1<<30)
+	check(t, err)
+	if !bytes.Equal(got, want) || at.Next != f.next {
+		t.Errorf("%d bytes up to frame %d, want %d up to %d", len(got), at.Next, len(want), f.next)
 	}
 }

@@ -108,6 +108,7 @@ class Ring:
         self.native = _choose(native)
         self.drops = 0
         self.schema = schema
+        self.staging = staging_areas, staging_capacity  # how many areas, and the bytes of each
         self._layout = rf.Layout(
             run_id.encode(), schema.text, meta, schema.payload_len, slots, generation, staging_areas, staging_capacity
         )
@@ -317,6 +318,11 @@ class Ring:
             return Consumer()
 
     # Staged states
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing goes in any more: finished, closed, or in a forked child."""
+        return self._words is None
 
     def can_stage(self) -> bool:
         """Reports whether `stage` would find a free area now; counts nothing."""

@@ -94,6 +94,7 @@ class Run:
         self._lock = threading.RLock()
         self._session: Session | None = None
         self._broken: Error | None = None  # why it could not begin
+        self._native: bool | None = None
         self._held: Held | None = None  # the first record, until the size of the state is known
         self._last_saved = -1
         self._declared = tuple(fields)
@@ -267,7 +268,7 @@ class Run:
     @property
     def native(self) -> bool | None:
         """Whether the extension writes the records, not the slower Python; None before the run has begun."""
-        return self._session.ring.native if self._session is not None else None
+        return self._native
 
     def __repr__(self) -> str:
         return f"<usp.Run {self.id} {self._state}, {self.emitted} records>"
@@ -302,7 +303,8 @@ class Run:
         except Error as err:
             self._broken = err
             raise
-        if not self._session.ring.native:
+        self._native = self._session.ring.native
+        if not self._native:
             not_native()
         self.__dict__["emit"] = self._session.emit  # from here on a host record is one call of the emitter
         held, self._held = self._held, None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 INLINE = 2 << 20  # bytes up to which a state that is at hand is copied in the call: to wake a thread costs as much
 SLACK = 4096  # bytes by which the description of a state may grow; and 64 a leaf, which may come to be sharded
+PROGRAMS = 3  # that copy a part of the leaves of one device, beside the one that copies all
 _PAUSE, _PAUSE_MAX = 0.0005, 0.02  # s between looks at a queue or an area
 
 
@@ -45,13 +46,9 @@ def size(state: Any) -> int:
 
 
 def _prepare(flat: Sequence[Any], cached: _Plan) -> None:
-    for group in {group for _, group, _ in cached.places.values()}:
-        arrays = [flat[i] for i, place in cached.places.items() if place[1] == group]
+    for members in cached.groups.values():
         with contextlib.suppress(Exception):  # save() meets it again, and says what is wrong
-            keys = [cached.plan.leaves[i].kind == "key" for i, place in cached.places.items() if place[1] == group]
-            _program()(
-                [sys.modules["jax"].random.key_data(a) if key else a for a, key in zip(arrays, keys, strict=True)]
-            )
+            _program()([cached.data(i, flat[i]) for i in members])
 
 
 def _describe(flat: Sequence[Any], paths: Sequence[str]) -> list[pt.Leaf]:
@@ -104,6 +101,30 @@ class _Plan:
         self.device = [i for i, leaf in enumerate(leaves) if leaf.kind in ("jax", "key")]
         # Of each device leaf: whether a view of it will do, what it can be copied with, whether it is one piece.
         self.places = {i: _place(flat[i]) for i in self.device}
+        self.groups: dict[Any, list[int]] = {}
+        for i, (_, group, _) in self.places.items():
+            self.groups.setdefault(group, []).append(i)
+        self._parts: dict[Any, list[list[int]]] = {group: [] for group in self.groups}
+        self._flew: dict[Any, list[int]] = {}
+
+    def data(self, i: int, array: Any) -> Any:
+        """The array of a device leaf, also of a key."""
+        return sys.modules["jax"].random.key_data(array) if self.plan.leaves[i].kind == "key" else array
+
+    def copied(self, group: Any, flying: list[int]) -> list[int]:
+        """Which leaves of a group to copy, given those that are not ready, which are among them.
+
+        Each choice of leaves is a program that the call would wait to have compiled, and that stays; and where the step
+        ends while its leaves are looked at, the choice is another one every time. So all are copied, unless the same
+        ones flew the time before: then the others are not of that step, and may be many, such as frozen weights.
+        """
+        parts, flew = self._parts[group], self._flew.get(group)
+        self._flew[group] = flying
+        if flying not in parts:
+            if flying != flew or len(parts) == PROGRAMS:
+                return self.groups[group]
+            parts.append(flying)
+        return flying
 
 
 def _type(leaf: Any) -> Any:
@@ -182,7 +203,7 @@ class Saver:
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
         self.staged = self.dropped = self.failed = 0
-        self._capacity, self._areas = ring._layout.staging_capacity, ring._layout.staging_areas
+        self._areas, self._capacity = ring.staging
         self._last: _Plan | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -252,32 +273,31 @@ class Saver:
 
     def _protect(self, job: _Job, cached: _Plan, flat: Sequence[Any]) -> bool:
         """Keeps the device arrays of a state as they are. Returns whether some are not on the host yet."""
-        groups: dict[Any, list[tuple[int, Any]]] = {}
-        leaves = cached.plan.leaves
-        for i, (host, group, single) in cached.places.items():
-            array = flat[i]
-            if leaves[i].kind == "key":
-                array = sys.modules["jax"].random.key_data(array)
-            try:
-                if not (host and array.is_ready()):
-                    groups.setdefault(group, []).append((i, array))
-                elif single:
-                    job.pieces[i] = [(None, _asarray(array.addressable_data(0)))]
-                else:
-                    job.pieces[i] = [(index, _asarray(part)) for index, part in _parts(array)]
-            except RuntimeError as err:
-                raise self._gone(array, leaves[i].path, err) from err
-        for members in groups.values():
-            try:
-                copies = self._copies([array for _, array in members])
-            except RuntimeError as err:
-                for i, array in members:
-                    if array.is_deleted():
-                        raise self._gone(array, leaves[i].path, err) from err
-                raise
-            for (i, _), array in zip(members, copies, strict=True):
+        arrays = {i: cached.data(i, flat[i]) for i in cached.device}
+        copied: dict[int, Any] = {}
+        for group, members in cached.groups.items():
+            flying = [i for i in members if not (cached.places[i][0] and self._ready(i, arrays[i], cached))]
+            if flying:
+                chosen = cached.copied(group, flying)
+                copied |= zip(chosen, self._copies({i: arrays[i] for i in chosen}, cached), strict=True)
+        for i, (_, _, single) in cached.places.items():
+            if (array := copied.get(i)) is not None:
                 job.pieces[i] = _parts(array) if hasattr(array, "sharding") else [(None, array)]
-        return bool(groups)
+                continue
+            try:
+                if single:
+                    job.pieces[i] = [(None, _asarray(arrays[i].addressable_data(0)))]
+                else:
+                    job.pieces[i] = [(index, _asarray(part)) for index, part in _parts(arrays[i])]
+            except RuntimeError as err:
+                raise self._gone(arrays[i], cached.plan.leaves[i].path, err) from err
+        return bool(copied)
+
+    def _ready(self, i: int, array: Any, cached: _Plan) -> bool:
+        try:
+            return bool(array.is_ready())
+        except RuntimeError as err:
+            raise self._gone(array, cached.plan.leaves[i].path, err) from err
 
     def _gone(self, array: Any, path: str, err: Exception) -> Exception:
         if not array.is_deleted():
@@ -287,16 +307,17 @@ class Saver:
             "save what the step returns, not what it was given"
         )
 
-    def _copies(self, arrays: list[Any]) -> list[Any]:
+    def _copies(self, arrays: dict[int, Any], cached: _Plan) -> list[Any]:
         try:
-            copies: list[Any] = _program()(arrays)
+            copies: list[Any] = _program()(list(arrays.values()))
             return copies
         except Exception as err:  # no memory on the device, or a kind of memory that nothing computes in
-            if any(a.is_deleted() for a in arrays):
-                raise
+            for i, a in arrays.items():
+                if a.is_deleted():
+                    raise self._gone(a, cached.plan.leaves[i].path, err) from err
             self._say("copy", f"the device could not copy the state ({type(err).__name__}: {err}); "
                               "snapshots wait for their transfer to the host instead")  # fmt: skip
-            return [_asarray(a).copy() for a in arrays]
+            return [_asarray(a).copy() for a in arrays.values()]
 
     def _drop(self, step: int) -> bool:
         self.dropped += 1
@@ -351,7 +372,7 @@ class Saver:
     def _until(self, ready: Callable[[], bool] | None) -> bool:
         pause = _PAUSE
         while ready is not None and not ready():
-            if self._expired() or self.ring._words is None:
+            if self._expired() or self.ring.ended:
                 return False
             clock.sleep(pause)
             pause = min(2 * pause, _PAUSE_MAX)

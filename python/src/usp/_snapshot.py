@@ -256,12 +256,12 @@ class _Reader:
 
 
 def _anonymous(n: int) -> memoryview:
-    """Memory of this process's own, in large pages if the system has them."""
-    whole = mmap.mmap(-1, max(n, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE") and n >= 1 << 22:
-        with contextlib.suppress(OSError):
-            whole.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(whole)[:n]
+    """Memory of this process's own, in pages of the size that the system prefers.
+
+    It is not asked for large ones: they save little beside the hash, and a virtual machine that returns unused memory
+    to its host returns just these, so that to have them again may take longer than everything else here.
+    """
+    return memoryview(mmap.mmap(-1, max(n, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))[:n]
 
 
 def _memory() -> int:
