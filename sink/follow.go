@@ -114,7 +114,7 @@ func (f *Follower) open() error {
 	r, err := segment.Open(f.fsys, infos[at].Path)
 	if err != nil {
 		if at+1 == len(infos) { // it is just being made, or replaced
-			return orEnd(err)
+			return orEnd(f.fsys, infos[at].Path, err)
 		}
 		f.damage(err)
 		f.next = infos[at+1].Base
@@ -131,9 +131,14 @@ func (f *Follower) open() error {
 	return nil
 }
 
-// orEnd is io.EOF for a file that is not there, or not yet what it will be.
-func orEnd(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, segment.ErrNotSegment) {
+// orEnd is io.EOF for a file that is not there, or empty as yet.
+func orEnd(fsys vfs.FS, path string, err error) error {
+	if errors.Is(err, segment.ErrNotSegment) {
+		if info, statErr := fsys.Stat(path); statErr != nil || info.Size() == 0 {
+			return io.EOF
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		return io.EOF
 	}
 	return err
@@ -267,7 +272,10 @@ func End(fsys vfs.FS, dir rundir.Dir) (uint64, error) {
 	last := infos[len(infos)-1]
 	r, err := segment.Open(fsys, last.Path)
 	if err != nil {
-		return last.Base, orNothing(err)
+		if orEnd(fsys, last.Path, err) == io.EOF {
+			err = nil
+		}
+		return last.Base, err
 	}
 	defer r.Close()
 	r.SkipTo(math.MaxUint64)
@@ -282,11 +290,4 @@ func End(fsys vfs.FS, dir rundir.Dir) (uint64, error) {
 		}
 		return r.Ordinal(), err
 	}
-}
-
-func orNothing(err error) error {
-	if orEnd(err) == io.EOF {
-		return nil
-	}
-	return err
 }
