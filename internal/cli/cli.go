@@ -151,7 +151,7 @@ func (a *app) root() *cobra.Command {
 		return usageError(fmt.Errorf("%w; see %s --help", err, cmd.CommandPath()))
 	})
 	root.AddCommand(a.runCommand(), a.backtestCommand(), a.recordCommand(), a.runsCommand(), a.topCommand(), a.showCommand(), a.logCommand(), a.verifyCommand(),
-		a.compareCommand(), a.replayCommand(), a.exportCommand(), a.sinkCommand(), a.proveCommand(), a.snapshotCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
+		a.compareCommand(), a.replayCommand(), a.exportCommand(), a.serveCommand(), a.sinkCommand(), a.proveCommand(), a.snapshotCommand(), a.configCommand(), a.benchCommand(), a.doctorCommand(), a.versionCommand())
 	return root
 }
 

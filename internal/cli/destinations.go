@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/usp-project/usp/internal/config"
+	"github.com/usp-project/usp/internal/pyramid"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/sink"
 	"github.com/usp-project/usp/sink/otlp"
@@ -27,6 +28,7 @@ type destination struct {
 // destinations are all kinds, in the order of the settings.
 func destinations() []destination {
 	return []destination{
+		{pyramid.Name, false, atPyramid, func(a *app, dir rundir.Dir) (sink.Sink, error) { return pyramid.NewSink(a.fs, dir), nil }},
 		{"parquet", false, func(c *config.Config) string { return c.Parquet.Dir }, func(a *app, _ rundir.Dir) (sink.Sink, error) {
 			return parquet.New(parquet.Options{Dir: a.cfg.Parquet.Dir, FS: a.fs}), nil
 		}},
@@ -36,6 +38,14 @@ func destinations() []destination {
 			return tensorboard.New(tensorboard.Options{Dir: a.cfg.TensorBoard.Dir, Every: a.cfg.TensorBoard.Every, FS: a.fs}), nil
 		}},
 	}
+}
+
+// atPyramid says where the aggregates for drawing go, which is in the run directory.
+func atPyramid(c *config.Config) string {
+	if c.Serve.Aggregates {
+		return "the run directory"
+	}
+	return ""
 }
 
 func (a *app) openOTLP(rundir.Dir) (sink.Sink, error) {

@@ -47,20 +47,25 @@ func version() string {
 	return "devel-" + rev + dirty
 }
 
+// versions is what usp version --json prints.
+func versions() map[string]any {
+	formats := map[string]int{}
+	for _, f := range formatVersions() {
+		formats[f.name] = f.version
+	}
+	return map[string]any{"version": version(), "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH, "formats": formats}
+}
+
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version of usp and of its formats", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			formats, text := map[string]int{}, []string{}
-			for _, f := range formatVersions() {
-				formats[f.name] = f.version
-				text = append(text, fmt.Sprintf("%s %d", f.name, f.version))
-			}
 			if a.json {
-				return a.printJSON(map[string]any{
-					"version": version(), "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH,
-					"formats": formats,
-				}, true)
+				return a.printJSON(versions(), true)
+			}
+			text := []string{}
+			for _, f := range formatVersions() {
+				text = append(text, fmt.Sprintf("%s %d", f.name, f.version))
 			}
 			fmt.Fprintf(a.out, "usp %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			fmt.Fprintf(a.out, "formats: %s\n", strings.Join(text, ", "))

@@ -33,6 +33,7 @@ type Config struct {
 	Witness      Witness                `toml:"witness" comment:"Somebody else who cosigns the newest signed tree head of each run (C2SP tlog-witness)."`
 	Snapshot     Snapshot               `toml:"snapshot" comment:"Saved states, from which a run resumes."`
 	Sinks        Sinks                  `toml:"sinks" comment:"What the destinations below have in common. Each follows the run directory in a process beside the recorder, which never waits for it."`
+	Serve        Serve                  `toml:"serve" comment:"The live view, usp serve."`
 	Parquet      Parquet                `toml:"parquet" comment:"Telemetry as Parquet files."`
 	Prometheus   Prometheus             `toml:"prometheus" comment:"The newest telemetry for Prometheus to ask for."`
 	OTLP         OTLP                   `toml:"otlp" comment:"Telemetry as OpenTelemetry metrics (OTLP over HTTP). Headers with secrets are taken from OTEL_EXPORTER_OTLP_HEADERS."`
@@ -118,6 +119,11 @@ type Sinks struct {
 	SyncInterval Duration `toml:"sync_interval" comment:"Longest time until what a destination took is made durable there and the cursor saved." min:"10ms" max:"1h"`
 	Timeout      Duration `toml:"timeout" comment:"Longest time that a destination may take over one call." min:"10ms" max:"1h"`
 	Patience     Duration `toml:"patience" comment:"Time that a destination of a run which has ended may take nothing, before it is left behind; usp sink RUN brings the rest." min:"1ms" max:"24h"`
+}
+
+// Serve is the section [serve].
+type Serve struct {
+	Aggregates bool `toml:"aggregates" comment:"Make the aggregates that long runs are drawn from while they are recorded, beside the recorder: any range of 10^8 steps is then shown at once, for 2 % more disk. Without them usp serve reads what it shows, which takes seconds from some ten million steps on."`
 }
 
 // Parquet is the section [parquet].
