@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 )
 
 // FrameKind tells what a telemetry frame holds.
@@ -111,8 +112,10 @@ func DecodeFrame(b []byte, f *Frame) error {
 	}
 	switch f.Kind {
 	case KindRecord:
-		for b = b[frameHead:]; len(b) > 0; b = b[8:] {
-			f.Words = append(f.Words, binary.LittleEndian.Uint64(b))
+		b = b[frameHead:]
+		f.Words = slices.Grow(f.Words, len(b)/8)[:len(b)/8]
+		for i := range f.Words {
+			f.Words[i] = binary.LittleEndian.Uint64(b[8*i:])
 		}
 		return nil
 	case KindLost:

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"slices"
 
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/segment"
@@ -113,7 +114,7 @@ func (f *Follower) open() error {
 	r, err := segment.Open(f.fsys, infos[at].Path)
 	if err != nil {
 		if at+1 == len(infos) { // it is just being made, or replaced
-			return orEnd(err)
+			return orEnd(f.fsys, infos[at].Path, err)
 		}
 		f.damage(err)
 		f.next = infos[at+1].Base
@@ -130,9 +131,14 @@ func (f *Follower) open() error {
 	return nil
 }
 
-// orEnd is io.EOF for a file that is not there, or not yet what it will be.
-func orEnd(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, segment.ErrNotSegment) {
+// orEnd is io.EOF for a file that is not there, or empty as yet.
+func orEnd(fsys vfs.FS, path string, err error) error {
+	if errors.Is(err, segment.ErrNotSegment) {
+		if info, statErr := fsys.Stat(path); statErr != nil || info.Size() == 0 {
+			return io.EOF
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		return io.EOF
 	}
 	return err
@@ -149,23 +155,25 @@ func (f *Follower) limit(later []segment.Info) {
 // fill makes a batch of what can be read.
 func (f *Follower) fill() (*Batch, error) {
 	b, words := &f.batch, f.meta.Schema.StoredWords()
+	most := min(maxRecords, max(1, maxWords/words))
 	*b = Batch{
 		First: f.next, Next: f.next, Segment: f.info.Base, Generation: f.meta.Generation, Schema: f.meta.Schema,
-		Seq: b.Seq[:0], Words: b.Words[:0], Losses: b.Losses[:0],
+		Seq: slices.Grow(b.Seq[:0], most), Words: slices.Grow(b.Words[:0], most*words), Losses: b.Losses[:0],
 	}
-	for most := min(maxRecords, max(1, maxWords/words)); len(b.Seq) < most; {
+	for len(b.Seq) < most {
 		data, ordinal, err := f.reader.Next()
-		var corrupt *segment.CorruptError
-		switch {
-		case err == nil:
+		if err == nil {
 			f.take(b, data)
 			b.Next = ordinal + 1
 			f.next = b.Next
 			continue
-		case errors.As(err, &corrupt):
+		}
+		var corrupt *segment.CorruptError // here: it would be allocated for each frame
+		if errors.As(err, &corrupt) {
 			f.damage(err)
 			continue
-		case !ended(err):
+		}
+		if !ended(err) {
 			return nil, err
 		}
 		if b.End = f.finished(); b.End {
@@ -225,6 +233,8 @@ func (f *Follower) atEnd() (again bool, err error) {
 
 // take adds one frame.
 func (f *Follower) take(b *Batch, data []byte) {
+	n := len(b.Words)
+	f.frame.Words = b.Words[n:] // there is room for a record of the schema: it is decoded in its place
 	err := record.DecodeFrame(data, &f.frame)
 	switch {
 	case err != nil:
@@ -237,7 +247,7 @@ func (f *Follower) take(b *Batch, data []byte) {
 		err = fmt.Errorf("%w: %d words, the schema has %d", record.ErrFrame, len(f.frame.Words), b.Schema.StoredWords())
 	default:
 		b.Seq = append(b.Seq, f.frame.Seq)
-		b.Words = append(b.Words, f.frame.Words...)
+		b.Words = b.Words[:n+len(f.frame.Words)]
 		return
 	}
 	f.damage(fmt.Errorf("segment %s: frame at offset %d: %w", f.info.Path, f.reader.Position(), err))
@@ -262,7 +272,10 @@ func End(fsys vfs.FS, dir rundir.Dir) (uint64, error) {
 	last := infos[len(infos)-1]
 	r, err := segment.Open(fsys, last.Path)
 	if err != nil {
-		return last.Base, orNothing(err)
+		if orEnd(fsys, last.Path, err) == io.EOF {
+			err = nil
+		}
+		return last.Base, err
 	}
 	defer r.Close()
 	r.SkipTo(math.MaxUint64)
@@ -277,11 +290,4 @@ func End(fsys vfs.FS, dir rundir.Dir) (uint64, error) {
 		}
 		return r.Ordinal(), err
 	}
-}
-
-func orNothing(err error) error {
-	if orEnd(err) == io.EOF {
-		return nil
-	}
-	return err
 }

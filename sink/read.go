@@ -3,6 +3,7 @@ package sink
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"iter"
 
 	"github.com/usp-project/usp/internal/audit"
@@ -26,21 +27,29 @@ type Selection struct {
 // not known. A batch is valid until the next one.
 func Read(fsys vfs.FS, line *audit.Timeline, s Selection) iter.Seq2[*Batch, error] {
 	return func(yield func(*Batch, error) bool) {
-		total, err := End(fsys, line.Dir)
+		infos, err := segment.List(fsys, line.Dir.Telemetry())
+		if errors.Is(err, fs.ErrNotExist) || err == nil && len(infos) == 0 {
+			return
+		}
 		if err != nil {
 			yield(nil, err)
 			return
 		}
-		infos, err := segment.List(fsys, line.Dir.Telemetry())
+		total, err := End(fsys, line.Dir)
 		if err != nil {
-			yield(nil, err)
-			return
+			total = infos[len(infos)-1].Base // what is wrong with the last one is said when it is its turn
 		}
 		for _, info := range infos {
 			if s.Passed != nil {
 				s.Passed(info.Base, total)
 			}
 			if s.skips(fsys, line, info) {
+				continue
+			}
+			if err := readable(fsys, info); err != nil {
+				if s.Damaged != nil && !errors.Is(err, fs.ErrNotExist) { // it may have been removed since
+					s.Damaged(err)
+				}
 				continue
 			}
 			if !s.segment(fsys, line, info, total, yield) {
@@ -51,6 +60,15 @@ func Read(fsys vfs.FS, line *audit.Timeline, s Selection) iter.Seq2[*Batch, erro
 			s.Passed(total, total)
 		}
 	}
+}
+
+// readable says why a segment cannot be opened. A Follower goes on to the next one then, and waits at the last.
+func readable(fsys vfs.FS, info segment.Info) error {
+	r, err := segment.Open(fsys, info.Path)
+	if err != nil {
+		return err
+	}
+	return r.Close()
 }
 
 // segment gives one segment's batches; false: no more are wanted.
@@ -94,32 +112,31 @@ func (s *Selection) skips(fsys vfs.FS, line *audit.Timeline, info segment.Info) 
 	return sum.LastStep < s.From || s.Until > 0 && sum.FirstStep > s.Until || !s.AllGenerations && line.Superseded(sum.Generation, sum.FirstStep)
 }
 
-// cut leaves the selected rows in a batch. Steps grow within it.
+// cut leaves the selected rows in a batch. A program is to emit growing steps, and nothing makes it.
 func (s *Selection) cut(b *Batch, line *audit.Timeline) {
 	words := b.Schema.StoredWords()
-	n := len(b.Seq)
-	find := func(want func(step uint64) bool) int { // the first row that is wanted
-		low, high := 0, n
-		for low < high {
-			if mid := (low + high) / 2; want(b.Words[mid*words]) {
-				high = mid
-			} else {
-				low = mid + 1
-			}
+	last := uint64(0)
+	for i := range b.Seq {
+		last = max(last, b.Words[i*words])
+	}
+	stale := !s.AllGenerations && line.Superseded(b.Generation, last) // some of it is
+	kept, losses := 0, b.Losses
+	for i := range b.Seq {
+		for len(losses) > 0 && losses[0].Before <= i {
+			losses[0].Before, losses = kept, losses[1:]
 		}
-		return low
+		step := b.Words[i*words]
+		if step < s.From || s.Until > 0 && step > s.Until || stale && line.Superseded(b.Generation, step) {
+			continue
+		}
+		if kept < i {
+			b.Seq[kept] = b.Seq[i]
+			copy(b.Words[kept*words:], b.Words[i*words:(i+1)*words])
+		}
+		kept++
 	}
-	first := find(func(step uint64) bool { return step >= s.From })
-	last := n
-	if s.Until > 0 {
-		last = find(func(step uint64) bool { return step > s.Until })
+	for i := range losses {
+		losses[i].Before = kept
 	}
-	if !s.AllGenerations {
-		last = min(last, find(func(step uint64) bool { return line.Superseded(b.Generation, step) }))
-	}
-	last = max(first, last)
-	for i := range b.Losses {
-		b.Losses[i].Before = min(max(b.Losses[i].Before-first, 0), last-first)
-	}
-	b.Seq, b.Words = b.Seq[first:last], b.Words[first*words:last*words]
+	b.Seq, b.Words = b.Seq[:kept], b.Words[:kept*words]
 }

@@ -1,12 +1,16 @@
 package sink_test
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"github.com/usp-project/usp/internal/audit"
+	"github.com/usp-project/usp/internal/segment"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/sink"
 	"github.com/usp-project/usp/sink/sinktest"
@@ -114,5 +118,97 @@ func TestReadSkips(t *testing.T) {
 	}
 	if !slices.Equal(segments, []uint64{100, 200}) {
 		t.Errorf("read the segments %v", segments)
+	}
+}
+
+// TestReadPastHeaders leaves out segments whose headers cannot be read, the last one too, and says so once of each.
+func TestReadPastHeaders(t *testing.T) {
+	for _, offset := range []int64{0, 40} { // no segment's name, a header that is not what it was
+		for _, bases := range [][]uint64{{0}, {10}, {20}, {0, 10}, {10, 20}, {0, 10, 20}} {
+			r := sinktest.Record(t)
+			for range 3 {
+				r.Emit(10)
+				r.Roll()
+			}
+			for _, base := range bases {
+				path := filepath.Join(r.Dir.Telemetry(), segment.FileName(base))
+				b, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b[offset] ^= 1
+				if err := errors.Join(os.Chmod(path, 0o600), os.WriteFile(path, b, 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			line, err := audit.Open(vfs.OS(), r.Dir.Path())
+			if err != nil {
+				t.Fatal(err)
+			}
+			records, damage := 0, 0
+			for b, err := range sink.Read(vfs.OS(), line, sink.Selection{Damaged: func(error) { damage++ }}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				records += b.Records()
+			}
+			if records != 30-10*len(bases) || damage != len(bases) {
+				t.Errorf("byte %d of %v changed: %d records, %d damaged", offset, bases, records, damage)
+			}
+			_, err = sink.End(vfs.OS(), r.Dir)
+			if last := slices.Contains(bases, 20); (err != nil) != last {
+				t.Errorf("byte %d of %v changed: the end: %v", offset, bases, err)
+			}
+		}
+	}
+}
+
+// TestReadUnordered selects from a run whose program let its steps go back.
+func TestReadUnordered(t *testing.T) {
+	r := sinktest.Record(t)
+	order := []uint64{5, 6, 1, 2, 9, 3, 7, 4, 8}
+	emit := func(n int) {
+		r.EmitWords(n, func(step uint64) []uint64 { return sinktest.Payload(r.Schema, order[step-1]) })
+	}
+	emit(4)
+	r.Lose(1)
+	emit(4)
+	r.Roll()
+	line, err := audit.Open(vfs.OS(), r.Dir.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var steps, seqs []uint64
+	before := -1
+	for b, err := range sink.Read(vfs.OS(), line, sink.Selection{From: 2, Until: 7}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range b.Seq {
+			steps, seqs = append(steps, b.Row(i)[0]), append(seqs, b.Seq[i])
+		}
+		for _, l := range b.Losses {
+			before = l.Before
+		}
+	}
+	if !slices.Equal(steps, []uint64{5, 6, 2, 3, 7, 4}) || !slices.Equal(seqs, []uint64{0, 1, 3, 5, 6, 7}) || before != 3 {
+		t.Errorf("steps %v, sequence numbers %v, a loss before record %d", steps, seqs, before)
+	}
+}
+
+// TestReadNothing reads a run that has no telemetry yet.
+func TestReadNothing(t *testing.T) {
+	r := sinktest.Record(t)
+	line, err := audit.Open(vfs.OS(), r.Dir.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		for b, err := range sink.Read(vfs.OS(), line, sink.Selection{}) {
+			t.Fatal(b, err)
+		}
+		if err := os.Remove(r.Dir.Telemetry()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
 	}
 }

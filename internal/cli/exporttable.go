@@ -233,24 +233,35 @@ type textTable struct {
 	line    []byte
 }
 
-// csvTable is comma-separated values with a header; a vector has a column for each element, name_0, name_1 and so on. Names
-// and numbers need no quotes.
+// csvTable is comma-separated values with a header; a vector has a column for each element, name_0, name_1 and so on, with
+// an underscore more where a field has that name. Names and numbers need no quotes.
 type csvTable struct{ textTable }
 
 func newCSV(w *bufio.Writer, s *record.Schema, columns []columnar.Column) *csvTable {
 	c := &csvTable{textTable{w: w, schema: s, columns: columns}}
-	head := "step,time,generation,seq"
+	c.line = append(c.line, "step,time,generation,seq"...)
 	for _, col := range columns {
 		n := s.Field(col.Index).Len
 		for j := range n {
-			head += "," + col.Name
+			c.line = append(append(c.line, ','), col.Name...)
 			if n > 1 {
-				head += "_" + strconv.Itoa(j)
+				c.line = append(c.line, elementSuffix(s, col.Name, j)...)
 			}
 		}
 	}
-	c.line = append(c.line, head+"\n"...)
+	c.line = append(c.line, '\n')
 	return c
+}
+
+// elementSuffix is what the column of a vector's element j has behind the vector's name, such that no field has the whole.
+func elementSuffix(s *record.Schema, name string, j int) string {
+	suffix := "_" + strconv.Itoa(j)
+	for taken := true; taken; {
+		if _, taken = s.Index(name + suffix); taken {
+			suffix += "_"
+		}
+	}
+	return suffix
 }
 
 func (c *csvTable) Write(b *sink.Batch) error {

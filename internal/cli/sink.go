@@ -189,10 +189,7 @@ func (a *app) sinkReports(dir rundir.Dir, only ...destination) ([]sinkReport, er
 	if err != nil || len(all) == 0 {
 		return nil, err
 	}
-	end, err := sink.End(a.fs, dir)
-	if err != nil {
-		return nil, err
-	}
+	end, unreadable := sink.End(a.fs, dir) // then it is the end of what can be read
 	places := map[string]string{}
 	for _, d := range destinations() {
 		places[d.name] = d.at(&a.cfg.Config)
@@ -202,8 +199,11 @@ func (a *app) sinkReports(dir rundir.Dir, only ...destination) ([]sinkReport, er
 		if len(only) > 0 && !slices.ContainsFunc(only, func(d destination) bool { return d.name == s.Name }) {
 			continue
 		}
+		if s.Fault == "" && unreadable != nil {
+			s.Fault, s.Since = unreadable.Error(), s.Updated
+		}
 		reports = append(reports, sinkReport{
-			Sink: s.Name, To: places[s.Name], Frames: s.Next, Of: end, Records: s.Records, Updated: s.Updated, Fault: s.Fault, Since: s.Since,
+			Sink: s.Name, To: places[s.Name], Frames: s.Next, Of: max(end, s.Next), Records: s.Records, Updated: s.Updated, Fault: s.Fault, Since: s.Since,
 		})
 	}
 	return reports, nil

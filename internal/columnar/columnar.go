@@ -25,9 +25,11 @@ import (
 )
 
 const (
-	rowGroup  = 1 << 17 // rows of a row group
-	chunk     = 1024    // values that are handed over at once
-	maxRanges = 4096    // lost ranges that are named; further ones are counted
+	maxGroup   = 1 << 17 // rows of a row group
+	groupWords = 4 << 20 // words of its rows, which bound it for records that are large
+	pageValues = 1 << 14 // values of a page
+	chunk      = 1024    // values that are handed over at once
+	maxRanges  = 4096    // lost ranges that are named; further ones are counted
 )
 
 // The columns before the fields.
@@ -36,6 +38,7 @@ const (
 	columnTime       = "time"
 	columnGeneration = "generation"
 	columnSeq        = "seq"
+	columnRun        = "run" // is in no file; sink/parquet puts it into the path
 )
 
 // LostRange is a range of sequence numbers that were not stored, in the metadata of a file.
@@ -52,8 +55,9 @@ type Column struct {
 	Index int    // of the field
 }
 
-// Columns are those of the fields with these names, all stored ones for none, in the order of the schema. A field that is called as
-// a column before the fields gets an underscore. The error names a field that is not stored.
+// Columns are those of the fields with these names, all stored ones for none, in the order of the schema. A field that is
+// called as a column before the fields, or as the one that a reader makes of run=ID in a path, gets underscores until no
+// other has its name, whichever are chosen. The error names a field that is not stored.
 func Columns(s *record.Schema, names []string) ([]Column, error) {
 	var list []Column
 	for i := range s.Len() {
@@ -62,8 +66,10 @@ func Columns(s *record.Schema, names []string) ([]Column, error) {
 			continue
 		}
 		name := f.Name
-		if name == columnGeneration || name == columnSeq {
-			name += "_"
+		if name == columnGeneration || name == columnSeq || name == columnRun {
+			for taken := true; taken; _, taken = s.Index(name) {
+				name += "_"
+			}
 		}
 		list = append(list, Column{name, i})
 	}
@@ -81,7 +87,8 @@ type Writer struct {
 	columns []column
 	out     *parquet.GenericWriter[any]
 	values  []parquet.Value
-	pending int // rows of the row group
+	group   int // rows of a row group
+	pending int // rows in the one that is being made
 	rows    uint64
 	lost    uint64
 	ranges  []LostRange
@@ -94,6 +101,7 @@ type column struct {
 	offset int // of the word in a row
 	len    int // elements; more than 1: a list
 	index  int // of the leaf in the file
+	page   int // rows of a page
 }
 
 type kind uint8
@@ -108,10 +116,11 @@ const (
 
 // NewWriter begins a file of records of the schema, with the columns that Columns has chosen. meta goes into the file.
 func NewWriter(w io.Writer, s *record.Schema, fields []Column, meta map[string]string) *Writer {
-	root := &group{}
-	x := &Writer{schema: s, values: make([]parquet.Value, 0, chunk)}
+	root, page := &group{}, 0
+	x := &Writer{schema: s, values: make([]parquet.Value, chunk), group: min(maxGroup, max(1, groupWords/s.StoredWords()))}
 	add := func(name string, leaf parquet.Node, c column) {
-		c.index = len(x.columns)
+		c.index, c.page = len(x.columns), max(1, pageValues/c.len)
+		page = max(page, min(pageValues, x.group*c.len))
 		x.columns = append(x.columns, c)
 		root.add(name, leaf)
 	}
@@ -130,7 +139,8 @@ func NewWriter(w io.Writer, s *record.Schema, fields []Column, meta map[string]s
 	}
 	options := []parquet.WriterOption{
 		parquet.NewSchema(s.Name(), root), parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest, Concurrency: 1}),
-		parquet.CreatedBy("usp", "", ""), parquet.DataPageStatistics(true),
+		parquet.CreatedBy("usp", "", ""),
+		parquet.PageBufferSize(20 * page), // more than a page takes: it is writeColumn that ends pages
 	}
 	for _, key := range sortedKeys(meta) {
 		options = append(options, parquet.KeyValueMetadata(key, meta[key]))
@@ -153,9 +163,9 @@ func deltas(n parquet.Node) parquet.Node { return parquet.Encoded(n, &parquet.De
 func leafOf(t record.Type) (parquet.Node, kind) {
 	switch t {
 	case record.Float64:
-		return parquet.Encoded(parquet.Leaf(parquet.DoubleType), &parquet.ByteStreamSplit), kindDouble
+		return parquet.Encoded(parquet.Leaf(floats{parquet.DoubleType}), &parquet.ByteStreamSplit), kindDouble
 	case record.Float32:
-		return parquet.Encoded(parquet.Leaf(parquet.FloatType), &parquet.ByteStreamSplit), kindFloat
+		return parquet.Encoded(parquet.Leaf(floats{parquet.FloatType}), &parquet.ByteStreamSplit), kindFloat
 	case record.Int64:
 		return deltas(parquet.Int(64)), kindInt
 	default:
@@ -172,7 +182,7 @@ func (w *Writer) Write(b *sink.Batch) error {
 		}
 	}
 	for from := 0; from < len(b.Seq); {
-		to := min(len(b.Seq), from+rowGroup-w.pending)
+		to := min(len(b.Seq), from+w.group-w.pending)
 		for i := range w.columns {
 			if err := w.writeColumn(&w.columns[i], b, from, to); err != nil {
 				return fmt.Errorf("parquet: %w", err)
@@ -181,7 +191,7 @@ func (w *Writer) Write(b *sink.Batch) error {
 		w.pending += to - from
 		w.rows += uint64(to - from)
 		from = to
-		if w.pending == rowGroup {
+		if w.pending == w.group {
 			if err := w.flush(); err != nil {
 				return err
 			}
@@ -198,33 +208,60 @@ func (w *Writer) flush() error {
 	return nil
 }
 
-// writeColumn hands over rows [from, to) of one column.
+// writeColumn hands over rows [from, to) of one column. Where its pages end depends on nothing but the rows before, so that
+// the same records give the same bytes however they are cut into batches.
 func (w *Writer) writeColumn(c *column, b *sink.Batch, from, to int) error {
 	out := w.out.ColumnWriters()[c.index]
-	words := b.Schema.StoredWords()
+	begin := w.pending - from // row i of the batch is row begin+i of the row group
 	for from < to {
-		values := w.values[:0]
-		for ; from < to && len(values)+c.len <= max(chunk, c.len); from++ {
-			row := b.Words[from*words+c.offset:]
-			switch {
-			case c.kind == kindSeq:
-				values = append(values, parquet.Int64Value(int64(b.Seq[from])))
-			case c.kind == kindGeneration:
-				values = append(values, parquet.Int32Value(int32(b.Generation)))
-			case c.len == 1:
-				values = append(values, c.value(row[0]))
-			default:
-				for j, word := range row[:c.len] {
-					values = append(values, c.value(word).Level(min(j, 1), 1, c.index))
-				}
-			}
-		}
-		w.values = values
-		if _, err := out.WriteRowValues(values); err != nil {
+		end := min(to, from+c.page-(begin+from)%c.page, from+max(1, chunk/c.len))
+		if _, err := out.WriteRowValues(w.take(c, b, from, end)); err != nil {
 			return err
+		}
+		if from = end; (begin+from)%c.page == 0 {
+			if err := out.Flush(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// take returns the values of a column in rows [from, to). They are valid until the next call.
+func (w *Writer) take(c *column, b *sink.Batch, from, to int) []parquet.Value {
+	if need := (to - from) * c.len; need > len(w.values) {
+		w.values = make([]parquet.Value, need)
+	}
+	values := w.values[:(to-from)*c.len]
+	words, stride := b.Words[from*b.Schema.StoredWords()+c.offset:], b.Schema.StoredWords()
+	switch {
+	case c.kind == kindSeq:
+		for i, seq := range b.Seq[from:to] {
+			values[i] = parquet.Int64Value(int64(seq))
+		}
+	case c.kind == kindGeneration:
+		for i := range values {
+			values[i] = parquet.Int32Value(int32(b.Generation))
+		}
+	case c.len > 1:
+		for i := range values {
+			j := i % c.len
+			values[i] = c.value(words[i/c.len*stride+j]).Level(min(j, 1), 1, c.index)
+		}
+	case c.kind == kindInt:
+		for i := range values {
+			values[i] = parquet.Int64Value(int64(words[i*stride]))
+		}
+	case c.kind == kindDouble:
+		for i := range values {
+			values[i] = parquet.DoubleValue(math.Float64frombits(words[i*stride]))
+		}
+	default:
+		for i := range values {
+			values[i] = c.value(words[i*stride])
+		}
+	}
+	return values
 }
 
 func (c *column) value(word uint64) parquet.Value {

@@ -3,6 +3,8 @@ package columnar
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"io"
 	"math"
 	"testing"
 
@@ -69,7 +71,7 @@ type row struct {
 
 func TestRoundTrip(t *testing.T) {
 	s := sinktest.Schema()
-	for _, n := range []int{0, 1, chunk, chunk + 1, rowGroup + 10} {
+	for _, n := range []int{0, 1, chunk, chunk + 1, maxGroup + 10} {
 		b := batch(s, n)
 		data := write(t, s, nil, b)
 		rows, err := parquet.Read[row](bytes.NewReader(data), int64(len(data)))
@@ -89,7 +91,7 @@ func TestRoundTrip(t *testing.T) {
 			}
 		}
 		f := open(t, data)
-		if groups := len(f.RowGroups()); groups != (n+rowGroup-1)/rowGroup {
+		if groups := len(f.RowGroups()); groups != (n+maxGroup-1)/maxGroup {
 			t.Errorf("%d rows in %d row groups", n, groups)
 		}
 		var ranges []LostRange
@@ -136,17 +138,32 @@ func TestColumns(t *testing.T) {
 			t.Errorf("a column %s", name)
 		}
 	}
-	clash, err := record.NewSchema("x", record.Field{Name: "seq", Class: record.Metric}, record.Field{Name: "generation", Class: record.Metric})
+}
+
+// TestNames: no two columns have one name, and a field's does not depend on which others are wanted.
+func TestNames(t *testing.T) {
+	var fields []record.Field
+	for _, name := range []string{"seq", "generation", "generation_", "generation__", "run", "step_"} {
+		fields = append(fields, record.Field{Name: name, Class: record.Metric})
+	}
+	s, err := record.NewSchema("x", fields...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	columns, err := Columns(clash, nil)
-	if err != nil || !cmp.Equal(columns, []Column{{"seq_", 0}, {"generation_", 1}}) {
+	want := []Column{{"seq_", 0}, {"generation___", 1}, {"generation_", 2}, {"generation__", 3}, {"run_", 4}, {"step_", 5}}
+	columns, err := Columns(s, nil)
+	if err != nil || !cmp.Equal(columns, want) {
 		t.Errorf("%v, %v", columns, err)
+	}
+	if columns, err = Columns(s, []string{"generation"}); err != nil || !cmp.Equal(columns, want[1:2]) {
+		t.Errorf("%v, %v", columns, err)
+	}
+	if got := len(open(t, write(t, s, nil, &sink.Batch{Schema: s})).Schema().Columns()); got != 4+len(fields) {
+		t.Errorf("%d columns", got)
 	}
 }
 
-// TestSpecialValues: every float comes back with its bits, NaN as NaN, and the statistics hide no row from a reader.
+// TestSpecialValues: every float comes back with its bits, NaN as NaN.
 func TestSpecialValues(t *testing.T) {
 	s, err := record.NewSchema("x", record.Field{Name: "v", Class: record.Metric})
 	if err != nil {
@@ -173,52 +190,156 @@ func TestSpecialValues(t *testing.T) {
 	}
 }
 
+// TestBounds: no bounds exclude a NaN, which SQL sorts above all numbers, and those of other pages are what they are.
+func TestBounds(t *testing.T) {
+	s, err := record.NewSchema("x", record.Field{Name: "v", Class: record.Metric}, record.Field{Name: "small", Class: record.Metric, Type: record.Float32},
+		record.Field{Name: "pair", Class: record.Metric, Len: 2}, record.Field{Name: "n", Class: record.Flag, Type: record.Uint64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &sink.Batch{Schema: s}
+	for i := range 3 * pageValues {
+		v := 7.0
+		if i == pageValues || i >= 2*pageValues { // one in the second page, all of the third
+			v = math.NaN()
+		}
+		w := record.Canonical(v)
+		b.Seq = append(b.Seq, uint64(i))
+		b.Words = append(b.Words, uint64(i+1), 0, w, w, w, w, 1<<63)
+	}
+	file := open(t, write(t, s, nil, b))
+	group := file.RowGroups()[0]
+	for i, name := range []string{"v", "small", "pair"} {
+		index, err := group.ColumnChunks()[4+i].ColumnIndex()
+		if err != nil {
+			t.Fatal(err)
+		}
+		perPage := pageValues
+		if name == "pair" {
+			perPage /= 2
+		}
+		for page := range index.NumPages() {
+			least, most := 7.0, 7.0
+			if first := page * perPage; first+perPage > pageValues && (first <= pageValues || first >= 2*pageValues) {
+				least, most = math.Inf(-1), math.Inf(1)
+			}
+			low, high := index.MinValue(page), index.MaxValue(page)
+			if number(low) != least || number(high) != most {
+				t.Errorf("%s, page %d: %v to %v, want %v to %v", name, page, low, high, least, most)
+			}
+		}
+		stats := file.Metadata().RowGroups[0].Columns[4+i].MetaData.Statistics
+		kind := group.ColumnChunks()[4+i].Type().Kind()
+		if low, high := number(kind.Value(stats.MinValue)), number(kind.Value(stats.MaxValue)); !math.IsInf(low, -1) || !math.IsInf(high, 1) {
+			t.Errorf("%s: row group of %v to %v", name, low, high)
+		}
+	}
+	n := file.Metadata().RowGroups[0].Columns[7].MetaData.Statistics
+	if low := parquet.Int64.Value(n.MinValue).Uint64(); low != 1<<63 || n.Min != nil {
+		t.Errorf("n from %d, and %v for readers that take it as signed", low, n.Min)
+	}
+}
+
+func number(v parquet.Value) float64 {
+	if v.Kind() == parquet.Float {
+		return float64(v.Float())
+	}
+	return v.Double()
+}
+
 // TestSameBytes: the same records, however they are cut into batches, give the same file.
 func TestSameBytes(t *testing.T) {
 	s := sinktest.Schema()
-	whole := batch(s, 5000)
+	n := maxGroup + pageValues + 10
+	whole := batch(s, n)
 	whole.Losses = nil
 	words := s.StoredWords()
-	var parts []*sink.Batch
-	for from := 0; from < 5000; from += 777 {
-		to := min(from+777, 5000)
-		parts = append(parts, &sink.Batch{Schema: s, Generation: 3, Seq: whole.Seq[from:to], Words: whole.Words[from*words : to*words]})
-	}
-	if a, b := write(t, s, nil, whole), write(t, s, nil, parts...); !bytes.Equal(a, b) {
-		t.Errorf("%d and %d bytes", len(a), len(b))
-	}
-}
-
-// BenchmarkWrite is the rate of writing a file of five fields, on one core.
-func BenchmarkWrite(b *testing.B) {
-	fields := []record.Field{}
-	for _, name := range []string{"loss", "entropy", "cusum", "cost"} {
-		fields = append(fields, record.Field{Name: name, Class: record.Metric})
-	}
-	s, err := record.NewSchema("bench", append(fields, record.Field{Name: "flags", Class: record.Flag, Type: record.Uint64})...)
-	if err != nil {
-		b.Fatal(err)
-	}
-	batch := &sink.Batch{Schema: s}
-	x := 1.0
-	for i := range 8192 {
-		x = math.Mod(x*1.37+0.11, 3)
-		batch.Seq = append(batch.Seq, uint64(i))
-		batch.Words = append(batch.Words, uint64(i+1), uint64(i)*1_000_000_000, math.Float64bits(x), math.Float64bits(1/x), math.Float64bits(x*x), math.Float64bits(math.Sqrt(x)), uint64(i/1000%2))
-	}
-	columns, err := Columns(s, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	w := NewWriter(discard{}, s, columns, nil)
-	for b.Loop() {
-		if err := w.Write(batch); err != nil {
-			b.Fatal(err)
+	want := write(t, s, nil, whole)
+	for _, size := range []int{501, 8192} {
+		var parts []*sink.Batch
+		for from := 0; from < n; from += size {
+			to := min(from+size, n)
+			parts = append(parts, &sink.Batch{Schema: s, Generation: 3, Seq: whole.Seq[from:to], Words: whole.Words[from*words : to*words]})
+		}
+		if got := write(t, s, nil, parts...); !bytes.Equal(got, want) {
+			t.Errorf("in batches of %d: %d bytes, not %d", size, len(got), len(want))
 		}
 	}
-	b.ReportMetric(8192*float64(b.N)/b.Elapsed().Seconds(), "records/s")
 }
 
-type discard struct{}
+// TestLarge: records of the most elements, in one vector or in as many fields as can be, come back whole, and what is held of
+// them in memory stays small.
+func TestLarge(t *testing.T) {
+	wide := make([]record.Field, record.MaxFields)
+	for i := range wide {
+		wide[i] = record.Field{Name: fmt.Sprintf("f%d", i), Class: record.Metric, Len: record.MaxElements / record.MaxFields}
+	}
+	for name, fields := range map[string][]record.Field{
+		"vector": {{Name: "v", Class: record.Metric, Len: record.MaxElements}},
+		"mixed":  {{Name: "v", Class: record.Metric, Len: record.MaxElements - 200}, {Name: "w", Class: record.Metric, Type: record.Float32, Len: 199}, {Name: "x", Class: record.Flag, Type: record.Uint64}},
+		"wide":   wide,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := record.NewSchema("x", fields...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			const n = 70
+			parts := make([]*sink.Batch, 0, n)
+			for i := range n {
+				parts = append(parts, &sink.Batch{Schema: s, Seq: []uint64{uint64(i)}, Words: sinktest.Payload(s, uint64(i+1))})
+			}
+			data := write(t, s, nil, parts...)
+			groups := open(t, data).RowGroups()
+			if len(groups) != 2 || groups[0].NumRows()*int64(s.StoredWords()) > groupWords {
+				t.Errorf("%d row groups of %d rows", len(groups), groups[0].NumRows())
+			}
+			i := uint64(0)
+			for _, g := range groups {
+				rows := g.Rows()
+				for buf := make([]parquet.Row, 1); ; i++ {
+					if n, err := rows.ReadRows(buf); n == 0 {
+						if err != io.EOF {
+							t.Fatal(err)
+						}
+						break
+					}
+					checkWords(t, s, buf[0], sinktest.Payload(s, i+1))
+				}
+				if err := rows.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if i != n {
+				t.Errorf("%d rows", i)
+			}
+		})
+	}
+}
 
-func (discard) Write(p []byte) (int, error) { return len(p), nil }
+// checkWords compares the fields of a row with what they were made of.
+func checkWords(t *testing.T, s *record.Schema, row parquet.Row, words []uint64) {
+	t.Helper()
+	i := 2
+	for _, v := range row {
+		if v.Column() < 4 {
+			continue
+		}
+		var got uint64
+		switch v.Kind() {
+		case parquet.Double:
+			got = math.Float64bits(v.Double())
+		case parquet.Float:
+			got = math.Float64bits(float64(v.Float()))
+		default:
+			got = v.Uint64()
+		}
+		if i >= s.StoredWords() || got != words[i] {
+			t.Fatalf("step %d: value %d is %#x", words[0], i, got)
+		}
+		i++
+	}
+	if i != s.StoredWords() {
+		t.Fatalf("step %d has %d values", words[0], i)
+	}
+}

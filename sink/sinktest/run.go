@@ -53,7 +53,12 @@ func Record(t testing.TB) *Recording { return RecordSchema(t, Schema()) }
 // RecordSchema is Record with another schema.
 func RecordSchema(t testing.TB, s *record.Schema) *Recording {
 	t.Helper()
-	id := "20261129T000000-s1nk5"
+	return RecordRun(t, "20261129T000000-s1nk5", s)
+}
+
+// RecordRun is RecordSchema with another run id.
+func RecordRun(t testing.TB, id string, s *record.Schema) *Recording {
+	t.Helper()
 	r := &Recording{Dir: rundir.At(filepath.Join(t.TempDir(), id)), Schema: s, t: t, fsys: vfs.OS()}
 	for _, dir := range []string{r.Dir.Path(), r.Dir.Telemetry(), r.Dir.Digests()} {
 		r.must(vfs.MkdirAll(r.fsys, dir, 0o700))
@@ -101,9 +106,15 @@ func (r *Recording) must(err error) {
 // Emit stores so many records. Each word can be told from its step, see Payload.
 func (r *Recording) Emit(n int) {
 	r.t.Helper()
+	r.EmitWords(n, func(step uint64) []uint64 { return Payload(r.Schema, step) })
+}
+
+// EmitWords is Emit with other payloads.
+func (r *Recording) EmitWords(n int, payload func(step uint64) []uint64) {
+	r.t.Helper()
 	for range n {
 		r.step++
-		r.append(record.AppendRecord(nil, r.generation, r.seq, Payload(r.Schema, r.step)[:r.Schema.StoredWords()]))
+		r.append(record.AppendRecord(nil, r.generation, r.seq, payload(r.step)[:r.Schema.StoredWords()]))
 		r.seq++
 	}
 	r.must(r.writer.Sync())
