@@ -18,6 +18,7 @@ import (
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/sink/jetstream"
 )
 
 const verifyLong = `Check a run directory: every byte against its checksum and the digest log, the log
@@ -83,6 +84,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	cmd.Flags().StringArrayVar(&f.heads, "head", nil, "`file` with a signed head of the run, kept elsewhere, that the log must contain; may be repeated")
 	cmd.Flags().StringArrayVar(&f.keys, "witness", nil, "verifier `key` of a witness, or a file with one, that must have cosigned the run; may be repeated")
 	cmd.Flags().BoolVar(&f.ask, "ask-witness", false, "also ask the witness at witness.url whether it has seen more of the run, or another one")
+	cmd.Flags().BoolVar(&f.stream, "stream", false, "also hold the mirror of the run in the stream at jetstream.url against it, byte by byte")
 	cmd.Flags().BoolVar(&f.index, "index", false, "check the index of the run only: fast, and most bytes are not read")
 	cmd.Flags().StringVar(&f.input, "input", "", "with --deep: `file` with the run's input, if it is not where it was")
 	return cmd
@@ -98,6 +100,8 @@ type verifyFlags struct {
 	keys  []string // of witnesses, or files with one
 	ask   bool     // the configured witness
 
+	stream bool // the mirror in the configured stream
+
 	proof    string
 	fromHead string
 
@@ -107,7 +111,8 @@ type verifyFlags struct {
 // deepReport is the report of usp verify --deep.
 type deepReport struct {
 	*audit.Report
-	Replay *replay `json:"replay,omitempty"`
+	Replay *replay           `json:"replay,omitempty"`
+	Stream *jetstream.Report `json:"stream,omitempty"` // with --stream
 }
 
 func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
@@ -116,6 +121,9 @@ func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 	}
 	if f.ask && a.cfg.Witness.URL == "" {
 		return usageError(errors.New("--ask-witness: there is no witness to ask: set witness.url, and witness.key, in usp.toml"))
+	}
+	if f.stream && a.cfg.JetStream.URL == "" {
+		return usageError(errors.New("--stream: there is no stream to read: set jetstream.url in usp.toml"))
 	}
 	dir, err := a.resolve(run)
 	if err != nil {
@@ -155,15 +163,23 @@ func (a *app) verify(ctx context.Context, run string, f verifyFlags) error {
 	if f.ask {
 		unasked = a.askWitness(ctx, dir, report.Report)
 	}
+	var mirror error
+	if f.stream {
+		report.Stream, mirror = a.checkStream(ctx, dir, o.Verifiers)
+	}
 	if a.json {
 		if err := a.printJSON(report, true); err != nil {
 			return err
 		}
 	} else {
 		a.printReport(report)
+		a.printStream(report.Stream)
 	}
 	if report.Exit != exitOK {
 		return withCode(report.Exit, nil)
+	}
+	if mirror != nil {
+		return mirror
 	}
 	if unasked != nil {
 		return unasked

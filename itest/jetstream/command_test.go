@@ -1,0 +1,62 @@
+package jetstream_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// TestCommand has the program itself mirror a run while it records it, and hold the stream against it: alike, behind, and
+// not what it was.
+func TestCommand(t *testing.T) {
+	s := serve(t, server.Options{})
+	dir := t.TempDir()
+	program := filepath.Join(dir, "usp")
+	build := exec.Command("go", "build", "-o", program, "./cmd/usp")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	usp := func(want int, says string, args ...string) {
+		t.Helper()
+		c := exec.Command(program, args...)
+		c.Dir = dir
+		c.Env = append(os.Environ(), "HOME="+dir, "XDG_CONFIG_HOME="+filepath.Join(dir, "config"), "USP_JETSTREAM_URL="+s.ClientURL())
+		out, err := c.CombinedOutput()
+		code := 0
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+			code = exit.ExitCode()
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if code != want || !strings.Contains(string(out), says) {
+			t.Errorf("usp %s exits with %d, want %d and %q:\n%s", strings.Join(args, " "), code, want, says, out)
+		}
+	}
+	usp(0, "309 stored", "run")
+	usp(0, "all 309 frames", "sink", "latest", "--status")
+	usp(0, "309 of 309 frames", "verify", "latest", "--stream")
+
+	nc, err := nats.Connect(s.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	id, err := os.Readlink(filepath.Join(dir, "runs", "latest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nc.Request("usp.telemetry."+id, []byte("forged"), nats.DefaultTimeout); err != nil {
+		t.Fatal(err)
+	}
+	usp(20, "malformed", "verify", "latest", "--stream")
+
+	stop(s)
+	usp(75, "--stream", "verify", "latest", "--stream")
+}
