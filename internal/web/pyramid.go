@@ -51,13 +51,13 @@ func (p *pyramids) query(ctx context.Context) (*pyramid.Query, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.q = q
+		p.q, p.read = q, p.now()
 	case p.now().Sub(p.read) >= freshFor:
 		if err := p.q.Refresh(ctx); err != nil {
 			return nil, err
 		}
+		p.read = p.now() // only here: who asks ever again before it is time must not put it off for ever
 	}
-	p.read = p.now()
 	if p.q.Extent().Unbuilt > 0 {
 		return nil, nil
 	}
