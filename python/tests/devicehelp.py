@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +22,21 @@ def make_ring(
     directory: Path, fields: list[Field], name: str = "run", slots: int = 4096, native: bool | None = None
 ) -> Ring:
     return Ring(directory / f"{name}.ring", name, Schema("test.v1", fields), b"{}", slots=slots, native=native)
+
+
+def on_devices(count: int, program: str, ring_dir: Path) -> None:
+    """Runs a program in a process that has so many devices of the CPU, and wants that it says that it is fine."""
+    tests = Path(__file__).parent
+    env = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "src")]),
+    }
+    command = [sys.executable, "-c", textwrap.dedent(program), str(ring_dir)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "fine"
 
 
 def records(ring: Ring) -> list[tuple[int, ...]]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devicehelp import F32_BITS, F64_BITS, make_ring, records, widened
+from devicehelp import F32_BITS, F64_BITS, make_ring, on_devices, records, widened
 
 from usp._errors import Error, FieldError, StepError
 from usp._ring import Ring, native_available
@@ -436,12 +434,4 @@ def test_programs_for_several_devices_write_each_step_once(ring_dir: Path) -> No
         ring.close()
         print("fine")
     """
-    tests = Path(__file__).parent
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu",
-           "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "src")])}  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(ring_dir)], env=env, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "fine"
+    on_devices(4, program, ring_dir)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devicehelp import make_ring, records
+from devicehelp import make_ring, on_devices, records
 
 from usp._ring import Ring, native_available
 from usp._schema import Field
@@ -205,12 +201,4 @@ def test_each_of_several_devices(ring_dir: Path) -> None:
         ring.close()
         print("fine")
     """
-    tests = Path(__file__).parent
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=3", "JAX_PLATFORMS": "cpu",
-           "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "src")])}  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(ring_dir)], env=env, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "fine"
+    on_devices(3, program, ring_dir)
