@@ -262,7 +262,11 @@ func TestForged(t *testing.T) {
 		}, fmt.Sprintf("missing: %s %d to %d at", audit, efirst, enext-1), fmt.Sprintf("missing: %s %d to %d at", audit, efirst, enext-1)},
 		{"the signature", func(all, _, _ []*sent, head *sent) []*sent {
 			at := bytes.LastIndexByte(head.data, ' ') + 12
-			head.data[at] = "AB"[(head.data[at]^1)&1]
+			if head.data[at] != 'A' {
+				head.data[at] = 'A'
+			} else {
+				head.data[at] = 'B'
+			}
 			reseal(all)
 			return all
 		}, "forged: " + audit, "forged: " + audit},
