@@ -45,11 +45,31 @@ def slow(x: Any) -> Any:
     return jax.lax.fori_loop(0, 400, lambda _, y: jnp.tanh(y @ y), x)
 
 
-def test_a_call_from_python_costs_what_one_without_costs(ring: Ring, emit: Emit) -> None:
+def looped(emit: Emit | None, s: Any, x: Any) -> tuple[Any, Any]:
+    """Four steps in a scan, of a scan of two each."""
+
+    def step(s: Any, _: Any) -> tuple[Any, None]:
+        return (emit(s, x) if emit is not None else s) + 1, None
+
+    def two(s: Any, _: Any) -> tuple[Any, None]:
+        return jax.lax.scan(step, s, length=2)[0], None
+
+    return jax.lax.scan(two, s, length=2)[0], x * 2
+
+
+KINDS: dict[str, tuple[int, Callable[[Emit | None, Any, Any], tuple[Any, Any]]]] = {  # steps of a call, the program
+    "a call": (1, lambda emit, s, x: ((emit(s, x) if emit is not None else s) + 1, x * 2)),
+    "scans": (4, looped),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_call_from_python_costs_what_one_without_costs(ring: Ring, emit: Emit, kind: str) -> None:
     """Through Python it would be some nine times as much. Minima of alternated runs; goes on until a quiet moment."""
+    steps, body = KINDS[kind]
     programs = {
-        False: jax.jit(lambda s, x: (s + 1, x * 2)),
-        True: jax.jit(lambda s, x: (emit(s, x) + 1, x * 2)),
+        False: jax.jit(lambda s, x: body(None, s, x)),
+        True: jax.jit(lambda s, x: body(emit, s, x)),
     }
     best, turns, many, s = {False: 1.0, True: 1.0}, 0, 200, 0
     while turns < 4 or (best[True] > 2 * best[False] and turns < 40):
@@ -60,7 +80,7 @@ def test_a_call_from_python_costs_what_one_without_costs(ring: Ring, emit: Emit)
                 carry = jax.block_until_ready(f(*carry))
             best[k] = min(best[k], (time.perf_counter() - began) / many)
         s, turns = int(carry[0]), turns + 1
-    assert ring.position == turns * (many + 1)
+    assert ring.position == turns * (many + 1) * steps
     assert best[True] <= 2 * best[False], f"{best[True] * 1e6:.1f} us, {best[False] * 1e6:.1f} without"
 
 
@@ -119,6 +139,49 @@ def test_a_function_that_ran_alone_is_whole_within_others(ring: Ring, emit: Emit
     with pytest.raises(NotImplementedError, match=r"emit_traced under vmap.*emit_many"):
         jax.vmap(inner)(jnp.arange(3))
     assert ring.position == 9
+
+
+def test_a_loop_that_ran_alone_is_whole_within_others(ring: Ring, emit: Emit) -> None:
+    """jax keeps what it pruned: a body without its effect, found there again, would be dropped where nobody reads it."""
+
+    @jax.jit
+    def alone(s: Any) -> Any:
+        return jax.lax.scan(lambda s, _: (emit(s, 0.5) + 1, None), s, length=2)[0]
+
+    @jax.jit
+    def constant() -> None:
+        jax.lax.scan(lambda s, _: (emit(s, 0.5) + 1, None), 100, length=2)
+
+    @jax.jit
+    def either(s: Any) -> Any:
+        return jax.lax.cond(s % 2 == 0, lambda s: emit(s, 0.5), lambda s: emit(s, 1.5), s)
+
+    alone(0).block_until_ready()
+    constant()
+    either(102).block_until_ready()
+    either(103).block_until_ready()
+    assert _xla.settle(10)
+    assert steps_of(ring) == [0, 1, *range(100, 104)]
+    for k, f in enumerate((
+        lambda s: (alone(s), s)[1],
+        lambda s: jax.lax.fori_loop(0, 1, lambda _, s: (alone(s), s)[1], s),
+        lambda s: (jax.lax.scan(lambda s, _: (alone(s), None), s, length=1), s)[1],
+        lambda s: (either(s), either(s + 1), s)[2],
+        lambda s: jax.grad(lambda x: (alone(s), x * x)[1])(2.0),
+        lambda s: jax.vjp(lambda x: (alone(s), x * x)[1], 2.0)[1](1.0),
+    )):  # fmt: skip
+        jax.block_until_ready(jax.jit(f)(200 + 2 * k))
+        jax.effects_barrier()
+        assert _xla.settle(10)
+        assert steps_of(ring)[-2:] == [200 + 2 * k, 201 + 2 * k], f"program {k}"
+    jax.jit(lambda x: (constant(), x)[1])(3.0)
+    jax.effects_barrier()
+    assert _xla.settle(10)
+    assert _xla.counts(ring).late == 2, "the steps of the constant were there already"
+    with pytest.raises(NotImplementedError, match="checkpoint"):
+        jax.grad(jax.checkpoint(lambda x: alone(200) * x))(1.0)
+    with pytest.raises(NotImplementedError, match=r"emit_traced under vmap.*emit_many"):
+        jax.vmap(alone)(jnp.arange(3))
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["ran alone first", "differentiated first"])

@@ -91,8 +91,9 @@ def emit_traced(ring: Ring, schema: Schema, step: Any, values: Any) -> jax.Array
     dependence is what orders records of one program outside of loops. values: a mapping of exactly the schema's
     fields, or what `pack` returned. The record's time is the clock's at that moment.
 
-    jax.effects_barrier() waits for calls within loops; for one outside of them, which jax dispatches as quickly as a
-    program without it, wait for a result of the program. The end of a run waits for both.
+    jax dispatches a program with the call at its top, in scan or in cond as quickly as one without it; to wait for such
+    calls wait for a result of the program. With the call in while_loop or within another jitted function it goes by way
+    of Python, and jax.effects_barrier() waits for it. The end of a run waits for both.
 
     A step that is not above the last one is dropped and counted, as is a record of a program that outlives its run:
     jit a function anew for each run, for instance by passing the run as a static argument.
@@ -157,23 +158,30 @@ def _primitive() -> Any:
         import numpy as np
         from jax._src import dispatch
         from jax._src.ffi import _FfiEffect
+        from jax._src.interpreters.partial_eval import _dce_jaxpr
         from jax.extend.core import Primitive
         from jax.interpreters import batching, mlir, partial_eval
 
         primitive = Primitive(TARGET)
+        forget = _dce_jaxpr.evict_weakref
+        pruned: list[Any] = []  # bodies whose effect was taken away; jax must not find them so when it prunes elsewhere
         lower = jax.ffi.ffi_lowering(TARGET, has_side_effect=True)
 
         def abstract(at: Any, packed: Any, *, known: bool, **_: int) -> Any:
             return at.update(weak_type=False), {_FfiEffect} if known else set()
 
         def lowering(ctx: Any, at: Any, packed: Any, *, known: bool, **attributes: int) -> Any:
+            while pruned:
+                forget(pruned.pop())
             return lower(ctx, at, packed, **{name: np.int32(value) for name, value in attributes.items()})
 
         def batch(*_: Any, **__: Any) -> Any:
             raise NotImplementedError(f"emit_traced under vmap: a step has one record. Call it outside; or {_INSTEAD}")
 
         def prune(used: list[bool], eqn: Any) -> Any:
-            if _last_pruning(sys._getframe(1)):
+            bodies = _last_pruning(sys._getframe(1))
+            if bodies is not None:
+                pruned.extend(bodies)
                 eqn = eqn.replace(params={**eqn.params, "known": False}, effects=frozenset())
             return [True] * len(eqn.invars), eqn
 
@@ -187,19 +195,32 @@ def _primitive() -> Any:
     return primitive
 
 
-# Who calls whom when jax prunes the outermost program before it is compiled; from a loop's body or a jitted function in
-# another, and when it differentiates, the chain is another one.
-_PRUNING = ("_dce_jaxpr", "dce_jaxpr", "dce_jaxpr_consts", "prune_unused_inputs")
+# Who calls whom when jax prunes the outermost program before it is compiled, and what it goes into then. A jitted function
+# in another is not among it: one that neither takes nor gives anything is dropped there, if it has no effect. From a
+# loop of unknown length, and when jax differentiates, the chain is another one.
+_PRUNING = ("dce_jaxpr_consts", "prune_unused_inputs")
+_INTO = ("_scan_dce_rule", "_cond_dce_rule")
 
 
-def _last_pruning(frame: Any) -> bool:
-    """Whether nothing will prune or transform the equation any more. In doubt not: the call is slower, and made."""
-    module = ""
+def _last_pruning(frame: Any) -> list[Any] | None:
+    """The bodies of loops that an equation is in, innermost first, if nothing will prune or transform it any more; None
+    if something may. In doubt that: the call is slower, and made."""
+    bodies = []
+    while _named(frame, "_dce_jaxpr") and _named(frame.f_back, "dce_jaxpr"):
+        bodies.append(frame.f_locals["jaxpr"])
+        frame = frame.f_back.f_back
+        if not any(_named(frame, name) for name in _INTO):
+            break
+        frame = frame.f_back
     for name in _PRUNING:
-        if frame is None or frame.f_code.co_name != name:
-            return False
+        if not _named(frame, name):
+            return None
         frame, module = frame.f_back, frame.f_globals.get("__name__", "")
-    return module == "jax._src.interpreters.pxla"
+    return bodies[:-1] if bodies and module == "jax._src.interpreters.pxla" else None
+
+
+def _named(frame: Any, name: str) -> bool:
+    return frame is not None and frame.f_code.co_name == name
 
 
 def _attach(ring: Ring) -> None:
