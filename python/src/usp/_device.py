@@ -2,11 +2,12 @@
 
 The caller's part is metadata only: names, shapes and dtypes are checked, a copy to the host is begun where the device
 is not the host, and the arrays are appended to the queue. It never waits, never synchronises the device, and a full
-queue drops the record and counts it. The thread takes what is ready, in order, in small groups, and sleeps between
-them for as long as the next group takes to get ready: a loop that needs the interpreter lock waits tens of microseconds
-for it, not milliseconds, and a wake-up, which costs more than a record, serves several. The extension does almost all
-of this (native/reader.c); the code here does without it, and takes what it leaves: stacked records, steps on the
-device, and arrays whose memory the host cannot read in place.
+queue drops the record and counts it. The thread looks at the queue some sixty times a second, more often where more of
+it gets ready, and takes what is ready, in order: a step that is disturbed takes the work of many, and most steps of a
+loop are as if there were no thread. It does so in small groups with a breath between: a loop that needs the interpreter
+lock waits a tenth of a millisecond for it, not several. The extension does almost all of this (native/reader.c); the
+code here does without it, and takes what it leaves: stacked records, steps on the device, and arrays whose memory the
+host cannot read in place.
 
 Every record is written or counted: put = written + dropped + pending. Those dropped are of a full queue, of buffers
 that were donated or deleted before they were read, of steps that the device made go backwards, or not ready at close.
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DeviceQueue", "is_device_array", "pack"]
 
-_PAUSE = 0.003  # s between looks at the queue, less where more than a group gets ready in it
-_PAUSE_MAX = 0.016  # s, reached while the device makes nothing ready
-_GROUP = 4  # records written at a look
+_PAUSE = 0.003  # s before the second look at the queue
+_PAUSE_MAX = 0.016  # s between looks, less where a quarter of the queue gets ready in it
+_GROUP = 4  # records written before others may have the interpreter lock
 _BREATH = 20e-6  # s, the least pause: after a sleep of zero the lock would be taken again before anyone woke
 _BLOCK = 512  # records of a stacked entry that are encoded and emitted at once
 
@@ -334,7 +335,7 @@ class DeviceQueue:
                 self._thread.start()
 
     def _run(self) -> None:
-        pause = _PAUSE
+        pause, found = _PAUSE, 0
         while not self._abandoned:
             if not self._entries:
                 if self._closing:
@@ -349,13 +350,16 @@ class DeviceQueue:
                     continue
                 self._odd = 0 if self._reader.written > before else min(2 * self._odd + 1, 255)
                 self._left_out = self._odd
-            elif not self._closing and pause:
-                clock.sleep(pause)
+            elif not self._closing:
+                clock.sleep(_BREATH if found else pause)
             n = self._drain()
             self._left_out -= self._left_out > 0
+            found += n
+            if n == _GROUP:
+                continue
             if self._closing and not n:
                 clock.sleep(_PAUSE)
-            pause = self._pause(pause, n)
+            pause, found = self._pause(pause, found), 0
 
     def _rest(self) -> None:
         """Waits for an entry, or the end."""
@@ -365,16 +369,10 @@ class DeviceQueue:
         self._wake.clear()
         self._idle = False
 
-    def _pause(self, pause: float, n: int) -> float:
-        """How long to sleep after n entries were written: until about a group is ready, as reader.c has it."""
-        if n == 0:
-            return min(2 * max(pause, _PAUSE / 2), _PAUSE_MAX)
-        left = len(self._entries)
-        if left >= max(1, self._capacity // 2):
-            return 0.0
-        if n < _GROUP:
-            return min(1.25 * pause + _BREATH, _PAUSE)
-        return max(pause * (0.5 if left > n else 0.75), _BREATH)
+    def _pause(self, pause: float, found: int) -> float:
+        """How long to sleep after a look that found so many entries; as reader.c has it."""
+        quicker = found > 0 and found >= self._capacity // 4
+        return min(max(pause / 2 if quicker else 2 * pause, _BREATH), _PAUSE_MAX)
 
     def _drain(self) -> int:
         """Writes a group of the entries that are ready, in order; returns how many it was, of stacked ones a group."""

@@ -29,9 +29,9 @@ enum state {
     ANOTHER, /* for Python */
 };
 
-#define GROUP 4            /* records written at a look */
-#define PAUSE 3000000      /* ns between looks at the queue, less where more than a group gets ready in it */
-#define PAUSE_MAX 16000000 /* ns, reached while nothing gets ready */
+#define GROUP 8            /* records written before others may have the interpreter's lock */
+#define PAUSE 3000000      /* ns before the second look at the queue */
+#define PAUSE_MAX 16000000 /* ns between looks, less where a quarter of the queue gets ready in it */
 #define BREATH 20000       /* ns, the least pause: after none the lock would be taken again before anyone woke */
 
 static PyObject *is_deleted, *is_ready, *aval, *sharding, *popleft, *locked, *deferred; /* names */
@@ -231,18 +231,10 @@ static void take_off(Py_ssize_t n, PyObject *entries, PyObject *lock, PyObject *
     PyErr_Clear();
 }
 
-/* Nanoseconds to sleep after n entries were written and left remain: so that about a group is ready at the next look,
- * if any is. */
-static long next_pause(long pause, Py_ssize_t n, Py_ssize_t left, Py_ssize_t capacity) {
-    if (n == 0)
-        return pause < PAUSE ? PAUSE : pause < PAUSE_MAX / 2 ? 2 * pause : PAUSE_MAX;
-    if (left >= capacity / 2 && left > 0)
-        return 0;
-    if (n < GROUP)
-        pause += pause / 4 + BREATH;
-    else
-        pause -= left > n ? pause / 2 : pause / 4;
-    return pause < BREATH ? BREATH : pause < PAUSE ? pause : PAUSE;
+/* Nanoseconds to sleep after a look that found so many entries. */
+static long next_pause(long pause, Py_ssize_t found, Py_ssize_t capacity) {
+    pause = found > 0 && found >= capacity / 4 ? pause / 2 : 2 * pause;
+    return pause < BREATH ? BREATH : pause < PAUSE_MAX ? pause : PAUSE_MAX;
 }
 
 static void doze(long ns) {
@@ -263,12 +255,13 @@ static PyObject *reader_run(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OnOO", &entries, &capacity, &lock, &emitter))
         return NULL;
     long pause = PyObject_Size(entries) > GROUP ? BREATH : PAUSE;
+    Py_ssize_t found = 0; /* at this look */
     uint64_t *rows = PyMem_Malloc(8 * r->fields.words * GROUP);
     if (rows == NULL)
         return PyErr_NoMemory();
     while (!r->given_up) {
         if (!r->ending)
-            doze(pause);
+            doze(found ? BREATH : pause);
         n = group_words(&r->fields, entries, rows, &state);
         if (n > 0 && !r->given_up) {
             if (usp_writer_put_block(r->writer->handle, rows, r->fields.words, (size_t)n, &first) != USP_OK) {
@@ -280,12 +273,15 @@ static PyObject *reader_run(PyObject *self, PyObject *args) {
         }
         if (state == ANOTHER)
             break;
-        Py_ssize_t left = PyObject_Size(entries);
-        if (n == 0 && left <= 0 && (r->ending || pause == PAUSE_MAX))
+        found += n;
+        if (n == GROUP)
+            continue;
+        if (found == 0 && PyObject_Size(entries) <= 0 && (r->ending || pause == PAUSE_MAX))
             break;
         if (n == 0 && r->ending)
             doze(PAUSE);
-        pause = next_pause(pause, n, left, capacity);
+        pause = next_pause(pause, found, capacity);
+        found = 0;
     }
     PyMem_Free(rows);
     return PyBool_FromLong(state != ANOTHER);
