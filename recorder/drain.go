@@ -29,7 +29,7 @@ type batch struct {
 	digests uint64            // STEP entries
 	first   uint64            // sequence number of the first item
 	next    uint64            // sequence number after the last one accounted for
-	began   time.Time         // when the first item came in
+	began   time.Time         // of the look at the ring before the one that found the first item: none was emitted before
 
 	// The writer's.
 	spans   []span // of a batch that was written off: what it holds instead of frames, in order
@@ -61,7 +61,8 @@ type work struct {
 // detach (errDetached), or another part of the recorder failed. It alone touches the ring.
 func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) {
 	payload := r.newPayload()
-	pace := newPace(r.ring.Header().Slots)
+	pace := newPace(r.ring.Header().Slots, r.opts.CommitInterval)
+	looked := r.opts.Now()
 	cur, err := r.takeFree(failed)
 	if err != nil {
 		return 0, err
@@ -77,9 +78,14 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 			return 0, err
 		}
 		r.stats.ended.Store(ended)
+		since := looked
+		looked = r.opts.Now()
 		n, err := r.fill(cur, payload)
 		if err != nil {
 			return 0, err
+		}
+		if n > 0 && cur.began.IsZero() {
+			cur.began = since
 		}
 		r.releaseAreas()
 		staged, ok := r.nextStaged()
@@ -206,9 +212,6 @@ func (r *Recorder) fill(b *batch, payload []uint64) (int, error) {
 			return items, nil
 		default:
 			return items, fmt.Errorf("ring %s: %w", r.ring.Path(), r.ring.Err())
-		}
-		if b.began.IsZero() {
-			b.began = r.opts.Now()
 		}
 	}
 	return items, nil

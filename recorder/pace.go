@@ -8,8 +8,8 @@ import (
 // The waits between two looks at the ring.
 const (
 	shortestPause = 50 * time.Microsecond
-	longestPause  = 5 * time.Millisecond
-	soonestSlot   = 80 * time.Nanosecond // what a producer takes for a slot, if it does nothing else
+	longestPause  = 25 * time.Millisecond
+	soonestSlot   = 400 * time.Nanosecond // of a producer that a recorder can follow; to a quicker one the ring is lost in any case
 )
 
 // pace waits between two looks at the ring, the longer the fewer records the last one found: each look wakes a
@@ -20,10 +20,12 @@ type pace struct {
 	busy, full int // records found at once that shorten it
 }
 
-// newPace is for a ring of so many slots. A burst into an empty ring must not overrun it within the longest wait; for a
-// small ring that cannot be had, and the wait is 1 ms.
-func newPace(slots int) *pace {
-	longest := min(max(time.Duration(min(slots, 1<<20))*soonestSlot, time.Millisecond), longestPause)
+// newPace is for a ring of so many slots, and records that are to be durable within so long. A producer that the recorder
+// can follow must not overrun an empty ring within the longest wait; for a small ring that cannot be had, and the wait
+// is 1 ms. Two looks at least share a commit interval.
+func newPace(slots int, commit time.Duration) *pace {
+	most := max(min(commit/2, longestPause), shortestPause)
+	longest := min(max(time.Duration(min(slots, 1<<20))*soonestSlot, time.Millisecond), most)
 	return &pace{longest: longest, busy: max(1, slots/32), full: max(1, slots/8)}
 }
 

@@ -38,7 +38,7 @@ func TestPace(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if got, most := settle(newPace(test.slots), test.perSecond, test.slots); got < test.low || got > test.high {
+			if got, most := settle(newPace(test.slots, 50*time.Millisecond), test.perSecond, test.slots); got < test.low || got > test.high {
 				t.Errorf("waits %v, want %v to %v; the ring held %d", got, test.low, test.high, most)
 			}
 		})
@@ -50,8 +50,8 @@ func TestPace(t *testing.T) {
 func TestPaceHoldsTheRing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		slots := 1 << rapid.IntRange(6, 20).Draw(t, "bits")
-		rate := rapid.Float64Range(0, 0.9*float64(slots)/newPace(slots).longest.Seconds()).Draw(t, "rate")
-		p := newPace(slots)
+		rate := rapid.Float64Range(0, 0.9*float64(slots)/newPace(slots, 50*time.Millisecond).longest.Seconds()).Draw(t, "rate")
+		p := newPace(slots, 50*time.Millisecond)
 		settle(p, rapid.Float64Range(0, rate).Draw(t, "before"), slots)
 		if _, most := settle(p, rate, slots); most >= slots {
 			t.Fatalf("%d records in a ring of %d", most, slots)
