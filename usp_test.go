@@ -15,6 +15,7 @@ import (
 
 	"github.com/usp-project/usp"
 	"github.com/usp-project/usp/internal/audit"
+	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/record"
 	"github.com/usp-project/usp/recorder"
@@ -85,6 +86,34 @@ func TestStartEmitClose(t *testing.T) {
 	}
 	if left, err := ring.List(o.Ring.Dir); err != nil || len(left) != 0 {
 		t.Errorf("rings left: %v, %v", left, err)
+	}
+}
+
+// TestEmitIsTimed reads from outside what emitting takes, while the loop goes on: of each record at first, then of a few.
+func TestEmitIsTimed(t *testing.T) {
+	o := testOptions(t)
+	looks := 0
+	o.Now = func() time.Time { looks++; return time.Unix(1e9, 50*int64(looks)) } // 50 ns from one look to the next
+	run, err := usp.Start(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := looks
+	emit(run, o.Schema, 1, 5000)
+	const timed = 1024 + 16 // and 16 multiples of 256 from there to 5000
+	if looks-before != 2*timed {
+		t.Errorf("%d looks at the clock, want %d", looks-before, 2*timed)
+	}
+	c, err := ring.Open(filepath.Join(o.Ring.Dir, rundir.RingName(run.ID())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if d := c.Durations(); d.Counted() != timed || d.Longest != 50 || d.Sum != 50*timed || d.Quantile(.5) != 50 {
+		t.Errorf("%d counted, longest %v, sum %v, median %v", d.Counted(), d.Longest, d.Sum, d.Quantile(.5))
+	}
+	if _, err := run.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

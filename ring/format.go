@@ -38,6 +38,10 @@ const (
 	offCRC         = 252
 	fixedHeaderLen = 256 // the fields above, the last of them the CRC
 
+	offDurations = 256 // producer's counts of how long handing over took
+	offLongest   = offDurations + 8*durationCounts
+	offSum       = offLongest + 8
+
 	offPosition  = 1024 // producer's words, each alone on 128 bytes
 	offHeartbeat = 1152
 	offState     = 1280

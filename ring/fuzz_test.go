@@ -192,4 +192,7 @@ func exercise(t *testing.T, ring, stage []byte) {
 	c.Produced()
 	c.State()
 	c.Published()
+	if d := c.Durations(); d.Longest < 0 || d.Sum < 0 || d.Quantile(.5) < 0 {
+		t.Fatalf("durations %+v", d)
+	}
 }

@@ -198,6 +198,7 @@ func TestTruncatedUnderReader(t *testing.T) {
 			"state":     func(c *Consumer) { c.State() },
 			"publish":   func(c *Consumer) { c.Publish(ConsumerState{}) },
 			"published": func(c *Consumer) { c.Published() },
+			"durations": func(c *Consumer) { c.Durations() },
 			"next":      func(c *Consumer) { c.Next(make([]uint64, 512)) },
 		} {
 			p, c := largeRing(t)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +41,26 @@ func (c *Consumer) Heartbeat() uint64 { return c.word(offHeartbeat) }
 
 // Drops returns the staging requests that the producer dropped.
 func (c *Consumer) Drops() uint64 { return c.word(offDrops) }
+
+// Durations returns what the producer counted, zero if it counts nothing or the consumer has failed. The counts may be
+// of slightly different moments.
+func (c *Consumer) Durations() (d Durations) {
+	if c.err != nil {
+		return d
+	}
+	err := c.ring.guarded(func() {
+		for i := range d.Counts {
+			d.Counts[i] = load(c.ring.at(offDurations + 8*int64(i)))
+		}
+		d.Longest = time.Duration(min(load(c.ring.at(offLongest)), 1<<63-1))
+		d.Sum = time.Duration(min(load(c.ring.at(offSum)), 1<<63-1))
+	})
+	if err != nil {
+		c.err = err
+		return Durations{}
+	}
+	return d
+}
 
 // ProducerAlive reports whether the producer holds its lock, which it does from
 // before the ring has its name until Close or the end of its process. One that

@@ -87,6 +87,7 @@ func (l *live) metrics() (prometheus.Live, bool) {
 	return prometheus.Live{
 		Emitted: l.Emitted, Stored: l.Stored, Lost: l.Lost, LostToStorage: l.LostStorage, Held: l.Held,
 		Snapshots: l.Snapshots, Unsaved: l.Unsaved, Fault: l.Fault != "",
+		Emits: l.emits,
 	}, true
 }
 

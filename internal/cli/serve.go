@@ -269,7 +269,8 @@ func (a *app) webOptions(f serveFlags, token string) web.Options {
 			if l == nil {
 				return nil
 			}
-			return &web.Live{Emitted: l.Emitted, Stored: l.Stored, Lost: l.Lost, Held: l.Held, Fault: l.Fault}
+			return &web.Live{Emitted: l.Emitted, Stored: l.Stored, Lost: l.Lost, Held: l.Held, Fault: l.Fault,
+				EmitP50: l.emits.Quantile(.5), EmitP99: l.emits.Quantile(.99), EmitMax: l.emits.Longest}
 		},
 		Experts: func(m *rundir.Manifest) (names []string) {
 			for _, e := range producerOf(m).Experts {

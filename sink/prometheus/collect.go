@@ -2,8 +2,11 @@ package prometheus
 
 import (
 	"strconv"
+	"time"
 
 	client "github.com/prometheus/client_golang/prometheus"
+
+	"github.com/usp-project/usp/ring"
 )
 
 // collector reads the state of sinks. It describes nothing beforehand, since the fields are those of the runs.
@@ -67,6 +70,30 @@ func (c *scrape) live(l Live) {
 	c.add(liveFault, flag(l.Fault))
 	c.add(liveSnapshots, float64(l.Snapshots))
 	c.add(liveUnsaved, float64(l.Unsaved))
+	if n := l.Emits.Counted(); n > 0 {
+		c.list = append(c.list, client.MustNewConstHistogram(liveEmits.desc(c.run), n, l.Emits.Sum.Seconds(), emitBuckets(&l.Emits)))
+	}
+}
+
+// The bounds of usp_live_emit_seconds are powers of two in nanoseconds, so that each is one of the ring's too.
+const (
+	shortestBound = 4  // 16 ns
+	longestBound  = 24 // 17 ms
+)
+
+// emitBuckets counts what is below each bound. What takes a whole number of nanoseconds that is a bound itself counts
+// in the next one.
+func emitBuckets(d *ring.Durations) map[float64]uint64 {
+	buckets := make(map[float64]uint64, longestBound-shortestBound+1)
+	below, next := uint64(0), 0
+	for power := shortestBound; power <= longestBound; power++ {
+		bound := time.Duration(1) << power
+		for ; next < len(d.Counts) && ring.DurationBound(next) < bound; next++ {
+			below += d.Counts[next]
+		}
+		buckets[bound.Seconds()] = below
+	}
+	return buckets
 }
 
 func (s *Sink) ofRecords() *scrape {

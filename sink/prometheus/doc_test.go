@@ -29,7 +29,7 @@ func TestDoc(t *testing.T) {
 	text := read(t, "doc/metrics.md")
 	known := map[string]bool{}
 	for _, m := range metrics() {
-		kind := map[client.ValueType]string{client.GaugeValue: "gauge", client.CounterValue: "counter"}[m.kind]
+		kind := map[client.ValueType]string{client.GaugeValue: "gauge", client.CounterValue: "counter", histogram: "histogram"}[m.kind]
 		labels := ""
 		if m.labels != nil {
 			labels = "`" + strings.Join(m.labels, "`, `") + "`"
@@ -96,6 +96,7 @@ func TestDashboard(t *testing.T) {
 				t.Errorf("%q: %s asks for no metric", p.Title, target.Expr)
 			}
 			for _, name := range found {
+				name = strings.TrimSuffix(name, "_bucket")
 				if _, ok := known[name]; !ok {
 					t.Errorf("%q asks for %s, which is no metric", p.Title, name)
 				}
@@ -110,7 +111,7 @@ func TestDashboard(t *testing.T) {
 		}
 	}
 	for _, name := range names.FindAllString(text, -1) {
-		if _, ok := known[name]; !ok && name != strings.TrimPrefix(setSuffix, "_") {
+		if _, ok := known[strings.TrimSuffix(name, "_bucket")]; !ok && name != strings.TrimPrefix(setSuffix, "_") {
 			t.Errorf("the dashboard speaks of %s, which is no metric", name)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 // A metric is one that does not depend on the run's schema. Each has the label run, and those named.
 type metric struct {
 	name   string
-	kind   client.ValueType
+	kind   client.ValueType // histogram is none of the library's
 	labels []string
 	help   string
 }
@@ -23,6 +23,8 @@ type metric struct {
 func (m metric) desc(run string) *client.Desc {
 	return client.NewDesc(m.name, m.help, m.labels, client.Labels{"run": run})
 }
+
+const histogram client.ValueType = 0
 
 // The metrics of every run. doc/metrics.md tells more; a test holds it to them.
 var (
@@ -44,6 +46,7 @@ var (
 	liveFault     = metric{"usp_live_fault", client.GaugeValue, nil, "1 if storage takes nothing from the recorder."}
 	liveSnapshots = metric{"usp_live_snapshots", client.GaugeValue, nil, "Snapshots taken in the generation that is being recorded."}
 	liveUnsaved   = metric{"usp_live_unsaved_snapshots", client.GaugeValue, nil, "Snapshots given up in the generation that is being recorded because storage did not take them."}
+	liveEmits     = metric{"usp_live_emit_seconds", histogram, nil, "How long handing over a record took the loop, of those records in the generation that is being recorded whose producer timed it."}
 
 	sinkLag   = metric{"usp_sink_lag_frames", client.GaugeValue, []string{"sink"}, "Frames of the run that the sink's destination does not have for good."}
 	sinkFault = metric{"usp_sink_fault", client.GaugeValue, []string{"sink"}, "1 if the sink's destination takes nothing."}
@@ -51,7 +54,7 @@ var (
 
 func metrics() []metric {
 	return []metric{ready, step, sequence, seconds, generation, stored, lost, hidden,
-		live, liveEmitted, liveStored, liveLost, liveUnstored, liveHeld, liveFault, liveSnapshots, liveUnsaved, sinkLag, sinkFault}
+		live, liveEmitted, liveStored, liveLost, liveUnstored, liveHeld, liveFault, liveSnapshots, liveUnsaved, liveEmits, sinkLag, sinkFault}
 }
 
 // Names of the metrics that come from the fields of a schema: fieldPrefix and the field's name, and for a flag also one

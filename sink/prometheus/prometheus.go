@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/usp-project/usp/record"
+	"github.com/usp-project/usp/ring"
 	"github.com/usp-project/usp/sink"
 )
 
@@ -39,6 +40,7 @@ type Live struct {
 	Emitted, Stored, Lost, LostToStorage, Held uint64 // records
 	Snapshots, Unsaved                         uint64
 	Fault                                      bool // storage takes nothing
+	Emits                                      ring.Durations
 }
 
 // Lag is how far the destination of a sink is behind.

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/record"
+	"github.com/usp-project/usp/ring"
 	"github.com/usp-project/usp/sink"
 	"github.com/usp-project/usp/sink/prometheus"
 	"github.com/usp-project/usp/sink/sinktest"
@@ -64,6 +66,13 @@ func values(t testing.TB, h http.Handler) map[string]float64 {
 			}
 			if _, twice := all[key]; twice {
 				t.Errorf("%s stands there twice", key)
+			}
+			if h := m.GetHistogram(); h != nil {
+				all[name+"_count"], all[name+"_sum"] = float64(h.GetSampleCount()), h.GetSampleSum()
+				for _, b := range h.Bucket {
+					all[fmt.Sprintf("%s_bucket{le=%q}", name, fmt.Sprint(b.GetUpperBound()))] = float64(b.GetCumulativeCount())
+				}
+				continue
 			}
 			all[key] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
 			if family.GetType() != dto.MetricType_GAUGE && family.GetType() != dto.MetricType_COUNTER {
@@ -351,8 +360,12 @@ func hostile(t testing.TB) *record.Schema {
 // TestAccepted has the parsers of Prometheus, and its linter, read what is shown of hostile runs.
 func TestAccepted(t *testing.T) {
 	schema := hostile(t)
+	emits := ring.Durations{Sum: 200 * time.Millisecond, Longest: 100 * time.Millisecond}
+	emits.Counts[0], emits.Counts[16], emits.Counts[len(emits.Counts)-1] = 3, 40, 1 // 0 ns, 32 to 39 ns, 17 ms and more
 	s := prometheus.New(prometheus.Options{
-		Live: func() (prometheus.Live, bool) { return prometheus.Live{Emitted: 9, Held: 2, Fault: true}, true },
+		Live: func() (prometheus.Live, bool) {
+			return prometheus.Live{Emitted: 9, Held: 2, Fault: true, Emits: emits}, true
+		},
 		Lags: func() []prometheus.Lag { return []prometheus.Lag{{Sink: "par\"quet\n", Frames: 12, Fault: true}} },
 	})
 	if _, err := s.Begin(t.Context(), sink.Run{ID: "a\"b\\c\nd\xff", Schema: schema}, sink.Cursor{}); err != nil {
@@ -373,6 +386,11 @@ func TestAccepted(t *testing.T) {
 	wantValue(t, got, "usp_elements_hidden", (200-64)+(100-64))
 	wantValue(t, got, "usp_live_held_records", 2)
 	wantValue(t, got, "usp_live_fault", 1)
+	for le, want := range map[string]float64{"1.6e-08": 3, "3.2e-08": 3, "6.4e-08": 43, "0.016777216": 43} {
+		wantValue(t, got, fmt.Sprintf("usp_live_emit_seconds_bucket{le=%q}", le), want)
+	}
+	wantValue(t, got, "usp_live_emit_seconds_count", 44)
+	wantValue(t, got, "usp_live_emit_seconds_sum", .2)
 	wantValue(t, got, "usp_sink_lag_frames{sink=\"par\\\"quet\\n\"}", 12)
 	if _, ok := got[`usp_field_long{index="64"}`]; ok {
 		t.Error("more than 64 elements are shown")
