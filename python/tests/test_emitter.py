@@ -438,3 +438,50 @@ def test_most_plans_are_not_kept(ring_dir: Path) -> None:
         b.emit(1, {"x": type("T", (), {})()})
     assert len(b.slow) == 1000 and len(b.emit.__self__._plans) <= 256  # type: ignore[attr-defined]
     b.ring.close()
+
+
+def durations(path: str | os.PathLike[str]) -> tuple[dict[int, int], int, int]:
+    """Which words of doc/format/ring.md count how much, and the longest and the sum of what they count."""
+    with open(path, "rb") as f:
+        words = struct.unpack("<95Q", f.read(1024)[256:1016])
+    return {i: n for i, n in enumerate(words[:93]) if n}, words[93], words[94]
+
+
+def bounds(i: int) -> tuple[int, int]:
+    """The shortest and the longest duration of word i, as that page has it."""
+    if i < 4:
+        return i, i
+    shift = i // 4 - 1
+    first = (i % 4 + 4) << shift
+    return first, (first + (1 << shift) - 1 if i < 92 else 1 << 63)
+
+
+def test_timed(bench: Callable[..., Bench]) -> None:
+    """All of the first records are timed, then few: by C only, since Python's look at the clock costs too much."""
+    b = bench(F64)
+    for _ in range(1024):
+        b.emit(b.step, {"x": 1.0})
+        b.step += 1
+    for _ in range(512):
+        b.emit(b.step, {"x": object()})  # to slow, which takes its time too
+        b.step += 1
+    counts, longest, total = durations(b.ring.path)
+    if not b.ring.native:
+        assert (counts, longest, total) == ({}, 0, 0)
+        return
+    assert sum(counts.values()) == 1024 + 2
+    assert longest <= total <= 1026 * longest
+    assert any(low <= longest <= high for low, high in map(bounds, counts))
+    assert sum(n * bounds(i)[0] for i, n in counts.items()) <= total
+    assert total <= sum(n * bounds(i)[1] for i, n in counts.items())
+
+
+def test_long_duration(bench: Callable[..., Bench]) -> None:
+    """What takes 20 ms is in the last word."""
+    b = bench(F64)
+    b.emit = b.ring.emitter(lambda *_: time.sleep(0.02))
+    b.emit(0, {"x": object()})
+    if b.ring.native:
+        counts, longest, total = durations(b.ring.path)
+        assert counts == {92: 1}
+        assert longest == total >= 20_000_000

@@ -15,6 +15,7 @@ typedef struct {
     PyObject_HEAD usp_WriterObject *writer;
     PyObject *slow;
     char deferred;
+    uint64_t calls;
     usp_fields fields;
 } Emitter;
 
@@ -141,12 +142,9 @@ static enum usp_found encode(Emitter *e, PyObject *const arg[3], uint64_t *words
     return usp_time_word(arg[2], words + 1);
 }
 
-static PyObject *emitter_emit(PyObject *self, PyObject *const *args, Py_ssize_t given, PyObject *names) {
-    Emitter *e = (Emitter *)self;
-    PyObject *arg[3], *result = NULL;
+static PyObject *hand_over(Emitter *e, PyObject *const arg[3]) {
+    PyObject *result = NULL;
     uint64_t stack[ON_STACK], *words = stack;
-    if (arguments(args, given, names, arg) < 0)
-        return NULL;
     if (e->deferred || !PyDict_Check(arg[1]))
         return PyObject_CallFunctionObjArgs(e->slow, arg[0], arg[1], arg[2], NULL);
     if (e->fields.words > ON_STACK && (words = PyMem_Malloc(8 * e->fields.words)) == NULL)
@@ -170,6 +168,20 @@ static PyObject *emitter_emit(PyObject *self, PyObject *const *args, Py_ssize_t 
     }
     if (words != stack)
         PyMem_Free(words);
+    return result;
+}
+
+static PyObject *emitter_emit(PyObject *self, PyObject *const *args, Py_ssize_t given, PyObject *names) {
+    Emitter *e = (Emitter *)self;
+    PyObject *arg[3];
+    if (arguments(args, given, names, arg) < 0)
+        return NULL;
+    if (!usp_timed(e->calls++))
+        return hand_over(e, arg);
+    uint64_t began = usp_clock();
+    PyObject *result = hand_over(e, arg);
+    if (result != NULL)
+        usp_writer_took(e->writer->handle, usp_clock() - began);
     return result;
 }
 

@@ -8,9 +8,12 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 #include "crc.h"
 
+#define OFF_DURATIONS 256
+#define DURATIONS 93 /* then the longest of them, and their sum */
 #define OFF_POSITION 1024
 #define SLOT_PAYLOAD 2       /* word of a slot */
 #define GENERATIONS 0x7fffff /* with 8 bits for the place in the table, a handle is a positive int */
@@ -27,7 +30,7 @@ struct writer {
     enum state state;
     uint32_t generation;
     unsigned char *slots;
-    word *position;
+    word *position, *durations;
     uint64_t slot_size, mask, words;
     uint64_t next;
     uint64_t last_step;
@@ -80,6 +83,7 @@ int usp_writer_open(void *base, uint64_t header_len, uint64_t slot_size, uint64_
             w->generation++;
             w->slots = (unsigned char *)base + header_len;
             w->position = (word *)((unsigned char *)base + OFF_POSITION);
+            w->durations = (word *)((unsigned char *)base + OFF_DURATIONS);
             w->slot_size = slot_size;
             w->mask = slots - 1;
             w->words = payload_len / 8;
@@ -121,6 +125,7 @@ void usp_writer_close(int handle, uint64_t *next, int64_t *has_step, uint64_t *l
         w->state = FREE;
         w->slots = NULL;
         w->position = NULL;
+        w->durations = NULL;
     }
     give(&w->flag);
 }
@@ -211,6 +216,39 @@ int usp_writer_advance(int handle, uint64_t first, uint64_t last) {
     }
     give(&w->flag);
     return status;
+}
+
+uint64_t usp_clock(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Four words to each doubling, as doc/format/ring.md has it. */
+static unsigned duration_word(uint64_t ns) {
+    if (ns < 4)
+        return (unsigned)ns;
+    if (ns >> 24)
+        return DURATIONS - 1;
+    unsigned shift = 61 - (unsigned)__builtin_clzll(ns);
+    return 4 * shift + (unsigned)(ns >> shift);
+}
+
+static void add(word *w, uint64_t v) {
+    atomic_store_explicit(w, atomic_load_explicit(w, memory_order_relaxed) + v, memory_order_relaxed);
+}
+
+void usp_writer_took(int handle, uint64_t ns) {
+    int status;
+    struct writer *w = find(handle, &status);
+    if (w == NULL)
+        return;
+    word *longest = &w->durations[DURATIONS];
+    add(&w->durations[duration_word(ns)], 1);
+    add(&w->durations[DURATIONS + 1], ns);
+    if (ns > atomic_load_explicit(longest, memory_order_relaxed))
+        atomic_store_explicit(longest, ns, memory_order_relaxed);
+    give(&w->flag);
 }
 
 int usp_writer_position(int handle, uint64_t *next, int64_t *has_step, uint64_t *last_step) {

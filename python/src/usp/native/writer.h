@@ -48,6 +48,16 @@ int usp_writer_put_block(int handle, const void *payloads, size_t n, size_t coun
 /* Takes first to last as the last steps, if they are above those before. */
 int usp_writer_advance(int handle, uint64_t first, uint64_t last);
 
+/* Counts, for whoever looks at the run, that handing over a record took the loop so many nanoseconds. */
+void usp_writer_took(int handle, uint64_t ns);
+
+/* Whether a loop's nth record, from 0, is one whose handing over is timed: enough of them to tell, and so few that the
+ * two looks at the clock do not show. */
+static inline int usp_timed(uint64_t n) { return n < 1024 || n % 256 == 0; }
+
+/* Nanoseconds of a clock that only goes forward. */
+uint64_t usp_clock(void);
+
 /* The number of records emitted, and the last step, if there was one. */
 int usp_writer_position(int handle, uint64_t *next, int64_t *has_step, uint64_t *last_step);
 

@@ -27,6 +27,7 @@ struct counts {
 
 static struct counts counts[USP_WRITERS];
 static _Atomic(uint64_t) stale, malformed;
+static _Atomic(uint64_t) calls;
 static atomic_int runtime_major = -1, runtime_minor = -1;
 
 static void count(int handle, int shared, int status) {
@@ -86,10 +87,14 @@ static int write_record(int handle, uint64_t step, const void *values, size_t wo
     if (words + 2 > ON_STACK && (record = malloc(8 * (words + 2))) == NULL)
         return USP_LENGTH;
     clock_gettime(CLOCK_REALTIME, &now);
+    int timed = usp_timed(atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed));
+    uint64_t began = timed ? usp_clock() : 0;
     record[0] = step;
     record[1] = (uint64_t)((int64_t)now.tv_sec * 1000000000 + now.tv_nsec);
     memcpy(record + 2, values, 8 * words);
     int status = usp_writer_put(handle, record, words + 2, 1, NULL);
+    if (timed && status == USP_OK)
+        usp_writer_took(handle, usp_clock() - began);
     if (record != on_stack)
         free(record);
     return status;
