@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from common import SCALARS, WEIGHTS
 from states import STATES, Well, small_disk
 
 MEDIAN, P99 = 1.02, 1.05  # bars
+LAST_CORE = (os.cpu_count() or 1) - 1  # the recorder's, with --apart
 WAYS = {  # workload, seconds of a step, steps in a block, calls of a scan
     "t1": ("transport", 100e-6, 2000, 1),
     "scan": ("transport", 100e-6, 2000, 50),
@@ -103,7 +104,8 @@ def child(args: argparse.Namespace) -> None:
             specs = {name: usp.field("metric", (), "f64") for name in SCALARS}
             fields = usp.fields(**specs, rho=usp.field("digest", (WEIGHTS,), "f64"))
             record = "outside" if args.state == "gone" else True
-            run = usp.Run(fields=fields, dir=where, staging_areas=0, record=record)
+            with recorders_core() if args.apart else contextlib.nullcontext():
+                run = usp.Run(fields=fields, dir=where, staging_areas=0, record=record)
         state = kind(run, where)
         try:
             blocks, cpu = alternate(args, state, run)
@@ -120,6 +122,17 @@ def child(args: argparse.Namespace) -> None:
             if process is not None:
                 process.wait(60)
     np.savez(args.out, without=np.stack(blocks[0]), with_usp=np.stack(blocks[1]), said=json.dumps(said))
+
+
+@contextlib.contextmanager
+def recorders_core() -> Iterator[None]:
+    """What is started meanwhile is bound to a core that the loop does not have."""
+    loops = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {LAST_CORE})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, loops)
 
 
 def alternate(args: argparse.Namespace, state: Well, run: Any) -> tuple[tuple[list[Any], list[Any]], float]:
@@ -145,7 +158,7 @@ def measure(args: argparse.Namespace, way: str, state: str, size: int) -> dict[s
         out = Path(scratch) / "out.npz"
         command = [
             sys.executable, __file__, "--way", way, "--state", state, "--out", str(out), "--size", str(size),
-            "--pairs", str(args.pairs), "--scale", str(args.scale), "--dir", args.dir,
+            "--pairs", str(args.pairs), "--scale", str(args.scale), "--dir", args.dir, *["--apart"] * args.apart,
         ]  # fmt: skip
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
         if "PermissionError: a full disk" in done.stderr:
@@ -208,6 +221,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=float, default=1.0, help="pairs of blocks, to the usual number")
     parser.add_argument("--scale", type=float, default=1.0, help="steps of a block, to the usual number")
     parser.add_argument("--dir", default=tempfile.gettempdir(), help="where usp writes, but for the full disk")
+    parser.add_argument(
+        "--apart", action="store_true", help="leave a core to the recorder: the loop is bound to the other ones"
+    )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     for name in ("--way", "--state", "--out"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -221,6 +237,8 @@ def main() -> int:
     if args.way:
         child(args)
         return 0
+    if args.apart:
+        os.sched_setaffinity(0, os.sched_getaffinity(0) - {LAST_CORE})  # jax takes as many threads as it may use cores
     results: dict[str, Any] = {"machine": common.machine(["jax", "jaxlib", "numpy"]), "ways": {}}
     for way in args.ways.split(","):
         workload, target, _, scan = WAYS[way]
