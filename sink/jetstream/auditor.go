@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"slices"
 
 	"golang.org/x/mod/sumdb/note"
 
@@ -204,8 +205,9 @@ func signers(o *Options) (note.Verifiers, error) {
 		if err != nil {
 			continue // usp verify says more; without its key no head is taken
 		}
-		if v, err := note.NewVerifier(m.Signer); err == nil {
-			keys = append(keys, v)
+		v, err := note.NewVerifier(m.Signer)
+		if err == nil && !slices.ContainsFunc(keys, func(k note.Verifier) bool { return k.Name() == v.Name() && k.KeyHash() == v.KeyHash() }) {
+			keys = append(keys, v) // a list with a key twice, as of a run that was resumed, verifies nothing
 		}
 	}
 	return note.VerifierList(keys...), nil

@@ -37,8 +37,10 @@ func (f *frames) close() {
 	}
 }
 
-// read returns the next frame that can be read, which is valid until the next call. At the end the error is io.EOF.
+// read returns the next frame that can be read, which is valid until the next call. At the end, as it is during the call,
+// the error is io.EOF: what was written, or begun, since an earlier call is looked for.
 func (f *frames) read() (frame []byte, ordinal uint64, err error) {
+	looked := false
 	for {
 		if f.reader == nil {
 			if err := f.open(); err != nil {
@@ -56,13 +58,38 @@ func (f *frames) read() (frame []byte, ordinal uint64, err error) {
 			continue
 		case !errors.Is(err, io.EOF) && !errors.As(err, &torn):
 			return nil, 0, err
+		case f.bound == math.MaxUint64 && !looked:
+			// The end may be the one of what was read ahead some time ago. Asked again, the reader looks at its file anew.
+			looked = true
+			if err := f.later(); err != nil {
+				return nil, 0, err
+			}
+			continue
 		case f.bound == math.MaxUint64:
-			f.close() // the next call looks whether a later segment has begun
+			f.close() // the next call opens what is there then, which may be another file of this name
 			return nil, 0, io.EOF
 		}
 		f.close()
 		f.next = f.bound
 	}
+}
+
+// later looks whether a segment has begun behind the one that is open, which then ends where that begins.
+func (f *frames) later() error {
+	infos, err := segment.List(f.fsys, f.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		if info.Base > f.base && f.bound == math.MaxUint64 {
+			f.bound = info.Base
+			f.reader.Limit(f.bound)
+		}
+	}
+	return nil
 }
 
 // open opens the segment that has the next frame, or the first one behind it.
