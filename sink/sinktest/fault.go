@@ -42,16 +42,20 @@ func faulty(t *testing.T, d Destination, how Fault) {
 		t.Fatal(err)
 	}
 	before := status(t, r)
+	r.Emit(100)
+	dying := feed(t, r, d, before.Cursor())
+	dying.write(1) // and it is killed before it knows whether that is there for good
+	had := r.Frames()
 	d.Fault(t, how)
 	defer d.Fault(t, Well)
 	r.Emit(1500)
 	r.Lose(historyLost)
 	r.Roll()
-	r.Emit(300)
+	r.Emit(200)
 	blocks := how == Silent && d.Blocks
 	if !blocks {
-		if at := killedMeanwhile(t, r, d, before.Cursor()); at > before.Next {
-			t.Errorf("the sink vouches for the frames before %d, and the destination has none from %d on", at, before.Next)
+		if at := dying.struggle(); at > had {
+			t.Errorf("the sink vouches for the frames before %d, and the destination has none from %d on", at, had)
 		}
 	}
 
@@ -106,29 +110,22 @@ func faulty(t *testing.T, d Destination, how Fault) {
 	}
 }
 
-// killedMeanwhile writes as much as the sink takes and leaves it as a kill does. It returns how far the sink said it was.
-func killedMeanwhile(t *testing.T, r *Recording, d Destination, at sink.Cursor) (vouched uint64) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+// struggle writes as much as the sink takes and leaves it as a kill does. It returns how far the sink said it was.
+func (f *feeder) struggle() (vouched uint64) {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), 200*time.Millisecond)
 	defer cancel()
-	s := d.Open()
-	from, err := s.Begin(ctx, sink.Run{ID: r.Dir.ID(), Schema: r.Schema}, at)
-	if err != nil {
-		return 0
-	}
-	f := sink.Follow(r.fsys, r.Dir, from.Next)
-	defer f.Close()
 	for {
-		b, err := f.Next()
-		if err != nil || s.Write(ctx, b) != nil {
+		b, err := f.f.Next()
+		if err != nil || f.sink.Write(ctx, b) != nil {
 			break
 		}
 	}
-	got, err := s.Sync(ctx)
+	at, err := f.sink.Sync(ctx)
 	if err != nil {
 		return 0
 	}
-	return got.Next
+	return at.Next
 }
 
 func status(t *testing.T, r *Recording) sink.Status {
