@@ -65,12 +65,23 @@ func (p *companion) end(ctx context.Context) {
 		p.log.Warn("the sinks take too long and are left behind; usp sink RUN brings the rest", "waited", p.wait)
 	}
 	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may just have ended
-	moment := time.NewTimer(p.grace)
-	defer moment.Stop()
+	if p.ended(p.grace) {
+		return
+	}
+	_ = p.cmd.Process.Kill()
+	if !p.ended(p.grace) { // a file system that does not answer holds even who was killed
+		p.log.Warn("the sinks do not end, and are left to themselves", "pid", p.cmd.Process.Pid)
+	}
+}
+
+// ended says whether the process ends within d.
+func (p *companion) ended(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
 	select {
 	case <-p.done:
-	case <-moment.C:
-		_ = p.cmd.Process.Kill()
-		<-p.done
+		return true
+	case <-t.C:
+		return false
 	}
 }
