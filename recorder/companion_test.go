@@ -39,7 +39,7 @@ func TestCompanion(t *testing.T) {
 			}
 			p.grace = 100 * time.Millisecond
 			defer syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // what is left of its group, if anything is
-			for {                      // until it has set its trap
+			for {                                                   // until it has set its trap
 				if _, err := vfs.OS().Stat(filepath.Join(dir, "begun")); err == nil {
 					break
 				}
