@@ -131,9 +131,10 @@ func (t *Table) fill(series []Summary, c *pyramid.Column) {
 		return
 	}
 	s := Summary{Count: c.Count - c.NaNs, Min: c.Min, Max: c.Max, Mean: c.Mean, Last: c.Last, Or: c.Bits}
-	if all := c.Min + c.Max + c.Mean; s.Count == 0 || all-all != 0 { // no number, or infinities among them
+	if s.Count == 0 || c.Min-c.Min != 0 || c.Max-c.Max != 0 { // no number, or infinities among them
 		s = Summary{Last: c.Last, Or: c.Bits}
 	}
+	s.Mean = max(s.Min, min(s.Mean, s.Max)) // of numbers whose sum is none any more it is infinite
 	series[at].join(&s)
 }
 

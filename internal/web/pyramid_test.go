@@ -1,12 +1,47 @@
 package web
 
 import (
+	"math"
 	"testing"
 	"time"
 
 	"github.com/usp-project/usp/internal/pyramid"
 	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/record"
 )
+
+// The largest numbers that there are, whose sums are none, are shown all the same.
+func TestPyramidLargest(t *testing.T) {
+	const most = math.MaxFloat64
+	for _, sign := range []float64{1, -1} {
+		mem := vfs.NewMem()
+		f := newFixture(t, mem, "/runs", "20261129T000000-aaaaa", lossSchema(t), func(v *record.Values, step uint64) {
+			setLoss(v, step)
+			v.SetFloat64(0, sign*[]float64{most, most, most / 2, 1}[step%4])
+		})
+		f.emit(1, 4000)
+		f.roll()
+		if _, err := pyramid.Build(t.Context(), pyramid.BuildOptions{Dir: f.dir, FS: mem}); err != nil {
+			t.Fatal(err)
+		}
+		data := OpenPyramid(mem, f.dir.Path(), func() time.Time { return created })
+		for _, columns := range []int{4000, 100, 3} {
+			x, err := data.Range(t.Context(), []Element{{Field: "loss"}}, 1, 4000, columns)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all, n := Summary{}, uint64(0)
+			for i := range x.Columns {
+				s := x.Series[0][i]
+				all.join(&s)
+				n += s.Count
+			}
+			if n != 4000 || max(all.Max, -all.Min) != most || min(math.Abs(all.Max), math.Abs(all.Min)) != 1 || all.Mean < all.Min || all.Mean > all.Max {
+				t.Errorf("in %d columns: %d values, %+v", columns, n, all)
+			}
+		}
+	}
+}
 
 // What the pyramid gives is what the segments give, in the same columns.
 func TestPyramid(t *testing.T) {
