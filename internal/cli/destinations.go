@@ -10,6 +10,7 @@ import (
 	"github.com/usp-project/usp/internal/config"
 	"github.com/usp-project/usp/internal/pyramid"
 	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/internal/web"
 	"github.com/usp-project/usp/sink"
 	"github.com/usp-project/usp/sink/jetstream"
 	"github.com/usp-project/usp/sink/otlp"
@@ -120,9 +121,21 @@ func (a *app) openPrometheus(dir rundir.Dir) (sink.Sink, error) {
 		return nil, fmt.Errorf("%w; each run needs an address of its own, or usp serve for all", err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", s)
+	mux.Handle("GET /metrics", here(s))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 1 << 14}
 	go func() { _ = server.Serve(l) }() // until Close
 	a.logger().Info("metrics are served", "run", dir.ID(), "url", "http://"+l.Addr().String()+"/metrics")
 	return &served{s, server}, nil
+}
+
+// here answers only requests that name this machine, so that no page elsewhere can read metrics through a browser on it.
+func here(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !web.Local(r.Host) {
+			http.Error(w, "metrics of a run are given under the name localhost and its addresses alone; usp serve --host NAME gives those of all runs under another", http.StatusMisdirectedRequest)
+			return
+		}
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r)
+	})
 }

@@ -55,7 +55,7 @@ type bucket struct {
 }
 
 func newGuard(o *Options) (*guard, error) {
-	g := &guard{hosts: map[string]bool{"localhost": true}, now: o.Now, failures: map[string]bucket{}}
+	g := &guard{hosts: map[string]bool{}, now: o.Now, failures: map[string]bucket{}}
 	if err := g.setToken(o.Token); err != nil {
 		return nil, err
 	}
@@ -91,15 +91,15 @@ func hostOf(header string) string {
 	return strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
 }
 
-// allowed says whether a request may come under a Host header. An address needs no resolution, so no one can make it lead
-// elsewhere; but only this machine's own are taken unasked.
-func (g *guard) allowed(header string) bool {
+// allowed says whether a request may come under a Host header.
+func (g *guard) allowed(header string) bool { return g.hosts[hostOf(header)] || Local(header) }
+
+// Local says whether a Host header is of this machine, whoever resolves names: a page elsewhere, whose own name is made to lead
+// here, cannot send it. An address needs no resolution; but only this machine's own are taken.
+func Local(header string) bool {
 	host := hostOf(header)
-	if g.hosts[host] {
-		return true
-	}
 	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 // protect is in front of everything.
