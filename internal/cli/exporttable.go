@@ -347,6 +347,8 @@ func appendNumber(dst []byte, t record.Type, word uint64, quote string) []byte {
 		special = "inf"
 	case math.IsInf(x, -1):
 		special = "-inf"
+	case quote != "" && x == 0 && math.Signbit(x):
+		return append(dst, "-0.0"...) // to many a reader of JSON, -0 is an integer, which has no sign
 	case t == record.Float32:
 		return strconv.AppendFloat(dst, x, 'g', -1, 32)
 	default:

@@ -65,6 +65,18 @@ func TestTextTables(t *testing.T) {
 	}
 }
 
+// TestNegativeZero: a reader that takes numbers without a point for integers has the sign all the same.
+func TestNegativeZero(t *testing.T) {
+	zero := math.Float64bits(math.Copysign(0, -1))
+	for quote, want := range map[string]string{"": "-0", `"`: "-0.0"} {
+		for _, typ := range []record.Type{record.Float64, record.Float32} {
+			if got := string(appendNumber(nil, typ, zero, quote)); got != want {
+				t.Errorf("%v between %q: %s, want %s", typ, quote, got, want)
+			}
+		}
+	}
+}
+
 // TestTextCanary: what a digest field held is in no text.
 func TestTextCanary(t *testing.T) {
 	s := sinktest.Schema()

@@ -3,10 +3,14 @@
     read.py types FILES          names and types of the columns, as each reader says them
     read.py sums FILES           count, and sums that tell lost, doubled and exchanged values
     read.py query < STATEMENTS   a JSON list of SQL statements; a list of results
+    read.py rows BASE            each value of BASE.parquet, as each reader has it, and of BASE.csv and BASE.jsonl as Python has it
 """
 
+import csv
 import glob
 import json
+import math
+import struct
 import sys
 
 import duckdb
@@ -73,9 +77,52 @@ def query():
     return results
 
 
+def exact(x):
+    """A value such that no two are written alike: an integer by its digits, a float by its bits."""
+    if isinstance(x, float):
+        return "nan" if math.isnan(x) else struct.pack(">d", x).hex()
+    return str(x)
+
+
+def flat(row):
+    for x in row:
+        yield from map(exact, x if isinstance(x, list) else [x])
+
+
+def rows(base):
+    table = pq.read_table(base + ".parquet")
+    at = table.column_names.index("time")
+    arrow = table.set_column(at, "time", table["time"].cast("int64"))
+    duck = duckdb.execute("SELECT * REPLACE (epoch_ns(time) AS time) FROM read_parquet(?)", [base + ".parquet"])
+    columns = [d[0] for d in duck.description]
+    # A float in text is its shortest digits; of 32 bits, those of 32 bits.
+    kinds = [str(f.type) for f in arrow.schema]
+    narrow = struct.Struct("f")
+
+    def number(x, kind):
+        if isinstance(x, list):
+            return [number(y, kind) for y in x]
+        if "int" in kind:
+            return int(x)
+        return narrow.unpack(narrow.pack(float(x)))[0] if "float" in kind else float(x)
+
+    lines = [json.loads(line) for line in open(base + ".jsonl")]
+    head, *text = csv.reader(open(base + ".csv"))
+    wide = [kind for kind, x in zip(kinds, arrow.slice(0, 1).to_pylist()[0].values()) for _ in (x if isinstance(x, list) else [x])]
+    return {
+        "names": {"pyarrow": table.column_names, "duckdb": columns, "jsonl": list(lines[0]), "csv": head},
+        "rows": {
+            "pyarrow": [list(flat(r.values())) for r in arrow.to_pylist()],
+            "duckdb": [list(flat(r)) for r in duck.fetchall()],
+            "jsonl": [list(flat(number(x, k) for x, k in zip(r.values(), kinds))) for r in lines],
+            "csv": [list(flat(number(x, k) for x, k in zip(r, wide))) for r in text],
+        },
+    }
+
+
 if sys.argv[1] == "query":
     duckdb.execute("SET TimeZone = 'UTC'")
     answer = query()
 else:
-    answer = {"types": types, "sums": sums}[sys.argv[1]](sys.argv[2])
+    answer = {"types": types, "sums": sums, "rows": rows}[sys.argv[1]](sys.argv[2])
 json.dump(answer, sys.stdout)
