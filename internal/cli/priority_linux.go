@@ -20,3 +20,6 @@ func yieldProcessor() {
 		}
 	}
 }
+
+// yieldThread makes the calling thread give way to all others: what it does has time. It is best effort.
+func yieldThread() { _ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 19) } // of Linux, 0 is the calling thread alone
