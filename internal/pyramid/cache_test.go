@@ -217,7 +217,7 @@ func TestSampledTime(t *testing.T) {
 	q := &Query{opts: QueryOptions{Dir: f.dir, FS: f.fs, Damaged: func(error) {}, Partial: true}, leaf: defaultLeaf, room: maxMemory, known: schemas{}}
 	q.opts.Now = func() time.Time { c.pass(sampleFor / 10); return c.at }
 	defer q.Close()
-	seen := 0
+	seen, rows := 0, f.effective()
 	for range 5 {
 		check(t, q.Refresh(t.Context()))
 		looked, first, last := 0, -1, 0
@@ -233,6 +233,9 @@ func TestSampledTime(t *testing.T) {
 			t.Errorf("%d segments were looked at after %d, from %d to %d", looked, seen, first, last)
 		}
 		seen = looked
+		for at := uint64(100); at < f.step; at += 600 { // also in those that were not looked at
+			compare(t, q, f, rows, Field{Name: "loss"}, at, at+20, 5)
+		}
 	}
 	if seen != 40 {
 		t.Errorf("%d of 40 segments were looked at", seen)
@@ -267,8 +270,12 @@ func TestCacheInterrupted(t *testing.T) {
 		check(t, q.Refresh(t.Context()))
 		complete(t, q, f)
 		check(t, q.Close())
-		if names := cached(t, mem); len(names) != 4 {
+		names := cached(t, mem)
+		if len(names) != 4 {
 			t.Fatalf("operation %d: %q", n, names)
+		}
+		if left, err := mem.ReadDir(filepath.Dir(names[0])); err != nil || len(left) > 5 { // those, and when they were used
+			t.Errorf("operation %d: %v, %v", n, left, err)
 		}
 		if failed < n {
 			break

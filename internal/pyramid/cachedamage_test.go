@@ -46,7 +46,8 @@ func TestCacheDamaged(t *testing.T) {
 				for range 3 {
 					if q.Extent().Unbuilt == 0 {
 						for _, field := range fields() {
-							compare(t, q, f, rows, field, 0, math.MaxUint64, 30)
+							compare(t, q, f, rows, field, 0, math.MaxUint64, 5)
+							compare(t, q, f, rows, field, 0, math.MaxUint64, 1)
 						}
 					}
 					compare(t, q, f, rows, Field{Name: "loss"}, 3, 200, 20)
