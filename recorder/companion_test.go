@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -61,6 +63,23 @@ func TestCompanion(t *testing.T) {
 				t.Error("it is still there")
 			}
 		})
+	}
+}
+
+// TestCompanionPriority: a companion has the lowest priority from the beginning.
+func TestCompanionPriority(t *testing.T) {
+	if mine, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0); err != nil || runtime.GOOS == "linux" && mine == 20-companionNice {
+		t.Skipf("NOT CHECKED: this process has the lowest priority itself (%d, %v)", mine, err)
+	}
+	o := Options{Logger: slog.New(slog.DiscardHandler), Companion: CompanionOptions{Command: []string{"/bin/sh", "-c", `read line; : "$0"`}}}
+	p := startCompanion(o, t.TempDir())
+	defer p.end(t.Context())
+	want := companionNice
+	if runtime.GOOS == "linux" {
+		want = 20 - companionNice // as the system call has it
+	}
+	if got, err := syscall.Getpriority(syscall.PRIO_PROCESS, p.cmd.Process.Pid); err != nil || got != want {
+		t.Errorf("its priority is %d, %v; want %d", got, err, want)
 	}
 }
 

@@ -28,8 +28,9 @@ import (
 )
 
 const serveLong = `Show the runs in a browser: the list of runs, each run's telemetry over any range of
-its steps, followed while it is recorded, and two runs beside each other. Nothing is
-changed by it.
+its steps, followed while it is recorded, and two runs beside each other. No run is
+changed by it. What long runs are drawn from is made when it is missing, with the
+lowest priority, and kept in your cache directory (serve.cache, serve.cache_size).
 
 By default it listens on this machine only, on port 8765 or, if that is taken, one of
 the next ones; port 0 takes any that is free. To listen for other machines it needs a
@@ -261,7 +262,9 @@ func (a *app) webOptions(f serveFlags, token string) web.Options {
 			hosts = append(hosts, host)
 		}
 	}
+	cache, fault := a.openCache()
 	return web.Options{
+		Cache: cache, CacheFault: fault, Yield: yieldThread,
 		FS: a.fs, Runs: a.cfg.Run.Dir, Now: a.now, Logger: a.logger(), Hosts: hosts, Token: token, Version: versions(), Metrics: a.runMetrics().handler(),
 		Status: func(r *rundir.Run) string { return a.runRow(r).Status },
 		Live: func(id string) *web.Live {

@@ -123,7 +123,9 @@ type Sinks struct {
 
 // Serve is the section [serve].
 type Serve struct {
-	Aggregates bool `toml:"aggregates" comment:"Make the aggregates that long runs are drawn from while they are recorded, beside the recorder: any range of 10^8 steps is then shown at once, for 2 % more disk. Without them usp serve reads what it shows, which takes seconds from some ten million steps on."`
+	Aggregates bool   `toml:"aggregates" comment:"Make the aggregates that long runs are drawn from while they are recorded, in the run directory, beside the recorder, for 2 % more disk. Without them usp serve makes those of the runs that it shows, in its cache."`
+	Cache      string `toml:"cache" comment:"Directory, of mode 0700, where usp serve keeps the aggregates of runs that have none: any range of 10^8 steps is then shown at once; empty: usp/aggregates in the user's cache directory, none: they are not kept."`
+	CacheSize  Size   `toml:"cache_size" comment:"Bytes in it; the runs that were not looked at for longest make room for others." min:"1048576" max:"1125899906842624"`
 }
 
 // Parquet is the section [parquet].
@@ -186,6 +188,7 @@ func Default() Config {
 		},
 		Witness:  Witness{Key: []string{}, Interval: Duration(time.Minute), Timeout: Duration(2 * time.Second)},
 		Snapshot: Snapshot{Interval: 100, OnEvents: true, EventSpacing: 20, Compression: "none", Recipients: []string{}, KeepLast: 5},
+		Serve:    Serve{CacheSize: 4 << 30},
 		Sinks:    Sinks{SyncInterval: Duration(time.Second), Timeout: Duration(30 * time.Second), Patience: Duration(5 * time.Second)},
 		OTLP:     OTLP{Interval: Duration(10 * time.Second)}, TensorBoard: TensorBoard{Every: 1}, JetStream: JetStream{Stream: "usp", Replicas: 1},
 		Log: Log{Level: "warn", Format: "text"},

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/usp-project/usp/internal/audit"
+	"github.com/usp-project/usp/internal/pyramid"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
 )
@@ -44,6 +45,13 @@ type Options struct {
 	Metrics http.Handler
 	// Version is what /version says.
 	Version any
+
+	// Cache is where the aggregates of runs are kept that have none beside their segments, made while Run runs; nil: nowhere, long runs
+	// are then read once for each server. CacheFault says why there is none though one was wanted.
+	Cache      *pyramid.Cache
+	CacheFault string
+	// Yield has the thread that calls it give way to others: the one that makes aggregates does. nil: nothing.
+	Yield func()
 
 	// Open is where a run's telemetry comes from; default OpenPyramid. What it returns may be an io.Closer.
 	Open func(dir string) (Data, error)
@@ -87,6 +95,9 @@ type Server struct {
 	streams  chan struct{}
 	compares chan struct{}
 
+	background *background
+	atOnce     int64 // bytes of a run that is read at once; 0: the default
+
 	mu     sync.Mutex
 	opened []*openRun // newest use last
 	rates  map[string]sample
@@ -108,9 +119,6 @@ func New(o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Open == nil {
-		o.Open = func(dir string) (Data, error) { return OpenPyramid(o.FS, dir, o.Now), nil }
-	}
 	if o.Status == nil {
 		o.Status = func(r *rundir.Run) string {
 			last := audit.Glance(o.FS, r.Dir.Path())
@@ -124,6 +132,10 @@ func New(o Options) (*Server, error) {
 		o: o, streams: make(chan struct{}, o.Streams), compares: make(chan struct{}, comparisons), ending: make(chan struct{}),
 		rates: map[string]sample{}, facts: map[string]cached{},
 	}
+	s.background = newBackground(o.Yield)
+	if s.o.Open == nil {
+		s.o.Open = s.openPyramids
+	}
 	var err error
 	if s.guard, err = newGuard(&s.o); err != nil {
 		return nil, err
@@ -133,6 +145,13 @@ func New(o Options) (*Server, error) {
 	}
 	s.pages, err = s.parsePages()
 	return s, err
+}
+
+// openPyramids is the default of Options.Open.
+func (s *Server) openPyramids(dir string) (Data, error) {
+	p := newPyramids(s.o.FS, dir, s.o.Now)
+	p.cache, p.back, p.log, p.none, p.atOnce = s.o.Cache, s.background, s.o.Logger, s.o.CacheFault, s.atOnce
+	return p, nil
 }
 
 // Handler is what answers requests, for who listens by other means than Run.
@@ -172,6 +191,10 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 		Handler: s.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 2 * time.Minute, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelDebug),
 	}
+	beside, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.background.run(beside) })
+	defer func() { stop(); wg.Wait(); s.closeRuns() }()
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
 	select {
@@ -187,6 +210,5 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 		err = srv.Close()
 	}
 	<-failed
-	s.closeRuns()
 	return err
 }
