@@ -35,6 +35,7 @@ func tiers() map[string]int {
 		"recorder": 30, "internal/audit": 30, "internal/compare": 30,
 		"sink": 32, "internal/pyramid": 33, "sink/sinktest": 33, "sink/tensorboard": 34, "internal/columnar": 33, "sink/parquet": 34, "sink/prometheus": 34, "sink/otlp": 34, "sink/jetstream": 34,
 		".": 35, "internal/bench": 35,
+		"internal/fleet":  36,
 		"internal/config": 40,
 		"internal/web":    45,
 		"internal/cli":    50,

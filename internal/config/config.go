@@ -123,9 +123,12 @@ type Sinks struct {
 
 // Serve is the section [serve].
 type Serve struct {
-	Aggregates bool   `toml:"aggregates" comment:"Make the aggregates that long runs are drawn from while they are recorded, in the run directory, beside the recorder, for 2 % more disk. Without them usp serve makes those of the runs that it shows, in its cache."`
-	Cache      string `toml:"cache" comment:"Directory, of mode 0700, where usp serve keeps the aggregates of runs that have none: any range of 10^8 steps is then shown at once; empty: usp/aggregates in the user's cache directory, none: they are not kept."`
-	CacheSize  Size   `toml:"cache_size" comment:"Bytes in it; the runs that were not looked at for longest make room for others." min:"1048576" max:"1125899906842624"`
+	Aggregates   bool     `toml:"aggregates" comment:"Make the aggregates that long runs are drawn from while they are recorded, in the run directory, beside the recorder, for 2 % more disk. Without them usp serve makes those of the runs that it shows, in its cache."`
+	Cache        string   `toml:"cache" comment:"Directory, of mode 0700, where usp serve keeps the aggregates of runs that have none: any range of 10^8 steps is then shown at once; empty: usp/aggregates in the user's cache directory, none: they are not kept."`
+	CacheSize    Size     `toml:"cache_size" comment:"Bytes in it; the runs that were not looked at for longest make room for others." min:"1048576" max:"1125899906842624"`
+	Fleet        string   `toml:"fleet" comment:"Addresses of NATS servers, nats:// or tls://, with commas, without secrets, whose stream jetstream.stream usp serve shows all runs of; credentials are those of the section jetstream. Empty: none."`
+	FleetRecords int      `toml:"fleet_records" comment:"Newest records of a run of the fleet that its page is drawn from." min:"100" max:"1000000"`
+	FleetKeys    []string `toml:"fleet_keys" comment:"Verifier keys (NAME+HASH+KEY, \"signer\" in the manifests) of those who sign heads of the fleet; without them nothing in the stream is vouched for."`
 }
 
 // Parquet is the section [parquet].
@@ -188,7 +191,7 @@ func Default() Config {
 		},
 		Witness:  Witness{Key: []string{}, Interval: Duration(time.Minute), Timeout: Duration(2 * time.Second)},
 		Snapshot: Snapshot{Interval: 100, OnEvents: true, EventSpacing: 20, Compression: "none", Recipients: []string{}, KeepLast: 5},
-		Serve:    Serve{CacheSize: 4 << 30},
+		Serve:    Serve{CacheSize: 4 << 30, FleetRecords: 20_000, FleetKeys: []string{}},
 		Sinks:    Sinks{SyncInterval: Duration(time.Second), Timeout: Duration(30 * time.Second), Patience: Duration(5 * time.Second)},
 		OTLP:     OTLP{Interval: Duration(10 * time.Second)}, TensorBoard: TensorBoard{Every: 1}, JetStream: JetStream{Stream: "usp", Replicas: 1},
 		Log: Log{Level: "warn", Format: "text"},

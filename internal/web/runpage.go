@@ -259,15 +259,25 @@ func (s *Server) parts(v *runView, tables bool) (map[string]string, error) {
 		return nil
 	}
 	err := errors.Join(put("facts", "facts", v), put("sinks", "sinks", v), put("snapshots", "snapshots", v), put("progress", "progress", v))
-	for _, list := range [][]*chart{v.Main, v.Small} {
+	return all, errors.Join(err, s.pictures(all, tables, v.Main, v.Small))
+}
+
+// pictures adds charts to the pieces of a page, and their tables if those are wanted.
+func (s *Server) pictures(all map[string]string, tables bool, lists ...[]*chart) (err error) {
+	put := func(name, tmpl string, c *chart) {
+		var b bytes.Buffer
+		err = errors.Join(err, s.pages.ExecuteTemplate(&b, tmpl, c))
+		all[name] = b.String()
+	}
+	for _, list := range lists {
 		for _, c := range list {
-			err = errors.Join(err, put(c.ID, "picture", c))
+			put(c.ID, "picture", c)
 			if tables {
-				err = errors.Join(err, put(c.ID+"-table", "numbers", c))
+				put(c.ID+"-table", "numbers", c)
 			}
 		}
 	}
-	return all, err
+	return err
 }
 
 func (s *Server) runsPage(w http.ResponseWriter, r *http.Request) {

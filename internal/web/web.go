@@ -2,7 +2,7 @@
 // other. Pages and charts are drawn here; a small script replaces parts of them while a run goes on, and nothing but
 // that needs it.
 //
-// It reads run directories and changes nothing in them. What it shows of records comes through Data, which has stored
+// It reads run directories, and a stream if there is one, and changes nothing in them. What it shows of records comes through Data, which has stored
 // fields alone: digest fields and states have no way here.
 //
 // It promises that no request changes anything, that no page holds text of a run as markup, that every answer forbids
@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/usp-project/usp/internal/audit"
+	"github.com/usp-project/usp/internal/fleet"
 	"github.com/usp-project/usp/internal/pyramid"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
@@ -61,6 +62,9 @@ type Options struct {
 	Live func(id string) *Live
 	// Experts names the numbers of the field weights; nil: they have none.
 	Experts func(m *rundir.Manifest) []string
+
+	// Fleet is the runs of a stream, which are shown beside those of the directory; nil: there is none. Whoever gives it runs it.
+	Fleet *fleet.Fleet
 
 	// Interval is the least time between two messages of a stream; default 250 ms.
 	Interval time.Duration
@@ -102,6 +106,7 @@ type Server struct {
 	opened []*openRun // newest use last
 	rates  map[string]sample
 	facts  map[string]cached
+	ends   map[string][]seenEnd
 
 	ending chan struct{} // closed when Run begins to end: streams end then
 	once   sync.Once
@@ -130,7 +135,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		o: o, streams: make(chan struct{}, o.Streams), compares: make(chan struct{}, comparisons), ending: make(chan struct{}),
-		rates: map[string]sample{}, facts: map[string]cached{},
+		rates: map[string]sample{}, facts: map[string]cached{}, ends: map[string][]seenEnd{},
 	}
 	s.background = newBackground(o.Yield)
 	if s.o.Open == nil {
@@ -169,6 +174,12 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /login", s.loginPage)
 	mux.HandleFunc("POST /login", s.login)
 	mux.HandleFunc("POST /logout", s.logout)
+	if s.o.Fleet != nil {
+		mux.HandleFunc("GET /fleet", s.fleetPage)
+		mux.HandleFunc("GET /fleet/run/{id}", s.fleetRunPage)
+		mux.HandleFunc("GET /fleet/events", s.fleetEvents)
+		mux.HandleFunc("GET /fleet/events/{id}", s.fleetRunEvents)
+	}
 	if s.o.Metrics != nil {
 		mux.Handle("GET /metrics", s.o.Metrics)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/fleet"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/sink"
 	"github.com/usp-project/usp/sink/jetstream"
@@ -58,9 +59,9 @@ func TestResumed(t *testing.T) {
 		usp(fmt.Sprintf("%d of %d frames", rows, rows), "verify", "latest", "--stream")
 		usp(fmt.Sprintf("%d signed heads", i+2), "verify", "latest", "--stream")
 	}
-	runs, err := jetstream.Fleet(t.Context(), connect(t, jetstream.Options{URL: s.ClientURL()}).JS, "usp")
-	if err != nil || len(runs) != 1 || runs[0].Records != 50 || runs[0].Generation != 2 || runs[0].Ended != "clean" {
-		t.Errorf("the fleet is %+v, %v", runs, err)
+	v := look(t, newFleet(t, fleet.Options{Stream: jetstream.Options{URL: s.ClientURL()}}))
+	if len(v.Runs) != 1 || v.Runs[0].Stored != 50 || v.Runs[0].Generation != 2 || v.Runs[0].State != "clean" {
+		t.Errorf("the fleet is %+v", v.Runs)
 	}
 }
 

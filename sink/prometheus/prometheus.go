@@ -117,14 +117,15 @@ func New(o Options) *Sink {
 // ServeHTTP answers a scrape of this run alone.
 func (s *Sink) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
-// Handler answers a scrape of all runs that runs returns, each another one: as OpenMetrics if it is asked for, else as
-// Prometheus' own text. A nil logger discards.
-func Handler(runs func() []*Sink, logger *slog.Logger) http.Handler {
+// Handler answers a scrape of all runs that runs returns, each another one, and of what else is collected: as OpenMetrics if it is
+// asked for, else as Prometheus' own text. A nil logger discards.
+func Handler(runs func() []*Sink, logger *slog.Logger, more ...client.Collector) http.Handler {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	registry := client.NewRegistry()
 	registry.MustRegister(collector(runs))
+	registry.MustRegister(more...)
 	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 		EnableOpenMetrics:   true,
