@@ -33,7 +33,7 @@ func tiers() map[string]int {
 		"digestlog":      20, "internal/rundir": 20,
 		"internal/witness": 25, "internal/witness/witnesstest": 26,
 		"recorder": 30, "internal/audit": 30, "internal/compare": 30,
-		"sink": 32, "internal/pyramid": 33, "sink/sinktest": 33, "sink/tensorboard": 34, "internal/columnar": 33, "sink/parquet": 34, "sink/prometheus": 34, "sink/otlp": 34, "sink/jetstream": 34,
+		"sink": 32, "internal/pyramid": 33, "sink/sinktest": 33, "sink/tensorboard": 34, "internal/columnar": 33, "sink/parquet": 34, "sink/prometheus": 34, "sink/otlp": 34, "sink/jetstream": 34, "remote": 34,
 		".": 35, "internal/bench": 35,
 		"internal/fleet":  36,
 		"internal/config": 40,

@@ -10,6 +10,7 @@ import (
 	"github.com/usp-project/usp/internal/config"
 	"github.com/usp-project/usp/internal/pyramid"
 	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/remote"
 	"github.com/usp-project/usp/sink"
 	"github.com/usp-project/usp/sink/jetstream"
 	"github.com/usp-project/usp/sink/otlp"
@@ -21,9 +22,9 @@ import (
 // destination is a kind of sink: where its settings are, and how it is opened.
 type destination struct {
 	name string
-	live bool                          // it shows what is, so it makes sense only while a run is recorded
-	at   func(c *config.Config) string // where it goes; empty: nowhere
-	open func(a *app, dir rundir.Dir) (sink.Sink, error)
+	live bool                                            // it shows what is, so it makes sense only while a run is recorded
+	at   func(c *config.Config) string                   // where it goes; empty: nowhere
+	open func(a *app, dir rundir.Dir) (sink.Sink, error) // nil: it gets the snapshots
 }
 
 // destinations are all kinds, in the order of the settings.
@@ -41,6 +42,7 @@ func destinations() []destination {
 		{"jetstream", false, func(c *config.Config) string { return c.JetStream.URL }, func(a *app, dir rundir.Dir) (sink.Sink, error) {
 			return jetstream.New(a.streamOptions(dir)), nil
 		}},
+		{remote.Name, false, func(c *config.Config) string { return c.Snapshot.Remote }, nil}, // snapshots, and no telemetry: see sendRemote
 	}
 }
 

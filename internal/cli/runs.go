@@ -134,8 +134,11 @@ func stoppedShort(m *rundir.Manifest, end *digestlog.Entry) bool {
 		return false
 	}
 	last := end.Emitted // a record for each row
-	if m.Resumed != nil {
+	switch {
+	case m.Resumed != nil:
 		last += m.Resumed.Step
+	case meta.Continues != nil:
+		last += meta.Continues.Step
 	}
 	return last < meta.Input.Rows
 }

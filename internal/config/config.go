@@ -112,6 +112,12 @@ type Snapshot struct {
 	KeepLast     int      `toml:"keep_last" comment:"Newest snapshots that are kept; 0: this rule keeps none. With keep_every and max_age 0 too, all are kept." min:"0" max:"1000000"`
 	KeepEvery    uint64   `toml:"keep_every" comment:"Also keep the oldest of every block of n steps; 0: none."`
 	MaxAge       Duration `toml:"max_age" comment:"What is older goes, unless keep_last holds it; 0s: no limit." min:"0s"`
+
+	Remote         string `toml:"remote" comment:"Store for a second copy of every snapshot, s3://BUCKET/PREFIX; empty: none. Credentials come from AWS_ACCESS_KEY_ID and what goes with it, from the shared credentials file, or from the machine, and never stand here."`
+	RemoteEndpoint string `toml:"remote_endpoint" comment:"Address of the store, such as https://s3.example:9000, without secrets; empty: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else that of Amazon."`
+	RemotePart     Size   `toml:"remote_part" comment:"Size from which a snapshot is sent in parts, and of each part, which is held in memory." min:"5242880" max:"5368709120"`
+	RemoteLock     string `toml:"remote_lock" enum:"off,governance,compliance" comment:"Object lock that is asked for; the bucket must have been made with it."`
+	RemoteLockDays int    `toml:"remote_lock_days" comment:"Days from its upload for which nobody can remove or replace an object, with remote_lock." min:"1" max:"36500"`
 }
 
 // Sinks is the section [sinks].
@@ -190,7 +196,7 @@ func Default() Config {
 			Levels: record.DefaultLevels(), FloorBits: record.DefaultFloor, Weights: []string{"rho", "weights"}, AppendOnly: "off",
 		},
 		Witness:  Witness{Key: []string{}, Interval: Duration(time.Minute), Timeout: Duration(2 * time.Second)},
-		Snapshot: Snapshot{Interval: 100, OnEvents: true, EventSpacing: 20, Compression: "none", Recipients: []string{}, KeepLast: 5},
+		Snapshot: Snapshot{Interval: 100, OnEvents: true, EventSpacing: 20, Compression: "none", Recipients: []string{}, KeepLast: 5, RemotePart: 16 << 20, RemoteLock: "off", RemoteLockDays: 30},
 		Serve:    Serve{CacheSize: 4 << 30, FleetRecords: 20_000, FleetKeys: []string{}},
 		Sinks:    Sinks{SyncInterval: Duration(time.Second), Timeout: Duration(30 * time.Second), Patience: Duration(5 * time.Second)},
 		OTLP:     OTLP{Interval: Duration(10 * time.Second)}, TensorBoard: TensorBoard{Every: 1}, JetStream: JetStream{Stream: "usp", Replicas: 1},
