@@ -148,40 +148,36 @@ func (a *app) checkStreamOf() (list []finding) {
 		if x.url == "" || x.setting == "serve.fleet" && x.url == c.JetStream.URL {
 			continue
 		}
-		f := finding{Check: "stream", Level: "ok"}
-		if text, advice, err := a.tryStream(x.url); err != nil {
-			f.Level, f.Detail, f.Advice = "fail", x.setting+": "+err.Error(), advice
-		} else if f.Detail = x.setting + ": " + text; advice != "" {
-			f.Level, f.Advice = "warn", advice
-		}
+		f := a.tryStream(x.url)
+		f.Check, f.Detail = "stream", x.setting+": "+f.Detail
 		list = append(list, f)
 	}
 	return list
 }
 
-func (a *app) tryStream(url string) (text, advice string, err error) {
+func (a *app) tryStream(url string) finding {
 	ctx, cancel := context.WithTimeout(context.Background(), doctorWaits)
 	defer cancel()
 	j := &a.cfg.JetStream
 	c, err := jetstream.Connect(ctx, jetstream.Options{URL: url, CredentialsFile: j.CredentialsFile, CAFile: j.CAFile, FS: a.fs})
 	if err != nil {
-		return "", "start the server, or correct the address or jetstream.credentials_file; runs are recorded all the same, and usp sink RUN brings them later", err
+		return finding{Level: "fail", Detail: err.Error(), Advice: "start the server, or correct the address or jetstream.credentials_file; runs are recorded all the same, and usp sink RUN brings them later"}
 	}
 	defer c.Close()
 	r, err := jetstream.OpenReader(ctx, c, j.Stream)
 	if errors.Is(err, natsjs.ErrStreamNotFound) {
-		return fmt.Sprintf("the server answers and has no stream %s yet", j.Stream), "it is made when the first run is recorded with jetstream.url set", nil
+		return finding{Level: "ok", Detail: fmt.Sprintf("the server answers and has no stream %s yet", j.Stream), Advice: "it is made when the first run is recorded with jetstream.url set"}
+	}
+	var runs map[string]jetstream.Messages
+	if err == nil {
+		runs, err = r.Runs(ctx)
 	}
 	if err != nil {
-		return "", "jetstream.stream names the stream; the credentials must allow to read it", err
+		return finding{Level: "fail", Detail: err.Error(), Advice: "jetstream.stream names the stream; the credentials must allow to read it"}
 	}
-	runs, err := r.Runs(ctx)
-	if err != nil {
-		return "", "", err
-	}
-	text = fmt.Sprintf("stream %s has %s", j.Stream, count(uint64(len(runs)), "run"))
+	f := finding{Level: "ok", Detail: fmt.Sprintf("stream %s has %s", j.Stream, count(uint64(len(runs)), "run"))}
 	if weak := r.Weaknesses(); len(weak) > 0 {
-		return text, "it is no safe mirror: " + weak[0] + "; change it (nats stream edit " + j.Stream + ")", nil
+		f.Level, f.Advice = "warn", "it is no safe mirror: "+weak[0]+"; change it (nats stream edit "+j.Stream+")"
 	}
-	return text, "", nil
+	return f
 }

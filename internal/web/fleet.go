@@ -228,10 +228,11 @@ func (s *Server) fleetRun(ctx context.Context, id string, part stretch) (*fleetR
 		v.Zooms = zooms(v.Path, "?", v.From, v.Until, v.Extent.First, v.Extent.Last)
 	}
 	v.Ended = run.State != fleet.Recording && run.State != fleet.Silent && run.State != fleet.Unreadable && !v.More
-	v.State = v.stamp()
-	q := part.query()
-	q.Set("at", v.State)
-	v.Events = "/fleet/events/" + url.PathEscape(id) + "?" + q.Encode()
+	if v.State = v.stamp(); !v.Ended {
+		q := part.query()
+		q.Set("at", v.State)
+		v.Events = "/fleet/events/" + url.PathEscape(id) + "?" + q.Encode()
+	}
 	return v, nil
 }
 

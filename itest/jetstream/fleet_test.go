@@ -157,6 +157,39 @@ func TestFleetOfReal(t *testing.T) {
 		t.Errorf("verified without a key: %+v", v.Runs[0].Head)
 	}
 
+	// The place from which it has so many records, to the message.
+	c := connect(t, to)
+	reader, err := jetstream.OpenReader(t.Context(), c, "usp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	newest, err := reader.Newest(t.Context(), dir.ID(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, most := range []uint64{0, 1, 100, 308, 309, 10_000} {
+		at, err := reader.Before(t.Context(), newest, most)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := reader.Behind(t.Context(), dir.ID(), false, at)
+		if err != nil || m == nil {
+			t.Fatalf("%v, %v", m, err)
+		}
+		if most >= 309 {
+			if at != 0 {
+				t.Errorf("all %d records begin behind %d", most, at)
+			}
+			continue
+		}
+		if left := newest.Records - m.Records; left > most {
+			t.Errorf("behind %d there are %d records yet, want at most %d", at, left, most)
+		}
+		if before, err := reader.At(t.Context(), at); err != nil || before != nil && !before.Audit && newest.Records-before.Records <= most {
+			t.Errorf("the message %d in front of it, %+v, %v, is far enough", at, before, err)
+		}
+	}
+
 	// Its newest records, though it has many messages.
 	f := newFleet(t, fleet.Options{Stream: to, Records: 100})
 	look(t, f)
@@ -200,6 +233,51 @@ func TestFleetResumed(t *testing.T) {
 		if e.Last != 320 || most > 1000 && (e.First != 1 || e.Records != 320) || most < 1000 && (e.Records < 40 || e.Records > 80) {
 			t.Errorf("of the newest %d: %+v", most, e)
 		}
+	}
+}
+
+// TestFleetOfOlderSinks has a stream of sinks that told of a schema once, though a later generation has it too.
+func TestFleetOfOlderSinks(t *testing.T) {
+	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL(), MessageBytes: 2 << 10}
+	r := sinktest.Record(t)
+	r.Emit(300)
+	r.Rewind(200)
+	r.Emit(300)
+	to.Dir = r.Dir
+	if err := sink.Bring(t.Context(), bringing(r), jetstream.New(to)); err != nil {
+		t.Fatal(err)
+	}
+	var all []*sent
+	for _, m := range messages(t, connect(t, to), "usp.telemetry."+runID) {
+		if m.Header.Get("Usp-Kind") != "schema" || len(all) == 0 {
+			all = append(all, &sent{m.Subject, nats.Header(m.Header), m.Data})
+		}
+	}
+	old := jetstream.Options{URL: forge(t, all).Conn().ConnectedUrl()}
+	f := newFleet(t, fleet.Options{Stream: old, Records: 50})
+	if v := look(t, f); len(v.Runs) != 1 || v.Runs[0].Fault != "" || len(v.Runs[0].Figures) != 3 || v.Runs[0].Generation != 1 {
+		t.Errorf("%+v", v.Runs)
+	}
+	records := f.Open(runID)
+	if _, err := records.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if e := records.Extent(); e.Last != 500 || e.Records < 50 || e.Fault != "" || e.Schema == nil {
+		t.Errorf("%+v", e)
+	}
+
+	// Without any the records are not drawn, and why is said.
+	none := jetstream.Options{URL: forge(t, all[1:]).Conn().ConnectedUrl()}
+	f = newFleet(t, fleet.Options{Stream: none})
+	if v := look(t, f); len(v.Runs) != 1 || !strings.Contains(v.Runs[0].Fault, "does not say") || v.Runs[0].Stored != 600 {
+		t.Errorf("%+v", v.Runs)
+	}
+	records = f.Open(runID)
+	if _, err := records.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if e := records.Extent(); e.Records != 0 || !strings.Contains(e.Fault, "does not say") {
+		t.Errorf("%+v", e)
 	}
 }
 

@@ -376,6 +376,9 @@ func (s *Sink) Sync(ctx context.Context) (sink.Cursor, error) {
 	return s.cursor(), nil
 }
 
+// Trails says whether a head was signed since the digest log was brought: it is signed after the records that it is about.
+func (s *Sink) Trails() bool { return s.audit != nil && s.audit.trails() }
+
 // Close closes the connection.
 func (s *Sink) Close() error {
 	if s.audit != nil {
