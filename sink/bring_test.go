@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -125,6 +127,15 @@ func TestConformance(t *testing.T) {
 			Open: d.open,
 			Rows: func(*testing.T) []sinktest.Row { return d.rows[:d.synced] },
 			Lost: func(*testing.T) uint64 { return d.lost },
+			Fault: func(_ *testing.T, how sinktest.Fault) {
+				d.set(func() {
+					d.refuse = nil
+					if d.hang = how == sinktest.Silent; how == sinktest.Away {
+						d.refuse = errors.New("connection refused")
+					}
+				})
+			},
+			Held: func(*testing.T) [][]byte { return [][]byte{fmt.Append(nil, "no field, and so no loss: ", d.rows)} },
 		}
 	})
 }
@@ -169,6 +180,44 @@ func TestDown(t *testing.T) {
 		ended.Store(true)
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestFaultLasts has a destination that nobody asks at the beginning, and that takes nothing: the fault lasts from the first
+// try to the last, and is said once.
+func TestFaultLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := sinktest.Record(t)
+		r.Emit(100)
+		d := &table{}
+		well := time.Now().Add(10 * time.Minute)
+		d.on = func(what string, _ *sink.Batch) {
+			if d.refuse = nil; what == "sync" && time.Now().Before(well) {
+				d.refuse = errors.New("disk full")
+			}
+		}
+		var said strings.Builder
+		o := options(r)
+		o.Logger = slog.New(slog.NewTextHandler(&said, nil))
+		began := time.Now()
+		ended := began.Add(12 * time.Minute)
+		o.Follow = func() bool { return time.Now().Before(ended) }
+		done := make(chan error, 1)
+		go func() { done <- sink.Bring(t.Context(), o, d.open()) }()
+		time.Sleep(9 * time.Minute)
+		if s := status(t, r); s.Fault != "sync: disk full" || s.Tries < 15 || s.Since.Sub(began) > time.Minute || s.Next != 0 {
+			t.Errorf("after nine minutes the status is %+v", s)
+		}
+		time.Sleep(2 * time.Minute)
+		if s := status(t, r); s.Fault != "" || s.Tries != 0 || s.Next != 100 {
+			t.Errorf("when all is well it is %+v", s)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if nothing, again := strings.Count(said.String(), "takes nothing"), strings.Count(said.String(), "takes records again"); nothing != 1 || again != 1 {
+			t.Errorf("it said %d times that nothing is taken, and %d times that records are, want 1 and 1:\n%s", nothing, again, said.String())
 		}
 	})
 }
@@ -251,7 +300,7 @@ func TestRefusals(t *testing.T) {
 			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.text) {
 				t.Errorf("got %v, want %q", err, test.text)
 			}
-			if s := status(t, r); s.Fault == "" || !strings.Contains(err.Error(), s.Fault) {
+			if s := status(t, r); s.Fault == "" || !strings.Contains(strings.ReplaceAll(err.Error(), "\n", " "), s.Fault) {
 				t.Errorf("the status says %+v", s)
 			}
 		})

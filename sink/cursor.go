@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
@@ -45,10 +46,27 @@ func ReadStatus(fsys vfs.FS, dir rundir.Dir, name string) (Status, error) {
 	if err := json.Unmarshal(b, &s); err != nil || s.Name != name || len(s.State) > maxState {
 		return Status{}, fmt.Errorf("%s is no cursor of a sink: remove it, and %s gets the run once more from its beginning", path, name)
 	}
+	s.Fault = printable(s.Fault)
 	return s, nil
 }
 
-// Statuses reads the cursor files of a run, by name. One that is damaged is left out.
+// printable is a text on one line that moves no cursor: a fault may be in the words of a stranger's server, and a run directory come
+// from anywhere.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// isName says whether a sink can be called so.
+func isName(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_' })
+}
+
+// Statuses reads the cursor files of a run, by name. One that is damaged, or of no sink, is left out.
 func Statuses(fsys vfs.FS, dir rundir.Dir) ([]Status, error) {
 	list, err := fsys.ReadDir(dir.Sinks())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -60,7 +78,7 @@ func Statuses(fsys vfs.FS, dir rundir.Dir) ([]Status, error) {
 	var all []Status
 	for _, d := range list {
 		name, ok := strings.CutSuffix(d.Name(), rundir.CursorSuffix)
-		if !ok || vfs.IsTemp(d.Name()) {
+		if !ok || vfs.IsTemp(d.Name()) || !isName(name) {
 			continue
 		}
 		if s, err := ReadStatus(fsys, dir, name); err == nil {

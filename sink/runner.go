@@ -194,13 +194,14 @@ func (r *runner) begin(ctx context.Context) error {
 		r.opts.Logger.Warn("telemetry that cannot be read is left out; usp verify says more", "run", run.ID, "sink", r.opts.Name, "err", err)
 	}
 	r.synced, r.unsynced = r.opts.Now(), false
-	return r.reached(from)
+	return r.reached(from, false)
 }
 
 // sync makes what was written durable, if it is time or has to be, and saves the cursor. The end of a run is told to the
-// sink by a last Sync though no frame has come since: there may be more of a run than its frames.
+// sink by a last Sync though no frame has come since: there may be more of a run than its frames. After a fault it is time
+// at once, since that alone says whether the destination is well.
 func (r *runner) sync(ctx context.Context, now bool) error {
-	if !now && (!r.unsynced || r.opts.Now().Sub(r.synced) < r.opts.SyncEvery) {
+	if !now && r.status.Fault == "" && (!r.unsynced || r.opts.Now().Sub(r.synced) < r.opts.SyncEvery) {
 		return nil
 	}
 	var at Cursor
@@ -212,26 +213,30 @@ func (r *runner) sync(ctx context.Context, now bool) error {
 		return err
 	}
 	r.unsynced, r.synced = at.Next < r.follower.Position() && !now, r.opts.Now()
-	return r.reached(at)
+	return r.reached(at, true)
 }
 
-// reached saves a cursor that the sink vouches for, and ends its fault.
-func (r *runner) reached(at Cursor) error {
+// reached saves a cursor that the sink vouches for. Where the destination is known to be well, that ends its fault: to begin
+// says nothing, since not every sink asks its destination then.
+func (r *runner) reached(at Cursor, well bool) error {
 	if len(at.State) > maxState {
 		return fmt.Errorf("%w: a state of %d bytes for the cursor, want at most %d", ErrRefused, len(at.State), maxState)
 	}
 	s := &r.status
-	if s.Fault == "" && s.Next == at.Next && bytes.Equal(s.State, at.State) && !s.Updated.IsZero() {
+	well = well && s.Fault != ""
+	if !well && s.Next == at.Next && bytes.Equal(s.State, at.State) && !s.Updated.IsZero() {
 		return nil
 	}
-	if s.Fault != "" {
+	if well {
 		r.opts.Logger.Warn("the destination takes records again", "sink", s.Name, "tries", s.Tries, "after", r.opts.Now().Sub(s.Since).Round(time.Millisecond))
 	}
 	if at.Next > s.Next {
 		r.impatient = time.Time{}
 	}
 	s.Next, s.State, s.Updated = at.Next, at.State, r.opts.Now().UTC()
-	s.Fault, s.Since, s.Tries = "", time.Time{}, 0
+	if well {
+		s.Fault, s.Since, s.Tries = "", time.Time{}, 0
+	}
 	return s.write(r.opts.FS, r.opts.Dir)
 }
 

@@ -139,6 +139,7 @@ func TestExitMessages(t *testing.T) {
 		want string
 	}{
 		{false, errors.New("no luck"), "usp: no luck\n"},
+		{false, errors.New("the server says \x1b]0;gone\x07 \u009b2J\r, and\n\tmore: é"), "usp: the server says  ]0;gone   2J , and\n\tmore: é\n"},
 		{false, usp.ErrNoRecorder, "usp: no recorder: call usp.ServeRecorder at the start of main, put usp in PATH, or set USP_BIN\n"},
 		{false, withCode(20, nil), ""},
 		{true, withCode(11, errors.New("locked")), `{"code":11,"message":"locked","type":"exit_error"}` + "\n"},

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -125,8 +126,19 @@ func (a *app) exit(ctx context.Context, err error) int {
 		json.NewEncoder(a.err).Encode(map[string]any{"type": "exit_error", "code": code, "message": message(err)})
 		return code
 	}
-	fmt.Fprintf(a.err, "usp: %s\n", message(err))
+	fmt.Fprintf(a.err, "usp: %s\n", harmless(message(err)))
 	return code
+}
+
+// harmless is a text that moves no terminal's cursor but to the next line. An error may repeat the name of a file, or what a server
+// has said.
+func harmless(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) && r != '\n' && r != '\t' {
+			return ' '
+		}
+		return r
+	}, s)
 }
 
 // message is an error as a person should see it: without Go's package prefix, and for file errors the plain words.

@@ -47,7 +47,7 @@ func (s *Server) comparePage(w http.ResponseWriter, r *http.Request) {
 		v.Runs = append(v.Runs, list[i].ID)
 	}
 	slices.Reverse(v.Runs)
-	part, err := stretchOf(q)
+	part, err := stretchIn(r)
 	if err != nil {
 		s.fail(w, r, http.StatusBadRequest, "Nothing is compared: "+err.Error()+".")
 		return

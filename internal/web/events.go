@@ -31,8 +31,14 @@ type stream struct {
 	last time.Time // something was sent
 }
 
-// open begins a stream. Without room for one more it answers so.
+// open begins a stream. Without room for one more it answers so. Who asks for the header alone has it and no stream: that
+// would send nothing, so that nobody would notice when its client is done with it.
 func (s *Server) open(w http.ResponseWriter, r *http.Request) (st *stream, done func(), ok bool) {
+	if r.Method == http.MethodHead {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.WriteHeader(http.StatusOK)
+		return nil, nil, false
+	}
 	select {
 	case s.streams <- struct{}{}:
 	default:
@@ -143,7 +149,7 @@ func (s *Server) wait(ctx context.Context, d time.Duration) bool {
 
 // runEvents follows a run until it has ended.
 func (s *Server) runEvents(w http.ResponseWriter, r *http.Request) {
-	part, err := stretchOf(r.URL.Query())
+	part, err := stretchIn(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return

@@ -232,3 +232,40 @@ func TestEventsCompressed(t *testing.T) {
 		t.Errorf("%v: %.200s", err, rest)
 	}
 }
+
+// Who asks for the header of a stream alone has it at once, and may go on asking on the same connection.
+func TestEventsHead(t *testing.T) {
+	mem := vfs.NewMem()
+	full(t, mem, "/runs")
+	s := newServer(t, Options{FS: mem, Streams: 1})
+	web := httptest.NewServer(s.Handler())
+	t.Cleanup(web.Close)
+	for _, path := range []string{"/events", "/events/" + id, "/events/none"} {
+		c, err := net.Dial("tcp", web.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close() // and not before: it is the server that is to be done with it
+		if _, err := io.WriteString(c, "HEAD "+path+" HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		answers := bufio.NewReader(c)
+		head, err := http.ReadResponse(answers, &http.Request{Method: "HEAD"})
+		if err != nil {
+			t.Fatal(path, err)
+		}
+		next, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatalf("%s: %s, and nothing more on this connection: %v", path, head.Status, err)
+		}
+		if next.StatusCode != 200 || head.StatusCode == 200 && head.Header.Get("Content-Type") != "text/event-stream" {
+			t.Errorf("%s: %s as %s, then %s", path, head.Status, head.Header.Get("Content-Type"), next.Status)
+		}
+	}
+	if resp, _ := follow(t, web.URL, "/events/"+id); resp.StatusCode != 200 {
+		t.Errorf("there is no room for a stream after all that: %s", resp.Status)
+	}
+}

@@ -48,7 +48,19 @@ type stretch struct {
 	last        uint64  // in their place: that many steps before the last
 }
 
-var errRange = errors.New("the range of steps must be two whole numbers, the first not above the second")
+var (
+	errRange = errors.New("the range of steps must be two whole numbers, the first not above the second")
+	errQuery = errors.New("what stands behind the question mark of the address cannot be read")
+)
+
+// stretchIn is the range that a request asks for. A query that cannot be read is not one for the whole run.
+func stretchIn(r *http.Request) (stretch, error) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return stretch{}, errQuery
+	}
+	return stretchOf(q)
+}
 
 // stretchOf reads from, until and last.
 func stretchOf(q url.Values) (r stretch, err error) {
@@ -119,7 +131,7 @@ func (s *Server) runPage(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/run/"+url.PathEscape(dir.ID()), http.StatusFound)
 		return
 	}
-	part, err := stretchOf(r.URL.Query())
+	part, err := stretchIn(r)
 	if err != nil {
 		s.fail(w, r, http.StatusBadRequest, "Nothing is shown: "+err.Error()+".")
 		return
@@ -218,17 +230,20 @@ func (v *runView) state() string {
 }
 
 // zooms are links to other ranges of a run that goes from first to last. To path a query is added, behind what stands
-// between.
+// between. A range that lies beside the run, or reaches beyond it, leads back into it.
 func zooms(path, between string, from, until, first, last uint64) []zoom {
 	link := func(name string, from, until uint64) zoom {
-		from, until = max(from, first), min(until, last)
-		return zoom{name, fmt.Sprintf("%s%sfrom=%d&until=%d", path, between, from, max(from, until))}
+		return zoom{name, fmt.Sprintf("%s%sfrom=%d&until=%d", path, between, max(from, first), min(until, last))}
 	}
-	n := until - from
 	list := []zoom{}
-	if from > first || until < last {
+	if from != first || until != last {
 		list = append(list, zoom{"whole run", path})
 	}
+	if from > last || until < first {
+		from, until = first, last
+	}
+	from, until = max(from, first), min(until, last)
+	n := until - from
 	if n >= 4 {
 		list = append(list, link("zoom in", from+n/4, until-n/4))
 	}

@@ -114,7 +114,7 @@ func TestRunPageRange(t *testing.T) {
 	contains(t, get(t, s, "/run/"+id+"?from=&until=").Body.String(), `data-from="1" data-until="100"`)
 	contains(t, get(t, s, "/run/"+id+"?from=5000&until=6000").Body.String(), "no values in this range")
 	contains(t, get(t, s, "/run/"+id+"?until=18446744073709551615").Body.String(), "CUSUM")
-	for _, bad := range []string{"from=x", "from=-1", "from=9&until=3", "last=0", "until=18446744073709551616"} {
+	for _, bad := range []string{"from=x", "from=-1", "from=9&until=3", "last=0", "until=18446744073709551616", "from=%zz", "from=1;until=2", "from=1&from=%", "last=-1"} {
 		if w := get(t, s, "/run/"+id+"?"+bad); w.Code != http.StatusBadRequest {
 			t.Errorf("%s: %d", bad, w.Code)
 		}
@@ -136,11 +136,15 @@ func TestZooms(t *testing.T) {
 			t.Errorf("%s leads to %d–%d, want %v", z.Name, from, until, want)
 		}
 	}
-	for _, ends := range [][4]uint64{{0, 0, 0, 0}, {1, 1, 1, 1}, {1, 2, 1, 2}, {0, 1<<64 - 1, 0, 1<<64 - 1}, {1<<64 - 1, 1<<64 - 1, 5, 1<<64 - 1}, {7, 9, 100, 200}, {300, 400, 100, 200}} {
+	for _, ends := range [][4]uint64{{0, 0, 0, 0}, {1, 1, 1, 1}, {1, 2, 1, 2}, {0, 1<<64 - 1, 0, 1<<64 - 1}, {1<<64 - 1, 1<<64 - 1, 5, 1<<64 - 1}, {7, 9, 100, 200}, {300, 400, 100, 200}, {0, 1<<64 - 1, 1, 300}, {250, 1<<64 - 1, 1, 300}, {1, 120, 100, 200}, {1 << 63, 1<<64 - 1, 1, 300}} {
 		for _, z := range zooms("/r", "?", ends[0], ends[1], ends[2], ends[3]) {
 			u, _ := url.Parse(z.URL)
-			if _, err := stretchOf(u.Query()); err != nil {
+			part, err := stretchOf(u.Query())
+			if err != nil {
 				t.Errorf("%v: %s leads to %s: %v", ends, z.Name, z.URL, err)
+			}
+			if from, until := part.steps(ends[2], ends[3]); from < ends[2] || until > ends[3] {
+				t.Errorf("%v: %s leads to %d–%d, where the run is not", ends, z.Name, from, until)
 			}
 		}
 	}

@@ -83,9 +83,17 @@ func rows(t testing.TB, o jetstream.Options, run string) (rows []sinktest.Row, l
 func TestConformance(t *testing.T) {
 	sinktest.Test(t, func(t *testing.T) sinktest.Destination {
 		s := serve(t, server.Options{})
-		o := jetstream.Options{URL: s.ClientURL(), MessageBytes: 4 << 10}
+		p := newProxy(t, s.Addr().String())
+		o, through := jetstream.Options{URL: s.ClientURL()}, jetstream.Options{URL: p.url(), MessageBytes: 4 << 10}
 		return sinktest.Destination{
-			Open: func() sink.Sink { return jetstream.New(o) },
+			Open:  func() sink.Sink { return jetstream.New(through) },
+			Fault: p.fault,
+			Held: func(t *testing.T) (all [][]byte) {
+				for _, m := range messages(t, connect(t, o), "usp.>") {
+					all = append(all, m.Data, fmt.Append(nil, m.Subject, m.Header))
+				}
+				return all
+			},
 			Rows: func(t *testing.T) []sinktest.Row { r, _ := rows(t, o, runID); return r },
 			Lost: func(t *testing.T) uint64 { _, n := rows(t, o, runID); return n },
 		}

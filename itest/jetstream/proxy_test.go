@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/usp-project/usp/sink/sinktest"
 )
 
 // proxy stands between a sink and a server, and lets through what it is told to.
@@ -17,6 +19,7 @@ type proxy struct {
 	mute    bool   // what the server says is thrown away
 	hold    bool   // what the client says is not passed on yet
 	stall   bool   // nothing is read from the client
+	gone    bool   // connections are closed at once
 	muteAt  string // once the client says this, the server is muted
 	conns   []net.Conn
 }
@@ -57,14 +60,27 @@ func (p *proxy) cut() {
 	})
 }
 
+// fault is for sinktest.Destination.Fault.
+func (p *proxy) fault(_ *testing.T, how sinktest.Fault) {
+	p.set(func() { p.gone, p.mute = how == sinktest.Away, how == sinktest.Silent })
+	if how == sinktest.Away {
+		p.cut()
+	}
+}
+
 func (p *proxy) accept() {
 	for {
 		client, err := p.listener.Accept()
 		if err != nil {
 			return
 		}
+		gone := false
+		p.set(func() { gone = p.gone })
 		server, err := net.Dial("tcp", p.to)
-		if err != nil {
+		if err == nil && gone {
+			_ = server.Close() // nobody talks to it
+		}
+		if err != nil || gone {
 			_ = client.Close() // there is nobody to talk to
 			continue
 		}

@@ -3,11 +3,15 @@ package otlp_test
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,8 +43,24 @@ func TestConformance(t *testing.T) {
 	sinktest.Test(t, func(t *testing.T) sinktest.Destination {
 		d := newStore(t)
 		d.only = []string{"usp.step", "usp.sequence", "usp.records.lost"} // TestSamePoints looks at all
-		url := d.serve(t).URL
+		d.keep = strings.HasSuffix(t.Name(), "/Secretive")
+		var broken atomic.Int32
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch sinktest.Fault(broken.Load()) {
+			case sinktest.Away:
+				w.WriteHeader(http.StatusServiceUnavailable)
+			case sinktest.Silent:
+				_, _ = io.Copy(io.Discard, r.Body) // so that it is noticed when the sender leaves
+				<-r.Context().Done()
+			default:
+				d.ServeHTTP(w, r)
+			}
+		}))
+		t.Cleanup(server.Close)
+		url := server.URL
 		return sinktest.Destination{
+			Fault: func(_ *testing.T, how sinktest.Fault) { broken.Store(int32(how)) },
+			Held:  func(t *testing.T) [][]byte { return d.bodies },
 			Open: func() sink.Sink {
 				return open(t, otlp.Options{Endpoint: url, Interval: time.Millisecond, Elements: 1, Plain: true})
 			},

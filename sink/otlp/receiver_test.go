@@ -185,7 +185,8 @@ type store struct {
 	requests []*http.Request
 	bodies   [][]byte
 	resource []string
-	only     []string // metrics that are kept; nil: all
+	only     []string // metrics that are kept, and no bodies; nil: all
+	keep     bool     // bodies too
 
 	answer func(n int, w http.ResponseWriter) (taken bool) // of request n, from 0; nil: all are taken
 }
@@ -217,7 +218,7 @@ func (s *store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	n := len(s.requests)
 	s.requests = append(s.requests, r)
-	if s.only == nil {
+	if s.only == nil || s.keep {
 		s.bodies = append(s.bodies, b)
 	}
 	if s.answer != nil && !s.answer(n, w) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,11 +39,46 @@ func files(t *testing.T, dir string) []string {
 	return list
 }
 
+// held is what is in the files: each name, each value as text and as bytes, and what stands beside them.
+func held(t *testing.T, dir string) (all [][]byte) {
+	t.Helper()
+	for _, name := range files(t, dir) {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := pq.OpenFile(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b, []byte(file.Schema().String()))
+		for _, kv := range file.Metadata().KeyValueMetadata {
+			all = append(all, []byte(kv.Key+"="+kv.Value))
+		}
+		reader := pq.NewReader(file)
+		rows, n := make([]pq.Row, 512), 0
+		for err == nil {
+			if n, err = reader.ReadRows(rows); err != nil && !errors.Is(err, io.EOF) {
+				t.Fatal(err)
+			}
+			for _, r := range rows[:n] {
+				for _, v := range r {
+					all = append(all, append(v.Bytes(), []byte(" "+v.String())...))
+				}
+			}
+		}
+	}
+	return all
+}
+
 func TestConformance(t *testing.T) {
 	sinktest.Test(t, func(t *testing.T) sinktest.Destination {
 		dir := filepath.Join(t.TempDir(), "lake")
+		disk := sinktest.NewDisk()
 		return sinktest.Destination{
-			Open: func() sink.Sink { return parquet.New(parquet.Options{Dir: dir}) },
+			Open:  func() sink.Sink { return parquet.New(parquet.Options{Dir: dir, FS: disk}) },
+			Fault: disk.Fault, Blocks: true,
+			Held: func(t *testing.T) [][]byte { return held(t, dir) },
 			Rows: func(t *testing.T) (all []sinktest.Row) {
 				for _, name := range files(t, dir) {
 					rows, err := pq.ReadFile[row](name)

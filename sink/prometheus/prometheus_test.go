@@ -116,6 +116,11 @@ func TestConformance(t *testing.T) {
 				return sinktest.Row{Generation: uint32(v["usp_generation"]), Seq: uint64(v["usp_sequence"]), Step: uint64(v["usp_step"])}, ok
 			},
 			Lost: func(t *testing.T) uint64 { return uint64(values(t, last)[`usp_records_lost_total{reason="overrun"}`]) },
+			Held: func(t *testing.T) [][]byte {
+				plain, _ := scrape(t, last, "text/plain")
+				open, _ := scrape(t, last, openMetrics)
+				return [][]byte{[]byte(plain), []byte(open)}
+			},
 		}
 	})
 }

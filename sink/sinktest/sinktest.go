@@ -30,6 +30,14 @@ type Destination struct {
 
 	// Lost reads how many records the destination has been told to be lost; nil: it does not say.
 	Lost func(t *testing.T) uint64
+
+	// Fault breaks the destination, or mends it. nil: it cannot be away, since the sink itself or the run directory holds it.
+	Fault func(t *testing.T, how Fault)
+	// Blocks says that a call to a Silent destination waits however long it takes, as one to a file system does.
+	Blocks bool
+
+	// Held is all that is there, names and values, uncompressed. nil: it is in the run directory.
+	Held func(t *testing.T) [][]byte
 }
 
 // Test runs every test on new destinations.
@@ -40,6 +48,9 @@ func Test(t *testing.T, open func(t *testing.T) Destination) {
 	t.Run("LostCursor", func(t *testing.T) { lostCursor(t, open(t)) })
 	t.Run("Following", func(t *testing.T) { following(t, open(t)) })
 	t.Run("Hasty", func(t *testing.T) { hasty(t, open(t)) })
+	t.Run("Away", func(t *testing.T) { faulty(t, open(t), Away) })
+	t.Run("Silent", func(t *testing.T) { faulty(t, open(t), Silent) })
+	t.Run("Secretive", func(t *testing.T) { secretive(t, open(t)) })
 }
 
 // history is a run with losses, two segments in its first generation, and a rewind.

@@ -46,8 +46,20 @@ func shown(t *testing.T, dir string) (rows []sinktest.Row, lost uint64) {
 func TestConformance(t *testing.T) {
 	sinktest.Test(t, func(t *testing.T) sinktest.Destination {
 		dir := filepath.Join(t.TempDir(), "logs")
+		disk := sinktest.NewDisk()
 		return sinktest.Destination{
-			Open: func() sink.Sink { return tensorboard.New(tensorboard.Options{Dir: dir}) },
+			Open:  func() sink.Sink { return tensorboard.New(tensorboard.Options{Dir: dir, FS: disk}) },
+			Fault: disk.Fault, Blocks: true,
+			Held: func(t *testing.T) (all [][]byte) {
+				files, err := filepath.Glob(filepath.Join(dir, "*", "*"))
+				check(t, err)
+				for _, name := range files {
+					b, err := os.ReadFile(name)
+					check(t, err)
+					all = append(all, b)
+				}
+				return all
+			},
 			Rows: func(t *testing.T) []sinktest.Row { rows, _ := shown(t, dir); return rows },
 			Lost: func(t *testing.T) uint64 { _, lost := shown(t, dir); return lost },
 		}
