@@ -35,7 +35,7 @@ func (m *machine) recordLarge(stays int, sizes ...int) string {
 	run, err := usp.Start(context.Background(), usp.Options{
 		Schema: schema, Command: []string{program, "record", "--options-on-stdin"}, Stderr: io.Discard, DrainTimeout: time.Minute,
 		Ring:     usp.RingOptions{Dir: filepath.Join(m.dir, "rings"), StagingCapacity: int64(slices.Max(sizes)+stays) + mebibyte},
-		Recorder: recorder.Options{Runs: filepath.Join(m.dir, "runs"), KeyFile: filepath.Join(m.dir, "config", "usp", "signing.key"), Snapshot: recorder.SnapshotOptions{Reuse: 4}},
+		Recorder: recorder.Options{Runs: filepath.Join(m.dir, "runs"), KeyFile: filepath.Join(m.dir, "config", "usp", "signing.key"), Snapshot: recorder.SnapshotOptions{Reuse: 4, Retention: snapshot.Retention{KeepLast: 1000}}},
 	})
 	check(m.t, err)
 	values := record.NewValues(schema)
