@@ -309,23 +309,20 @@ func (r *Run) fetch(ctx context.Context, fsys vfs.FS, name, path string, size in
 		return damaged("it has %d bytes, want %d", stored, size)
 	}
 	sum := sha256.New()
-	var broken error // of the store
+	var broken, damage error // of the store; of the object
 	err = vfs.Create(fsys, path, 0o600, func(f vfs.File) error {
 		n, err := io.Copy(io.MultiWriter(f, sum), &noting{Reader: io.LimitReader(in, size+1), err: &broken})
 		switch {
 		case err != nil:
 			return err
 		case n != size:
-			return damaged("it has %d bytes, want %d", n, size)
+			damage = damaged("it has %d bytes, want %d", n, size)
 		case [32]byte(sum.Sum(nil)) != want:
-			return damaged("its SHA-256 is %s, the log has %s", hex.EncodeToString(sum.Sum(nil)), hex.EncodeToString(want[:]))
+			damage = damaged("its SHA-256 is %s, the log has %s", hex.EncodeToString(sum.Sum(nil)), hex.EncodeToString(want[:]))
 		}
-		return nil
+		return damage
 	})
-	if broken != nil {
-		return broken
-	}
-	return err
+	return cmp.Or(broken, damage, err)
 }
 
 // noting remembers an error of reading, to tell it from one of writing.

@@ -58,7 +58,7 @@ type manifestProofDoc struct {
 	Proof      string `json:"proof"` // C2SP tlog-proof of the OPEN entry
 }
 
-// decode reads one JSON document strictly: what this version does not know would be believed by nobody.
+// decode reads one JSON document strictly: there is one text of it, that of encode, so that no byte of it can change unseen.
 func decode(b []byte, limit int, v any) error {
 	if len(b) > limit {
 		return fmt.Errorf("%d bytes, at most %d", len(b), limit)
@@ -71,12 +71,19 @@ func decode(b []byte, limit int, v any) error {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("something follows the JSON")
 	}
+	if again, err := encode(v); err != nil || !bytes.Equal(again, b) {
+		return errors.New("it is not written as it should be")
+	}
 	return nil
 }
 
 func encode(v any) ([]byte, error) {
-	b, err := json.MarshalIndent(v, "", "  ")
-	return append(b, '\n'), err
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	err := e.Encode(v)
+	return b.Bytes(), err
 }
 
 // parseSnapshotDoc reads X.snap.json of a run and checks its form, not its proof.

@@ -300,6 +300,9 @@ func (s *s3) Put(ctx context.Context, key string, data []byte, t Tags) error {
 
 func (s *s3) Remove(ctx context.Context, key string) error {
 	err := s.call(ctx, key, func(w *watched) error {
+		if s.locks() { // the bucket keeps versions: without naming them nothing would go
+			return s.removeVersions(w, key)
+		}
 		return s.core.RemoveObject(w, s.opts.Bucket, key, minio.RemoveObjectOptions{})
 	})
 	if errors.Is(err, ErrNotFound) && !isNoBucket(err) {
@@ -307,6 +310,51 @@ func (s *s3) Remove(ctx context.Context, key string) error {
 	}
 	return err
 }
+
+func (s *s3) removeVersions(w *watched, key string) error {
+	for o := range s.core.Client.ListObjects(w, s.opts.Bucket, minio.ListObjectsOptions{Prefix: key, WithVersions: true, Recursive: true}) {
+		if o.Err != nil {
+			return o.Err
+		}
+		w.touch()
+		if o.Key != key {
+			continue
+		}
+		if err := s.core.RemoveObject(w, s.opts.Bucket, key, minio.RemoveObjectOptions{VersionID: o.VersionID}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Check tries whether there are credentials, and whether the store lets the bucket be listed with them, and says whether the bucket offers object lock.
+func Check(ctx context.Context, store Store, to Address) (lock bool, err error) {
+	s, ok := store.(*s3)
+	if !ok {
+		_, err := store.List(ctx, to.key("latest", ""))
+		return false, err
+	}
+	err = s.call(ctx, to.Prefix, func(w *watched) error {
+		for o := range s.core.Client.ListObjects(w, s.opts.Bucket, minio.ListObjectsOptions{Prefix: to.key("latest", ""), MaxKeys: 1}) {
+			return o.Err
+		}
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	state := ""
+	err = s.call(ctx, to.Prefix, func(w *watched) error {
+		state, _, _, _, err = s.core.GetObjectLockConfig(w, s.opts.Bucket)
+		return err
+	})
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	return err == nil && state == "Enabled", nil // whoever does not know the question does not offer it
+}
+
+func (s *s3) locks() bool { return s.opts.Lock != "" && s.opts.Lock != LockNone }
 
 func (s *s3) Begin(ctx context.Context, key string, t Tags) (id string, err error) {
 	err = s.call(ctx, key, func(w *watched) error {

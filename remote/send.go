@@ -75,6 +75,7 @@ type sender struct {
 	partial   *partial                // an upload that was cut off
 
 	seen      string    // what the run directory looked like when all in it was settled
+	kept      bool      // the store has refused to remove something
 	impatient time.Time // since when a run that has ended gets nothing there; zero: it does
 }
 

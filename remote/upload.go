@@ -325,7 +325,15 @@ func (s *sender) prune(ctx context.Context, l *ledger) error {
 		if s.LockFor > 0 && s.Now().Sub(info.Created) < s.LockFor {
 			continue
 		}
-		if err := remove(ctx, s.Store, s.To, s.run, info.Name); err != nil {
+		err := remove(ctx, s.Store, s.To, s.run, info.Name)
+		if errors.Is(err, ErrDenied) { // credentials that may add and not remove make sense
+			if !s.kept {
+				s.Logger.Warn("the remote store lets nothing be removed; more is kept there than the settings say", "run", s.run, "err", err)
+			}
+			s.kept = true
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 		delete(s.there, info.Name)

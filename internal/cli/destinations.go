@@ -100,6 +100,14 @@ func (a *app) lags(dir rundir.Dir) (list []prometheus.Lag) {
 		return nil // the run is being removed, perhaps; the next scrape sees
 	}
 	for _, r := range reports {
+		if s := r.Remote; s != nil {
+			n := &prometheus.Snapshots{Sent: s.Sent, Waiting: s.Waiting, Missed: s.Missed, Refused: s.Refused, Pruned: s.Pruned}
+			if !s.Oldest.IsZero() {
+				n.Oldest = max(0, a.now().Sub(s.Oldest))
+			}
+			list = append(list, prometheus.Lag{Sink: r.Sink, Fault: s.Fault != "", Snapshots: n})
+			continue
+		}
 		list = append(list, prometheus.Lag{Sink: r.Sink, Frames: r.Of - min(r.Of, r.Frames), Fault: r.Fault != ""})
 	}
 	return list

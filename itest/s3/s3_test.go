@@ -54,6 +54,8 @@ const (
 type store struct {
 	*httptest.Server
 	backend *s3mem.Backend
+	handler http.Handler     // the server itself, without the layer
+	inner   *httptest.Server // likewise
 
 	mu       sync.Mutex
 	requests []string                                          // METHOD /path?query
@@ -68,7 +70,8 @@ func newStore(t *testing.T) *store {
 		t.Fatal(err)
 	}
 	faker := gofakes3.New(s.backend, gofakes3.WithLogger(gofakes3.DiscardLog()))
-	inner := faker.Server()
+	s.handler = faker.Server()
+	s.inner = httptest.NewServer(s.handler)
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		s.requests = append(s.requests, r.Method+" "+r.URL.RequestURI())
@@ -79,12 +82,13 @@ func newStore(t *testing.T) *store {
 			return
 		}
 		if authorize(w, r) {
-			inner.ServeHTTP(w, r)
+			s.handler.ServeHTTP(w, r)
 		}
 	}))
 	t.Cleanup(func() {
 		s.CloseClientConnections()
 		s.Close()
+		s.inner.Close()
 	})
 	return s
 }
@@ -143,6 +147,15 @@ func (s *store) putObject(t *testing.T, key string, b []byte) {
 	}
 }
 
+// clear empties the bucket.
+func (s *store) clear(t *testing.T) {
+	t.Helper()
+	s.set(nil)
+	for _, key := range s.keys(t) {
+		s.remove(t, key)
+	}
+}
+
 func (s *store) remove(t *testing.T, key string) {
 	t.Helper()
 	if _, err := s.backend.DeleteObject(bucket, key); err != nil {
@@ -180,8 +193,8 @@ type result struct {
 func (m *machine) try(args ...string) result {
 	m.t.Helper()
 	var out, errw bytes.Buffer
-	c := exec.Command(program, args...)
-	c.Dir, c.Env, c.Stdout, c.Stderr = m.dir, m.env, &out, &errw
+	c := m.command(args...)
+	c.Stdout, c.Stderr = &out, &errw
 	err := c.Run()
 	r := result{0, out.String(), errw.String()}
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {

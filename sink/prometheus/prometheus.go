@@ -48,6 +48,14 @@ type Lag struct {
 	Sink   string
 	Frames uint64
 	Fault  bool // it takes nothing
+
+	Snapshots *Snapshots // of the remote store, which gets these and no frames
+}
+
+// Snapshots is what became of a run's snapshots on the way to a remote store.
+type Snapshots struct {
+	Sent, Waiting, Missed, Refused, Pruned uint64
+	Oldest                                 time.Duration // how long the oldest one has been waiting
 }
 
 // Options say what else is shown. The zero value shows the records alone.
