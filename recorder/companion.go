@@ -17,6 +17,9 @@ type CompanionOptions struct {
 	Wait    time.Duration `json:"wait,omitempty"`    // how long the recorder's process waits for it when the run has ended; default 10 s
 }
 
+// companionNice is the lowest priority: beside a recorder that wants all of a processor the companion gets one seventieth of it.
+const companionNice = 19
+
 // companion is that process.
 type companion struct {
 	cmd  *exec.Cmd
@@ -41,6 +44,9 @@ func startCompanion(o Options, dir string) *companion {
 		o.Logger.Error("the sinks cannot be started; recording goes on", "command", c.Command, "err", err)
 		return nil
 	}
+	// From its first instruction: to start takes time of a processor that the recorder may need. Those of its threads
+	// that there are by now it sees to itself. Best effort.
+	_ = syscall.Setpriority(syscall.PRIO_PROCESS, cmd.Process.Pid, companionNice)
 	p := &companion{cmd: cmd, done: make(chan struct{}), log: o.Logger, wait: c.Wait, grace: 5 * time.Second}
 	go func() {
 		defer close(p.done)

@@ -137,7 +137,7 @@ func (r *runner) work(ctx context.Context) (done bool, err error) {
 	for ctx.Err() == nil {
 		b, err := r.follower.Next()
 		if errors.Is(err, io.EOF) {
-			if err := r.sync(ctx, !more); err != nil {
+			if err := r.sync(ctx, !more || r.trails()); err != nil {
 				return false, err
 			}
 			return !more, nil
@@ -155,6 +155,12 @@ func (r *runner) work(ctx context.Context) (done bool, err error) {
 		}
 	}
 	return false, nil
+}
+
+// trails says whether it is time to bring what the sink has beside frames.
+func (r *runner) trails() bool {
+	t, ok := r.sink.(Trailing)
+	return ok && r.opts.Now().Sub(r.synced) >= r.opts.SyncEvery && t.Trails()
 }
 
 // recorded says whether there can still be more.

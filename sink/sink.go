@@ -85,3 +85,12 @@ type Sink interface {
 	// Close lets go of the destination. What was not synced may be there or not.
 	Close() error
 }
+
+// A Trailing sink brings more of a run than its frames, such as signed heads, which may come after them.
+type Trailing interface {
+	Sink
+
+	// Trails says whether there is more for Sync to bring though nothing was written since the last one. It is asked about as
+	// often as a run that is recorded would be synced, and costs next to nothing.
+	Trails() bool
+}

@@ -38,6 +38,7 @@ type RecorderConfig struct {
 // RecorderRound is what recording so many records took.
 type RecorderRound struct {
 	Elapsed time.Duration // from the first record emitted to all of them synced, and their digests
+	Ending  time.Duration // from then until the process has ended, and what it has started
 	CPU     time.Duration // user and system time of the recorder's process, its start and end included
 	MaxRSS  int64         // most memory of the recorder's process in bytes, mapped parts of the ring included
 	Bytes   int64         // of all files of telemetry and digests
@@ -79,10 +80,12 @@ func Record(ctx context.Context, c RecorderConfig) (round RecorderRound, err err
 	if err := child.until(ctx, func() bool { return p.Consumer().Synced == c.Records }); err != nil {
 		return round, err
 	}
-	round.Elapsed = time.Since(begun)
+	synced := time.Now()
+	round.Elapsed = synced.Sub(begun)
 	if err := errors.Join(p.Close(true), child.until(ctx, func() bool { return false })); err != nil {
 		return round, err
 	}
+	round.Ending = time.Since(synced)
 	return round, round.read(child, o.Runs)
 }
 

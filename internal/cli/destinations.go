@@ -11,6 +11,7 @@ import (
 	"github.com/usp-project/usp/internal/pyramid"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/web"
+	"github.com/usp-project/usp/remote"
 	"github.com/usp-project/usp/sink"
 	"github.com/usp-project/usp/sink/jetstream"
 	"github.com/usp-project/usp/sink/otlp"
@@ -22,9 +23,9 @@ import (
 // destination is a kind of sink: where its settings are, and how it is opened.
 type destination struct {
 	name string
-	live bool                          // it shows what is, so it makes sense only while a run is recorded
-	at   func(c *config.Config) string // where it goes; empty: nowhere
-	open func(a *app, dir rundir.Dir) (sink.Sink, error)
+	live bool                                            // it shows what is, so it makes sense only while a run is recorded
+	at   func(c *config.Config) string                   // where it goes; empty: nowhere
+	open func(a *app, dir rundir.Dir) (sink.Sink, error) // nil: it gets the snapshots
 }
 
 // destinations are all kinds, in the order of the settings.
@@ -42,6 +43,7 @@ func destinations() []destination {
 		{"jetstream", false, func(c *config.Config) string { return c.JetStream.URL }, func(a *app, dir rundir.Dir) (sink.Sink, error) {
 			return jetstream.New(a.streamOptions(dir)), nil
 		}},
+		{remote.Name, false, func(c *config.Config) string { return c.Snapshot.Remote }, nil}, // snapshots, and no telemetry: see sendRemote
 	}
 }
 
@@ -99,6 +101,14 @@ func (a *app) lags(dir rundir.Dir) (list []prometheus.Lag) {
 		return nil // the run is being removed, perhaps; the next scrape sees
 	}
 	for _, r := range reports {
+		if s := r.Remote; s != nil {
+			n := &prometheus.Snapshots{Sent: s.Sent, Waiting: s.Waiting, Missed: s.Missed, Refused: s.Refused, Pruned: s.Pruned}
+			if !s.Oldest.IsZero() {
+				n.Oldest = max(0, a.now().Sub(s.Oldest))
+			}
+			list = append(list, prometheus.Lag{Sink: r.Sink, Fault: s.Fault != "", Snapshots: n})
+			continue
+		}
 		list = append(list, prometheus.Lag{Sink: r.Sink, Frames: r.Of - min(r.Of, r.Frames), Fault: r.Fault != ""})
 	}
 	return list

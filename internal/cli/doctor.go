@@ -35,7 +35,7 @@ func (a *app) doctorCommand() *cobra.Command {
 }
 
 func (a *app) doctor() error {
-	checks := []func() []finding{a.checkRing, a.checkStaleRings, a.checkRuns, a.checkReadOnly, a.checkAnchor, a.checkKey, a.checkClock, a.checkCPU}
+	checks := []func() []finding{a.checkRing, a.checkStaleRings, a.checkRuns, a.checkReadOnly, a.checkAnchor, a.checkStreamOf, a.checkRemote, a.checkKey, a.checkClock, a.checkCPU}
 	var all []finding
 	for _, check := range checks {
 		all = append(all, check()...)

@@ -19,6 +19,7 @@ import (
 	"github.com/usp-project/usp/predictor"
 	"github.com/usp-project/usp/record"
 	"github.com/usp-project/usp/recorder"
+	"github.com/usp-project/usp/remote"
 )
 
 // errComplete says that there was nothing to resume, and that the user was told so.
@@ -27,6 +28,9 @@ var errComplete = errors.New("the run is complete")
 // resume continues a run: same prediction settings, same columns, same input, from the newest snapshot that verifies.
 func (s *session) resume(ctx context.Context, args []string) error {
 	a := s.app
+	if remote.IsAddress(s.flags.resume) {
+		return s.resumeRemote(ctx, args)
+	}
 	dir, err := a.resolve(s.flags.resume)
 	if err != nil {
 		return err
@@ -48,11 +52,7 @@ func (s *session) resume(ctx context.Context, args []string) error {
 	if err := s.checkConsumed(dir); err != nil {
 		return err
 	}
-	if slices.ContainsFunc(a.settings, func(set config.Setting) bool {
-		return strings.HasPrefix(set.Key, "predictor.") || strings.HasSuffix(set.Key, "_column") || set.Key == "digest.interval"
-	}) {
-		fmt.Fprintf(a.err, "usp: note: what enters the prediction (season, columns, digest interval) is the run's, whatever flags say\n")
-	}
+	a.noteRunsOwn()
 	s.source.meta.relativeTo(runs)
 	s.meta.Input, s.meta.Version = s.source.meta, version()
 	if s.predictor, err = predictor.New(s.meta.Predictor); err != nil {
@@ -82,6 +82,15 @@ func (s *session) resume(ctx context.Context, args []string) error {
 	return s.beginForecasts()
 }
 
+// noteRunsOwn says that a run goes on as it was begun, where flags say something else.
+func (a *app) noteRunsOwn() {
+	if slices.ContainsFunc(a.settings, func(set config.Setting) bool {
+		return strings.HasPrefix(set.Key, "predictor.") || strings.HasSuffix(set.Key, "_column") || set.Key == "digest.interval"
+	}) {
+		fmt.Fprintf(a.err, "usp: note: what enters the prediction (season, columns, digest interval) is the run's, whatever flags say\n")
+	}
+}
+
 func (s *session) readMeta(dir rundir.Dir) error {
 	m, _, err := rundir.ReadManifest(s.app.fs, dir, 0)
 	if err != nil {
@@ -90,6 +99,11 @@ func (s *session) readMeta(dir rundir.Dir) error {
 	if s.meta, err = readProducerMeta(s.app.fs, dir); err != nil {
 		return usageError(err)
 	}
+	return s.takeSchema(m)
+}
+
+// takeSchema has the run go on with the fields and on the steps of the one it continues.
+func (s *session) takeSchema(m *rundir.Manifest) error {
 	schema, err := m.ParsedSchema()
 	if err != nil {
 		return err
@@ -133,8 +147,12 @@ func readProducerMeta(fsys vfs.FS, dir rundir.Dir) (meta producerMeta, err error
 	if err != nil {
 		return meta, err
 	}
+	return producerMetaOf(m)
+}
+
+func producerMetaOf(m *rundir.Manifest) (meta producerMeta, err error) {
 	if err := json.Unmarshal(m.Producer, &meta); err != nil || meta.Program != usprun {
-		return meta, fmt.Errorf("run %s was not made by usp run; only the program that made it can go on with it or compute it again", dir.ID())
+		return meta, fmt.Errorf("run %s was not made by usp run; only the program that made it can go on with it or compute it again", m.RunID)
 	}
 	return meta, nil
 }

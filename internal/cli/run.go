@@ -16,12 +16,14 @@ import (
 	"github.com/usp-project/usp/internal/score"
 	"github.com/usp-project/usp/predictor"
 	"github.com/usp-project/usp/record"
+	"github.com/usp-project/usp/remote"
 	"github.com/usp-project/usp/snapshot"
 )
 
 // runFlags are the flags of usp run that are not settings.
 type runFlags struct {
 	resume    string
+	key       string // of the log that a remote snapshot is from
 	forecasts string
 }
 
@@ -37,7 +39,10 @@ says when each row arrived, and what arrives late is stale.
 
 The recorder runs as a process of its own; the prediction never waits for it.
 --resume continues a run that was killed or interrupted behind its newest snapshot;
-its input is the one it was started with unless INPUT says where it is now.`
+its input is the one it was started with unless INPUT says where it is now.
+
+--resume s3://BUCKET/PREFIX/RUN, or /latest, continues from the remote copy of its
+snapshots (snapshot.remote), as a new run. --key KEY says whose they must be.`
 
 func (a *app) runCommand() *cobra.Command {
 	var f runFlags
@@ -48,7 +53,8 @@ func (a *app) runCommand() *cobra.Command {
 			return a.run(cmd.Context(), args, f)
 		},
 	}
-	cmd.Flags().StringVar(&f.resume, "resume", "", "continue `RUN` behind its newest snapshot")
+	cmd.Flags().StringVar(&f.resume, "resume", "", "continue `RUN`, which may be s3://BUCKET/PREFIX/RUN, behind its newest snapshot")
+	cmd.Flags().StringVar(&f.key, "key", "", "with --resume s3://…: verifier `key` that must have signed the run")
 	cmd.Flags().StringVar(&f.forecasts, "forecasts", "", "write time, forecast, interval and quantiles of every step to `FILE` (CSV; - for standard output)")
 	a.setting(cmd, false, "time-column", "", "run.time_column", "`column` of the input with the times")
 	a.setting(cmd, false, "value-column", "", "run.value_column", "`column` of the input with the values")
@@ -75,6 +81,7 @@ type producerMeta struct {
 	Predictor        predictor.Config `json:"predictor"`
 	SnapshotInterval uint64           `json:"snapshot_interval"`
 	EventSpacing     uint64           `json:"snapshot_event_spacing,omitempty"` // 0: no snapshots for events
+	Continues        *continued       `json:"continues,omitempty"`              // the run that this one goes on with, from a remote snapshot
 }
 
 // expertMeta names an expert, so that its part in a run can be told without the predictor that it belonged to.
@@ -149,6 +156,9 @@ func (a *app) run(ctx context.Context, args []string, f runFlags) error {
 	s := &session{app: a, flags: f, started: a.now(), buffers: map[string][]byte{}}
 	defer s.close()
 	var err error
+	if f.key != "" && !remote.IsAddress(f.resume) {
+		return usageError(errors.New("--key is for --resume s3://BUCKET/PREFIX/RUN; a run directory has its own"))
+	}
 	if f.resume != "" {
 		err = s.resume(ctx, args)
 	} else {

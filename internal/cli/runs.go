@@ -38,12 +38,20 @@ const runsLong = `List the recorded runs with how each ended:
   unfinished   neither closed nor being recorded: its recorder or program was killed
   recording    being recorded now
 
-usp run --resume RUN goes on with what is interrupted, crashed or unfinished.`
+usp run --resume RUN goes on with what is interrupted, crashed or unfinished.
+
+With --fleet it lists the runs of all machines that mirror theirs in a stream of NATS
+JetStream (jetstream.stream), as the stream has them: also silent, which have sent nothing
+for half a minute, and unreadable. Who may write to the stream can have made up all of it
+but the signed heads that are verified, with the keys in serve.fleet_keys.`
 
 func (a *app) runsCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "runs", Short: "List the recorded runs", Long: runsLong, Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("fleet") {
+				return a.fleetRuns(cmd.Context())
+			}
 			list, err := rundir.List(a.fs, a.cfg.Run.Dir)
 			if err != nil {
 				return err
@@ -76,6 +84,8 @@ func (a *app) runsCommand() *cobra.Command {
 			return nil
 		},
 	}
+	a.setting(cmd, false, "fleet", "", "serve.fleet", "list the runs in the stream of a NATS `server`, nats://HOST:PORT, in their place")
+	return cmd
 }
 
 func (a *app) runRow(r *rundir.Run) runRow {
@@ -124,8 +134,11 @@ func stoppedShort(m *rundir.Manifest, end *digestlog.Entry) bool {
 		return false
 	}
 	last := end.Emitted // a record for each row
-	if m.Resumed != nil {
+	switch {
+	case m.Resumed != nil:
 		last += m.Resumed.Step
+	case meta.Continues != nil:
+		last += meta.Continues.Step
 	}
 	return last < meta.Input.Rows
 }

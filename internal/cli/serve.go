@@ -21,6 +21,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/usp-project/usp/internal/fleet"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/systemd"
 	"github.com/usp-project/usp/internal/vfs"
@@ -28,14 +29,19 @@ import (
 )
 
 const serveLong = `Show the runs in a browser: the list of runs, each run's telemetry over any range of
-its steps, followed while it is recorded, and two runs beside each other. Nothing is
-changed by it.
+its steps, followed while it is recorded, and two runs beside each other. No run is
+changed by it. What long runs are drawn from is made when it is missing, with the
+lowest priority, and kept in your cache directory (serve.cache, serve.cache_size).
 
 By default it listens on this machine only, on port 8765 or, if that is taken, one of
 the next ones; port 0 takes any that is free. To listen for other machines it needs a
 certificate and a file with a token, which a browser is asked for and other programs
 send as "Authorization: Bearer TOKEN". Requests under a host name that was not given
 with --host are refused, so that no page elsewhere can read through your browser.
+
+--fleet shows beside them the runs of all machines that mirror theirs in a stream of NATS
+JetStream, under /fleet. Exit 75 if the server does not answer, 10 if it has no such
+stream, 1 if it does not take the credentials (jetstream.credentials_file).
 
 SIGHUP has certificate and token read again; if one is wrong, both stay as they were.
 /metrics is for Prometheus: the newest telemetry of every run that is recorded.
@@ -70,6 +76,7 @@ func (a *app) serveCommand() *cobra.Command {
 	fl.StringVar(&f.key, "tls-key", "", "PEM `file` of the certificate's key")
 	fl.StringVar(&f.tokenFile, "token-file", "", "`file` with the token that requests must show")
 	fl.StringArrayVar(&f.hosts, "host", nil, "further host `name` under which requests may come")
+	a.setting(cmd, false, "fleet", "", "serve.fleet", "show also the runs in the stream of a NATS `server`, nats://HOST:PORT")
 	fl.StringVar(&f.control, "control", "", "`file` of a socket for profiles of the server")
 	return cmd
 }
@@ -81,6 +88,7 @@ type serving struct {
 	Address string `json:"address"`
 	PID     int    `json:"pid"`
 	Control string `json:"control,omitempty"`
+	Fleet   string `json:"fleet,omitempty"` // where the runs of the fleet are shown
 }
 
 func (a *app) serve(ctx context.Context, f serveFlags) error {
@@ -88,7 +96,11 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	if err != nil {
 		return err
 	}
-	s, err := web.New(a.webOptions(f, token))
+	runs, err := a.servedFleet(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := web.New(a.webOptions(f, token, runs))
 	if err != nil {
 		return usageError(fmt.Errorf("--token-file %s: %w", f.tokenFile, err))
 	}
@@ -120,6 +132,9 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	manager := systemd.FromEnvironment(a.env, os.Getpid())
 	beside, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
+	if runs != nil {
+		wg.Go(func() { runs.Run(beside) })
+	}
 	wg.Go(func() { manager.Watchdog(beside, func() bool { return answers(address) }) })
 	wg.Go(func() { a.reloads(beside, manager, func() error { return a.reload(f, s, &current) }) })
 	if err := manager.Notify(systemd.Ready, systemd.Status("listens on "+address)); err != nil {
@@ -133,6 +148,25 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 		return err
 	}
 	return context.Cause(ctx)
+}
+
+// servedFleet is the fleet that is shown too, after a first look at it; nil: none is.
+func (a *app) servedFleet(ctx context.Context) (*fleet.Fleet, error) {
+	if a.cfg.Serve.Fleet == "" {
+		return nil, nil
+	}
+	f, err := a.fleet()
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Look(ctx); err != nil {
+		f.Close()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, a.fleetError(err)
+	}
+	return f, nil
 }
 
 // answers says whether the server takes connections.
@@ -254,15 +288,17 @@ func (a *app) readToken(file string) (string, error) {
 	return token, nil
 }
 
-func (a *app) webOptions(f serveFlags, token string) web.Options {
+func (a *app) webOptions(f serveFlags, token string, runs *fleet.Fleet) web.Options {
 	hosts := f.hosts
 	if host, _, err := net.SplitHostPort(f.listen); err == nil && host != "" {
 		if ip, err := netip.ParseAddr(host); err != nil || !ip.IsUnspecified() {
 			hosts = append(hosts, host)
 		}
 	}
+	cache, fault := a.openCache()
 	return web.Options{
-		FS: a.fs, Runs: a.cfg.Run.Dir, Now: a.now, Logger: a.logger(), Hosts: hosts, Token: token, Version: versions(), Metrics: a.runMetrics().handler(),
+		Cache: cache, CacheFault: fault, Yield: yieldThread,
+		FS: a.fs, Runs: a.cfg.Run.Dir, Now: a.now, Logger: a.logger(), Hosts: hosts, Token: token, Version: versions(), Metrics: a.runMetrics().handler(runs), Fleet: runs,
 		Status: func(r *rundir.Run) string { return a.runRow(r).Status },
 		Live: func(id string) *web.Live {
 			l := a.live(id)
@@ -323,10 +359,17 @@ func (a *app) sayServing(f serveFlags, address string) error {
 		}
 	}
 	url := scheme + "://" + net.JoinHostPort(host, port) + "/"
+	line := serving{Type: "serving", URL: url, Address: address, PID: os.Getpid(), Control: f.control}
+	if a.cfg.Serve.Fleet != "" {
+		line.Fleet = url + "fleet"
+	}
 	if a.json {
-		return a.printJSON(serving{Type: "serving", URL: url, Address: address, PID: os.Getpid(), Control: f.control}, false)
+		return a.printJSON(line, false)
 	}
 	fmt.Fprintf(a.out, "runs of %s are shown at %s\n", display(a.cfg.Run.Dir), url)
+	if line.Fleet != "" {
+		fmt.Fprintf(a.out, "runs of the stream %s are shown at %s\n", a.cfg.JetStream.Stream, line.Fleet)
+	}
 	if !a.quiet {
 		fmt.Fprintln(a.err, "usp: end with Ctrl-C")
 	}

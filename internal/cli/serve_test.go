@@ -32,7 +32,7 @@ import (
 func serveIn(t *testing.T, f serveFlags) (s serving, stop func() error) {
 	t.Helper()
 	out, w := io.Pipe()
-	a := &app{out: w, err: io.Discard, fs: vfs.OS(), now: time.Now, json: true, settings: nil, env: []string{"USP_RUN_DIR=" + t.TempDir()}}
+	a := &app{out: w, err: io.Discard, fs: vfs.OS(), now: time.Now, json: true, settings: nil, env: []string{"USP_RUN_DIR=" + t.TempDir(), "USP_SERVE_CACHE=" + filepath.Join(t.TempDir(), "cache")}}
 	if err := a.loadConfig(); err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,7 @@ func TestServeRefuses(t *testing.T) {
 		{serveFlags{listen: taken.Addr().String()}, 1, "another program listens"},
 		{serveFlags{listen: "127.0.0.1:0", control: filepath.Join(dir, "none", "s")}, 1, "--control"},
 	} {
-		a := &app{out: new(bytes.Buffer), err: io.Discard, fs: vfs.OS(), now: time.Now}
+		a := &app{out: new(bytes.Buffer), err: io.Discard, fs: vfs.OS(), now: time.Now, env: []string{"USP_SERVE_CACHE=none"}}
 		if err := a.loadConfig(); err != nil {
 			t.Fatal(err)
 		}

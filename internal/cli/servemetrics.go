@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/usp-project/usp/internal/audit"
+	"github.com/usp-project/usp/internal/fleet"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/sink"
 	"github.com/usp-project/usp/sink/prometheus"
@@ -35,8 +36,13 @@ type shownRun struct {
 
 func (a *app) runMetrics() *runMetrics { return &runMetrics{app: a, runs: map[string]*shownRun{}} }
 
-// handler answers scrapes.
-func (m *runMetrics) handler() http.Handler { return prometheus.Handler(m.catchUp, m.app.logger()) }
+// handler answers scrapes, of a fleet too if there is one.
+func (m *runMetrics) handler(f *fleet.Fleet) http.Handler {
+	if f == nil {
+		return prometheus.Handler(m.catchUp, m.app.logger())
+	}
+	return prometheus.Handler(m.catchUp, m.app.logger(), prometheus.FleetCollector(fleetMetrics(f)))
+}
 
 // catchUp looks for runs, reads what is new of each, and returns them.
 func (m *runMetrics) catchUp() (sinks []*prometheus.Sink) {

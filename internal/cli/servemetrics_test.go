@@ -24,7 +24,7 @@ func TestRunMetrics(t *testing.T) {
 	scrape := func() string {
 		t.Helper()
 		w := httptest.NewRecorder()
-		m.handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		m.handler(nil).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 		return w.Body.String()
 	}
 	want := func(what, line string, there bool) {

@@ -16,11 +16,13 @@ import (
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/recorder"
+	"github.com/usp-project/usp/remote"
 	"github.com/usp-project/usp/sink"
 )
 
 const sinkLong = `Bring a run's telemetry to the destinations that are configured: those of the sections
-parquet, prometheus, otlp, tensorboard and jetstream that name one.
+parquet, prometheus, otlp, tensorboard and jetstream that name one, and its snapshots
+to snapshot.remote.
 
 A recorder starts this command beside itself. By hand it brings what was left when a
 destination was away, from where each one's cursor stands; nothing comes there twice.
@@ -54,6 +56,8 @@ type sinkReport struct {
 	Updated time.Time `json:"updated,omitzero"`
 	Fault   string    `json:"fault,omitempty"`
 	Since   time.Time `json:"since,omitzero"` // of the fault
+
+	Remote *remote.Status `json:"remote,omitempty"` // of the one that gets snapshots and no frames
 }
 
 func (a *app) sink(ctx context.Context, run string, f sinkFlags) error {
@@ -157,6 +161,9 @@ func (a *app) lockSinks(ctx context.Context, dir rundir.Dir, wait bool) (unlock 
 
 // bring brings the run to one destination.
 func (a *app) bring(ctx context.Context, dir rundir.Dir, d destination, f sinkFlags) error {
+	if d.open == nil {
+		return a.sendRemote(ctx, dir, f)
+	}
 	s, err := d.open(a, dir)
 	if err != nil {
 		return fmt.Errorf("%s: %w", d.name, err)
@@ -185,16 +192,21 @@ func (a *app) sinkStatus(dir rundir.Dir) error {
 
 // sinkReports say how far each destination is that was brought something, the given ones or all.
 func (a *app) sinkReports(dir rundir.Dir, only ...destination) ([]sinkReport, error) {
+	var reports []sinkReport
+	if s, err := a.remoteReport(dir); err == nil && s != nil && (len(only) == 0 || slices.ContainsFunc(only, func(d destination) bool { return d.name == remote.Name })) {
+		reports = append(reports, sinkReport{Sink: remote.Name, To: s.To, Updated: s.Updated, Fault: s.Fault, Since: s.Since, Remote: s})
+	} else if err != nil {
+		return nil, err
+	}
 	all, err := sink.Statuses(a.fs, dir)
 	if err != nil || len(all) == 0 {
-		return nil, err
+		return reports, err
 	}
 	end, unreadable := sink.End(a.fs, dir) // then it is the end of what can be read
 	places := map[string]string{}
 	for _, d := range destinations() {
 		places[d.name] = d.at(&a.cfg.Config)
 	}
-	var reports []sinkReport
 	for _, s := range all {
 		if len(only) > 0 && !slices.ContainsFunc(only, func(d destination) bool { return d.name == s.Name }) {
 			continue
@@ -222,6 +234,9 @@ func (a *app) printSinks(reports []sinkReport) error {
 
 // text is the report on one line, but for the sink's name.
 func (r *sinkReport) text() string {
+	if r.Remote != nil {
+		return remoteText(r.Remote)
+	}
 	text := fmt.Sprintf("all %d frames", r.Of)
 	if r.Frames < r.Of {
 		text = fmt.Sprintf("%d of %d frames, %d behind", r.Frames, r.Of, r.Of-r.Frames)

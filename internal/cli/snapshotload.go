@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/recorder"
+	"github.com/usp-project/usp/remote"
 	"github.com/usp-project/usp/snapshot"
 )
 
@@ -33,6 +35,7 @@ type loadFlags struct {
 	hasStep  bool
 	to       string
 	sections []string
+	key      string
 }
 
 // loadReport says which snapshot was loaded.
@@ -54,17 +57,18 @@ func (a *app) snapshotLoadCommand() *cobra.Command {
 		Use: "load RUN [--step N] [--to FILE]", Short: "Write the saved state, once it is verified, for another program", Long: snapshotLoadLong, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.hasStep = cmd.Flags().Changed("step")
-			return a.snapshotLoad(args[0], f)
+			return a.snapshotLoad(cmd.Context(), args[0], f)
 		},
 	}
 	cmd.Flags().Uint64Var(&f.step, "step", 0, "load the snapshot of step `n`, and no other")
 	cmd.Flags().StringVar(&f.to, "to", "", "write to a new `file`, or to /dev/fd/N")
 	cmd.Flags().StringArrayVar(&f.sections, "section", nil, "write only the section of this `name`; can be given again. All is verified in any case")
 	a.identityFlag(cmd)
+	keyFlag(cmd, &f.key)
 	return cmd
 }
 
-func (a *app) snapshotLoad(run string, f loadFlags) error {
+func (a *app) snapshotLoad(ctx context.Context, run string, f loadFlags) error {
 	if f.to == "" && isTerminal(a.stdout) {
 		return usageError(errors.New("a state is not for a terminal; redirect standard output, or give --to FILE"))
 	}
@@ -72,15 +76,26 @@ func (a *app) snapshotLoad(run string, f loadFlags) error {
 	if err != nil {
 		return err
 	}
-	dir, err := a.resolve(run)
-	if err != nil {
-		return err
+	far := remote.IsAddress(run)
+	var dir rundir.Dir
+	if !far {
+		if err := localOnly(f.key); err != nil {
+			return err
+		}
+		if dir, err = a.resolve(run); err != nil {
+			return err
+		}
 	}
 	out, err := a.openOutlet(f.to)
 	if err != nil {
 		return err
 	}
-	report, err := a.loadTo(dir, f, ids, out)
+	var report *loadReport
+	if far {
+		report, err = a.remoteLoad(ctx, run, f.key, f, ids, out)
+	} else {
+		report, err = a.loadTo(dir, f, ids, out)
+	}
 	err = errors.Join(err, out.end(err == nil))
 	if report != nil {
 		for i, r := range report.Rejected {

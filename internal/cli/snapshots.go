@@ -13,6 +13,7 @@ import (
 
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/recorder"
+	"github.com/usp-project/usp/remote"
 	"github.com/usp-project/usp/snapshot"
 )
 
@@ -48,14 +49,32 @@ func (a *app) snapshotCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "snapshot", Short: "List, show, verify, load and prune snapshots", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(
-		&cobra.Command{Use: "ls RUN", Short: "List the snapshots of a run", Args: cobra.ExactArgs(1),
-			RunE: func(_ *cobra.Command, args []string) error { return a.snapshotList(args[0]) }},
+		a.snapshotListCommand(),
 		&cobra.Command{Use: "show RUN [STEP]", Short: "Show what a snapshot holds (default: the newest)", Args: cobra.RangeArgs(1, 2),
 			RunE: func(_ *cobra.Command, args []string) error { return a.snapshotShow(args) }},
 		a.snapshotVerifyCommand(),
 		a.snapshotLoadCommand(),
 		a.pruneCommand(),
+		a.pullCommand(),
 	)
+	return cmd
+}
+
+func (a *app) snapshotListCommand() *cobra.Command {
+	var key string
+	cmd := &cobra.Command{
+		Use: "ls RUN", Short: "List the snapshots of a run, or of its remote copy s3://BUCKET/PREFIX/RUN", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if remote.IsAddress(args[0]) {
+				return a.remoteSnapshots(cmd.Context(), args[0], key)
+			}
+			if err := localOnly(key); err != nil {
+				return err
+			}
+			return a.snapshotList(args[0])
+		},
+	}
+	keyFlag(cmd, &key)
 	return cmd
 }
 
@@ -174,11 +193,21 @@ func (a *app) snapshotShow(args []string) error {
 }
 
 func (a *app) snapshotVerifyCommand() *cobra.Command {
+	var key string
 	cmd := &cobra.Command{
 		Use: "verify RUN", Short: "Read every snapshot whole and check it against itself and the digest log", Args: cobra.ExactArgs(1),
 		Long: "Read every snapshot whole and check it against itself and the digest log.\nAn encrypted one needs no key for that; with --identity it is decrypted too, and exit\ncode 12 says that it is intact and encrypted to another key.",
-		RunE: func(_ *cobra.Command, args []string) error { return a.snapshotVerify(args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if remote.IsAddress(args[0]) {
+				return a.remoteVerify(cmd.Context(), args[0], key)
+			}
+			if err := localOnly(key); err != nil {
+				return err
+			}
+			return a.snapshotVerify(args[0])
+		},
 	}
+	keyFlag(cmd, &key)
 	a.identityFlag(cmd)
 	return cmd
 }
@@ -271,13 +300,38 @@ func (a *app) steadyRows(run string, use func(dir string, rows []snapshotRow) er
 	return dir, rows, err
 }
 
+// sayPruned says which snapshots were removed, or would be.
+func (a *app) sayPruned(removed []string, dry bool) error {
+	if a.json {
+		return a.printJSON(map[string]any{"removed": removed, "dry_run": dry}, true)
+	}
+	verb := "removed"
+	if dry {
+		verb = "would remove"
+	}
+	for _, name := range removed {
+		fmt.Fprintf(a.out, "%s %s\n", verb, name)
+	}
+	if len(removed) == 0 {
+		fmt.Fprintln(a.out, "nothing to remove")
+	}
+	return nil
+}
+
 func (a *app) pruneCommand() *cobra.Command {
 	var dry bool
+	var key string
 	cmd := &cobra.Command{
 		Use: "prune RUN", Short: "Remove the snapshots that the retention settings give up",
 		Long: "Remove the snapshots of a finished run that the retention settings give up.\nEach removal is logged before it is done; the two newest verified ones always stay.",
 		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if remote.IsAddress(args[0]) {
+				return a.remotePrune(cmd.Context(), args[0], key, dry)
+			}
+			if err := localOnly(key); err != nil {
+				return err
+			}
 			dir, err := a.resolve(args[0])
 			if err != nil {
 				return err
@@ -290,22 +344,10 @@ func (a *app) pruneCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return a.printJSON(map[string]any{"removed": removed, "dry_run": dry}, true)
-			}
-			verb := "removed"
-			if dry {
-				verb = "would remove"
-			}
-			for _, name := range removed {
-				fmt.Fprintf(a.out, "%s %s\n", verb, name)
-			}
-			if len(removed) == 0 {
-				fmt.Fprintln(a.out, "nothing to remove")
-			}
-			return nil
+			return a.sayPruned(removed, dry)
 		},
 	}
+	keyFlag(cmd, &key)
 	cmd.Flags().BoolVarP(&dry, "dry-run", "n", false, "only say what would be removed")
 	a.setting(cmd, false, "keep-last", "", "snapshot.keep_last", "newest snapshots that are kept")
 	a.setting(cmd, false, "keep-every", "", "snapshot.keep_every", "also keep one of every `n` steps")

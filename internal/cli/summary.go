@@ -58,7 +58,9 @@ type runSummary struct {
 type resumedFrom struct {
 	Step       uint64 `json:"step"`
 	Generation uint32 `json:"generation"`
-	Snapshot   string `json:"snapshot"` // file name; empty for a cold start
+	Snapshot   string `json:"snapshot"`         // file name; empty for a cold start
+	RunID      string `json:"run_id,omitempty"` // of another run than this one: it was continued from a remote store
+	From       string `json:"from,omitempty"`   // address of that run
 }
 
 // rejection is a snapshot that a resume did not load.

@@ -112,6 +112,12 @@ type Snapshot struct {
 	KeepLast     int      `toml:"keep_last" comment:"Newest snapshots that are kept; 0: this rule keeps none. With keep_every and max_age 0 too, all are kept." min:"0" max:"1000000"`
 	KeepEvery    uint64   `toml:"keep_every" comment:"Also keep the oldest of every block of n steps; 0: none."`
 	MaxAge       Duration `toml:"max_age" comment:"What is older goes, unless keep_last holds it; 0s: no limit." min:"0s"`
+
+	Remote         string `toml:"remote" comment:"Store for a second copy of every snapshot, s3://BUCKET/PREFIX; empty: none. Credentials come from AWS_ACCESS_KEY_ID and what goes with it, from the shared credentials file, or from the machine, and never stand here."`
+	RemoteEndpoint string `toml:"remote_endpoint" comment:"Address of the store, such as https://s3.example:9000, without secrets; empty: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else that of Amazon."`
+	RemotePart     Size   `toml:"remote_part" comment:"Size from which a snapshot is sent in parts, and of each part, which is held in memory." min:"5242880" max:"5368709120"`
+	RemoteLock     string `toml:"remote_lock" enum:"off,governance,compliance" comment:"Object lock that is asked for; the bucket must have been made with it."`
+	RemoteLockDays int    `toml:"remote_lock_days" comment:"Days from its upload for which nobody can remove or replace an object, with remote_lock." min:"1" max:"36500"`
 }
 
 // Sinks is the section [sinks].
@@ -123,7 +129,12 @@ type Sinks struct {
 
 // Serve is the section [serve].
 type Serve struct {
-	Aggregates bool `toml:"aggregates" comment:"Make the aggregates that long runs are drawn from while they are recorded, beside the recorder: any range of 10^8 steps is then shown at once, for 2 % more disk. Without them usp serve reads what it shows, which takes seconds from some ten million steps on."`
+	Aggregates   bool     `toml:"aggregates" comment:"Make the aggregates that long runs are drawn from while they are recorded, in the run directory, beside the recorder, for 2 % more disk. Without them usp serve makes those of the runs that it shows, in its cache."`
+	Cache        string   `toml:"cache" comment:"Directory, of mode 0700, where usp serve keeps the aggregates of runs that have none: any range of 10^8 steps is then shown at once; empty: usp/aggregates in the user's cache directory, none: they are not kept."`
+	CacheSize    Size     `toml:"cache_size" comment:"Bytes in it; the runs that were not looked at for longest make room for others." min:"1048576" max:"1125899906842624"`
+	Fleet        string   `toml:"fleet" comment:"Addresses of NATS servers, nats:// or tls://, with commas, without secrets, whose stream jetstream.stream usp serve shows all runs of; credentials are those of the section jetstream. Empty: none."`
+	FleetRecords int      `toml:"fleet_records" comment:"Newest records of a run of the fleet that its page is drawn from." min:"100" max:"1000000"`
+	FleetKeys    []string `toml:"fleet_keys" comment:"Verifier keys (NAME+HASH+KEY, \"signer\" in the manifests) of those who sign heads of the fleet; without them nothing in the stream is vouched for."`
 }
 
 // Parquet is the section [parquet].
@@ -185,7 +196,8 @@ func Default() Config {
 			Levels: record.DefaultLevels(), FloorBits: record.DefaultFloor, Weights: []string{"rho", "weights"}, AppendOnly: "off",
 		},
 		Witness:  Witness{Key: []string{}, Interval: Duration(time.Minute), Timeout: Duration(2 * time.Second)},
-		Snapshot: Snapshot{Interval: 100, OnEvents: true, EventSpacing: 20, Compression: "none", Recipients: []string{}, KeepLast: 5},
+		Snapshot: Snapshot{Interval: 100, OnEvents: true, EventSpacing: 20, Compression: "none", Recipients: []string{}, KeepLast: 5, RemotePart: 16 << 20, RemoteLock: "off", RemoteLockDays: 30},
+		Serve:    Serve{CacheSize: 4 << 30, FleetRecords: 20_000, FleetKeys: []string{}},
 		Sinks:    Sinks{SyncInterval: Duration(time.Second), Timeout: Duration(30 * time.Second), Patience: Duration(5 * time.Second)},
 		OTLP:     OTLP{Interval: Duration(10 * time.Second)}, TensorBoard: TensorBoard{Every: 1}, JetStream: JetStream{Stream: "usp", Replicas: 1},
 		Log: Log{Level: "warn", Format: "text"},

@@ -71,7 +71,7 @@ const widest = 100
 // keys or an address: somebody may have put a secret there.
 func excerpt(key string, text []byte, at place, length int) string {
 	switch key {
-	case "snapshot.recipients", "snapshot.identity_file", "witness.url", "witness.key", "otlp.endpoint", "jetstream.url", "jetstream.credentials_file":
+	case "snapshot.recipients", "snapshot.identity_file", "witness.url", "witness.key", "otlp.endpoint", "jetstream.url", "jetstream.credentials_file", "snapshot.remote", "snapshot.remote_endpoint":
 		return excerptKey(text, at, length)
 	}
 	return excerptValue(text, at, length)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/usp-project/usp/internal/witness"
 	"github.com/usp-project/usp/predictor"
+	"github.com/usp-project/usp/remote"
 	"github.com/usp-project/usp/snapshot"
 )
 
@@ -281,6 +282,16 @@ func (l *Loaded) check(text []byte, before Errors) (errs Errors) {
 	}
 	if u := c.JetStream.URL; strings.Contains(u, "@") {
 		fail("holds a user name or password; put credentials into a file and name that in jetstream.credentials_file", "jetstream.url")
+	}
+	if r := c.Snapshot.Remote; r != "" {
+		if _, err := remote.ParseAddress(r); err != nil {
+			fail(err.Error(), "snapshot.remote")
+		}
+	}
+	if e := c.Snapshot.RemoteEndpoint; e != "" {
+		if err := remote.CheckEndpoint(e); err != nil {
+			fail(err.Error(), "snapshot.remote_endpoint")
+		}
 	}
 	if l := c.Prometheus.Listen; l != "" {
 		if host, _, err := net.SplitHostPort(l); err != nil {

@@ -19,6 +19,7 @@ type BuildOptions struct {
 	FS       vfs.FS                   // nil: the real file system
 	Progress func(done, total uint64) // bytes of segments; called after each segment; nil: not called
 	Damaged  func(error)              // what cannot be read is told and left out; nil: not told
+	Stop     func() bool              // asked by Cache.Build before each segment whether to leave the rest for later; nil: never
 
 	leaf uint32 // records of an aggregate of the lowest level; 0: the default
 }
@@ -29,6 +30,7 @@ type Built struct {
 	Open       int    // segments that have not come to their end, and get no file
 	Records    uint64 // in the files that were made
 	Bytes      uint64 // of the files that were made
+	Left       int    // segments that were left for later
 }
 
 // Build makes the file of each segment that has none, or a damaged one: it reads all of those that are there. It may go on
@@ -73,7 +75,7 @@ func Build(ctx context.Context, o BuildOptions) (Built, error) {
 
 // build makes the file of one segment, if that is needed.
 func (o *BuildOptions) build(ctx context.Context, done *Built, runID string, infos []segment.Info, i int, known schemas) error {
-	if p, err := openFor(o.FS, o.Dir, runID, infos, i, known); err == nil {
+	if p, err := openFor(o.FS, fileOf(o.Dir, infos[i].Base), runID, infos, i, known); err == nil {
 		err = p.check()
 		p.close()
 		if err == nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -60,6 +61,9 @@ type piece struct {
 
 // fixture writes a run as a recorder does, and remembers what it wrote.
 type fixture struct {
+	created time.Time // of the manifest
+	laid    time.Time // of the segments
+
 	t      fataler
 	fs     vfs.FS
 	dir    rundir.Dir
@@ -96,12 +100,22 @@ func fields() []Field {
 
 func newFixture(t fataler, fsys vfs.FS, seed uint64) *fixture {
 	t.Helper()
-	f := &fixture{t: t, fs: fsys, dir: rundir.At(runDir), schema: testSchema(t), begins: map[uint32]uint64{}, rng: rand.New(rand.NewPCG(seed, 7))}
+	return newFixtureAt(t, fsys, seed, time.Unix(1_700_000_000, 0).UTC(), time.Unix(1_700_000_000, 0))
+}
+
+func newFixtureAt(t fataler, fsys vfs.FS, seed uint64, created, laid time.Time) *fixture {
+	t.Helper()
+	return newFixtureAs(t, fsys, runID, seed, created, laid)
+}
+
+func newFixtureAs(t fataler, fsys vfs.FS, id string, seed uint64, created, laid time.Time) *fixture {
+	t.Helper()
+	f := &fixture{created: created, laid: laid, t: t, fs: fsys, dir: rundir.At(filepath.Join(filepath.Dir(runDir), id)), schema: testSchema(t), begins: map[uint32]uint64{}, rng: rand.New(rand.NewPCG(seed, 7))}
 	check(t, vfs.MkdirAll(fsys, f.dir.Telemetry(), 0o755))
 	var err error
 	f.signer, _, err = digestlog.LoadOrCreateKey(vfs.NewMem(), "/key", rand.NewChaCha8([32]byte{7}))
 	check(t, err)
-	f.log, err = digestlog.Open(f.dir.Digests(), digestlog.Options{FS: fsys, RunID: runID, Signer: f.signer, SegmentSize: 8 << 10})
+	f.log, err = digestlog.Open(f.dir.Digests(), digestlog.Options{FS: fsys, RunID: id, Signer: f.signer, SegmentSize: 8 << 10})
 	check(t, err)
 	f.begin(nil)
 	return f
@@ -115,7 +129,7 @@ func (f *fixture) entry(e digestlog.Entry) {
 
 func (f *fixture) begin(from *rundir.Resumed) {
 	sum, err := rundir.WriteManifest(f.fs, f.dir, rundir.Manifest{
-		RunID: runID, Generation: f.generation, Created: time.Unix(1_700_000_000, 0).UTC(), Schema: string(f.schema.Text()), Signer: "x", Resumed: from,
+		RunID: f.dir.ID(), Generation: f.generation, Created: f.created, Schema: string(f.schema.Text()), Signer: "x", Resumed: from,
 	})
 	check(f.t, err)
 	f.entry(digestlog.Entry{Kind: digestlog.KindOpen, Manifest: sum, Schema: f.schema.Sum(), Resumed: from != nil})
@@ -138,8 +152,8 @@ func (f *fixture) append(frame []byte) *piece {
 	if f.writer == nil {
 		meta := record.StreamMeta{Generation: f.generation, Schema: f.schema}
 		w, err := segment.Create(f.dir.Telemetry(), f.ordinal, segment.Options{
-			FS: f.fs, Kind: segment.KindTelemetry, RunID: runID, Meta: meta.Append(nil), Size: 16 << 10, Index: new(record.Summarizer),
-			Now: func() time.Time { return time.Unix(1_700_000_000, 0) },
+			FS: f.fs, Kind: segment.KindTelemetry, RunID: f.dir.ID(), Meta: meta.Append(nil), Size: 16 << 10, Index: new(record.Summarizer),
+			Now: func() time.Time { return f.laid },
 		})
 		check(f.t, err)
 		f.writer = w

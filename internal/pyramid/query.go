@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/rundir"
@@ -25,6 +26,13 @@ type QueryOptions struct {
 	Dir     rundir.Dir
 	FS      vfs.FS      // nil: the real file system
 	Damaged func(error) // what cannot be read is told; the same may come again; nil: not told
+	Cache   *Cache      // where files are looked for that are not in the run directory; nil: nowhere
+
+	// Partial has a long run answered at once, though files are missing: of the segments without one some records are read, until
+	// there is one. Where a Range has few enough records to read them all, it is exact all the same.
+	Partial bool
+	AtOnce  int64            // bytes of all segments of a run that is read whole even so; 0: the default
+	Now     func() time.Time // bounds the time for such records in each Refresh; nil: all are read in the first
 }
 
 // Query answers what is in ranges of steps of one run, on the effective timeline. It may be used by several goroutines, holds
@@ -34,11 +42,14 @@ type Query struct {
 	leaf uint32 // of what is made in memory
 	room int    // bytes of memory for that
 
-	mu    sync.RWMutex
-	line  *audit.Timeline
-	parts []*part
-	bases []uint64 // of the segments for which line was read
-	known schemas
+	mu     sync.RWMutex
+	line   *audit.Timeline
+	parts  []*part
+	bases  []uint64 // of the segments for which line was read
+	known  schemas
+	id     identity
+	cases  *bookcase // nil: no cache
+	little bool      // the run is so short that it is read at once
 
 	damaged sync.Map // bases of segments whose files were found to be damaged
 }
@@ -54,6 +65,18 @@ type part struct {
 	low    *level // in memory
 	none   bool   // there is nothing in it, or it cannot be read
 	absent bool   // it has no file, and there is no room for it in memory
+
+	stamp   string // its name in the cache; empty: it may still grow, or nothing is known of it
+	stamped ending // what that was made from
+	cached  bool   // path is in the cache
+	sampled bool   // header is what the ends of the segment say, low some of its records
+	looked  bool   // and these were read
+}
+
+// ending is where a segment ends, as its directory has it.
+type ending struct {
+	size  int64
+	bound uint64
 }
 
 // Open reads which aggregates there are. A run without any files can be opened while it is short; of a longer one each Range is
@@ -64,6 +87,9 @@ func Open(ctx context.Context, o QueryOptions) (*Query, error) {
 	}
 	if o.Damaged == nil {
 		o.Damaged = func(error) {}
+	}
+	if o.AtOnce == 0 {
+		o.AtOnce = atOnce
 	}
 	q := &Query{opts: o, leaf: defaultLeaf, room: maxMemory, known: schemas{}}
 	return q, q.Refresh(ctx)
@@ -90,6 +116,9 @@ func (p *part) close() {
 func (q *Query) Refresh(ctx context.Context) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if err := q.recognise(); err != nil {
+		return err
+	}
 	infos, err := list(q.opts.FS, q.opts.Dir)
 	if err != nil {
 		return err
@@ -97,6 +126,11 @@ func (q *Query) Refresh(ctx context.Context) error {
 	if err := q.readLine(infos); err != nil {
 		return err
 	}
+	bytes := int64(0)
+	for i := range infos {
+		bytes += infos[i].Size
+	}
+	q.little = bytes <= q.opts.AtOnce
 	old := map[uint64]*part{}
 	for _, p := range q.parts {
 		old[p.info.Base] = p
@@ -130,7 +164,36 @@ func (q *Query) Refresh(ctx context.Context) error {
 		}
 	}
 	q.parts = parts
+	return q.takeSamples(ctx)
+}
+
+// recognise finds out whose run it is. Where another one has the directory now, all that was read is forgotten.
+func (q *Query) recognise() error {
+	id, err := identify(q.opts.FS, q.opts.Dir)
+	if err != nil {
+		return err
+	}
+	if id != q.id {
+		for _, p := range q.parts {
+			p.close()
+		}
+		q.parts, q.line, q.bases, q.known, q.cases, q.id = nil, nil, nil, schemas{}, nil, id
+		q.damaged.Clear()
+		if q.opts.Cache != nil {
+			q.cases = &bookcase{cache: q.opts.Cache, shelf: q.opts.Cache.shelf(id)}
+		}
+	}
+	if q.cases != nil {
+		q.cases.use()
+	}
 	return nil
+}
+
+// Run stands for the run that was read last: another run in the same directory has another.
+func (q *Query) Run() [32]byte {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return q.id.sum
 }
 
 // readLine reads where generations begin, if there may be new ones: each begins a segment.
@@ -176,25 +239,66 @@ func (q *Query) load(ctx context.Context, p *part, infos []segment.Info, i int, 
 	if p.path != "" && (last || p.next == p.bound) && !damaged {
 		return nil
 	}
-	f, err := openFor(q.opts.FS, q.opts.Dir, q.line.RunID, infos, i, q.known)
+	f, cached, err := q.openFile(p, infos, i)
 	if err == nil && damaged {
 		if err = f.check(); err != nil {
 			f.close()
+			if cached {
+				q.cases.drop(f.path)
+			}
 		} else {
 			q.damaged.Delete(p.info.Base) // it was made again
 		}
 	}
 	if err == nil {
 		p.close()
-		*p = part{info: p.info, bound: p.bound, header: f.header, path: f.path}
+		*p = part{info: p.info, bound: p.bound, header: f.header, path: f.path, cached: cached, stamp: p.stamp, stamped: p.stamped}
 		f.close()
 		return nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		q.opts.Damaged(err)
 	}
-	p.path = ""
-	return q.inMemory(ctx, p, last, room)
+	p.path, p.cached = "", false
+	if q.opts.Partial && p.fill == nil && !q.little && q.outline(p) {
+		return nil
+	}
+	if err := q.inMemory(ctx, p, last, room); err != nil || !p.absent || !q.opts.Partial {
+		return err
+	}
+	p.close()
+	p.fill, p.low = nil, nil
+	p.absent = !q.outline(p)
+	return nil
+}
+
+// openFile opens the file of a segment, beside it or in the cache.
+func (q *Query) openFile(p *part, infos []segment.Info, i int) (f *file, cached bool, err error) {
+	f, err = openFor(q.opts.FS, fileOf(q.opts.Dir, infos[i].Base), q.line.RunID, infos, i, q.known)
+	if err == nil || q.cases == nil {
+		return f, false, err
+	}
+	if p.fill != nil && !p.fill.ended && p.bound == math.MaxUint64 {
+		return nil, false, err // it is just being recorded
+	}
+	if now := (ending{p.info.Size, p.bound}); p.stamp == "" || p.stamped != now {
+		ends, endErr := segment.ReadEnds(q.opts.FS, p.info.Path)
+		if endErr != nil {
+			return nil, false, err
+		}
+		p.stamp, p.stamped = stamp(&ends, p.bound), now
+	}
+	if p.stamp == "" {
+		return nil, false, err
+	}
+	f, cachedErr := q.cases.open(p.stamp, q.line.RunID, infos, i, q.known)
+	if cachedErr != nil && !errors.Is(cachedErr, fs.ErrNotExist) {
+		err = cachedErr
+	}
+	if cachedErr == nil {
+		return f, true, nil
+	}
+	return nil, false, err
 }
 
 // inMemory makes the aggregates of a segment here, as far as it is written.
@@ -262,8 +366,12 @@ func (q *Query) view(p *part) (*view, error) {
 	if p.path == "" {
 		return v, nil
 	}
+	fsys := q.opts.FS
+	if p.cached {
+		fsys = q.cases.cache.fs
+	}
 	var err error
-	v.f, err = reopen(q.opts.FS, p.path, &p.header)
+	v.f, err = reopen(fsys, p.path, &p.header)
 	return v, err
 }
 
@@ -318,8 +426,10 @@ func (q *Query) Extent() Extent {
 	any := false
 	for _, p := range q.parts {
 		e.Segments++
-		if p.absent {
+		if p.absent || p.sampled {
 			e.Unbuilt++
+		}
+		if p.absent {
 			continue
 		}
 		e.Records += p.records

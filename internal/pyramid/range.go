@@ -31,6 +31,9 @@ type Column struct {
 	Lost   uint64 // records that were emitted in front of or among these, and not stored
 	Unread uint64 // damaged frames there
 
+	// Sampled says that the column is made of some of its records only: Count is of those, and nothing is known of what was lost.
+	Sampled bool
+
 	and uint64 // of the words of a flag
 }
 
@@ -147,7 +150,7 @@ func (q *Query) ready(f Field) error {
 			known = known || ok
 		}
 	}
-	if absent > 0 {
+	if absent > 0 && !q.opts.Partial {
 		return fmt.Errorf("run %s: %w: %d of %d segments have none", q.opts.Dir, ErrUnbuilt, absent, len(q.parts))
 	}
 	if !known {
@@ -213,6 +216,7 @@ func (g *gather) take(c *cut, s *stretch, a *agg) {
 	col.UntilStep, col.Generation = s.last, c.p.generation
 	col.Count += uint64(s.count)
 	col.NaNs += uint64(a.nans)
+	col.Sampled = col.Sampled || c.p.sampled && !g.raw
 	col.Lost += s.lost + g.wait.lost
 	col.Unread += uint64(s.unread) + g.wait.unread
 	g.wait = gap{}
@@ -265,6 +269,10 @@ func (q *Query) walk(ctx context.Context, g *gather, c *cut) error {
 		newest = g.columns[n-1]
 	}
 	err := q.descend(ctx, g, c)
+	if c.p.cached && errors.Is(err, fs.ErrNotExist) {
+		q.damaged.Store(c.p.info.Base, true) // the next Refresh looks again
+		return fmt.Errorf("run %s: %w: files of it were removed from the cache", q.opts.Dir, ErrUnbuilt)
+	}
 	if corrupt := new(CorruptError); errors.As(err, &corrupt) || c.p.path != "" && errors.Is(err, fs.ErrNotExist) {
 		q.opts.Damaged(err)
 		q.damaged.Store(c.p.info.Base, true)
@@ -344,6 +352,9 @@ func (q *Query) records(ctx context.Context, g *gather, c *cut, v *view) error {
 	ss, err := v.stretches(0)
 	if err != nil {
 		return err
+	}
+	if c.p.sampled {
+		return q.read(ctx, g, c, c.p.before(c.from))
 	}
 	i := sort.Search(len(ss), func(i int) bool { return ss[i].last >= c.from })
 	if i == len(ss) || ss[i].first > c.to {

@@ -35,7 +35,7 @@ func (q *Query) read(ctx context.Context, g *gather, c *cut, s *stretch) error {
 	r.SkipTo(s.ordinal)
 	w := &rows{
 		p: c.p, r: r, damaged: q.opts.Damaged, expected: s.ordinal, from: s.first,
-		len: 16 + 8*(headWords+len(c.p.kinds)), head: uint64(c.p.generation)<<32 | uint64(record.KindRecord),
+		len: 16 + 8*(headWords+len(c.p.kinds)), head: c.p.recordHead(),
 	}
 	k, taken := c.p.kinds[c.element], false
 	for n := 1; ; n++ {

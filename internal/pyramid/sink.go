@@ -70,7 +70,7 @@ func (s *Sink) complete(ctx context.Context) (next uint64, err error) {
 		if err := context.Cause(ctx); err != nil {
 			return 0, err
 		}
-		p, err := openFor(s.fsys, s.dir, s.runID, infos, i, known)
+		p, err := openFor(s.fsys, fileOf(s.dir, info.Base), s.runID, infos, i, known)
 		switch {
 		case err == nil:
 			next = p.next
@@ -104,10 +104,10 @@ func legible(fsys vfs.FS, path string) bool {
 	return err == nil
 }
 
-// openFor opens the file of segment i. A file of another run, or of frames that the segment does not have, is none: a crash
+// openFor opens the file of segment i, which has that path. A file of another run, or of frames that the segment does not have, is none: a crash
 // may have taken frames from the segment's end, whose numbers others have now.
-func openFor(fsys vfs.FS, dir rundir.Dir, runID string, infos []segment.Info, i int, known schemas) (*file, error) {
-	p, err := open(fsys, fileOf(dir, infos[i].Base), known)
+func openFor(fsys vfs.FS, path, runID string, infos []segment.Info, i int, known schemas) (*file, error) {
+	p, err := open(fsys, path, known)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +173,7 @@ func (s *Sink) has(base uint64) bool {
 	}
 	for i := range infos {
 		if infos[i].Base == base {
-			p, err := openFor(s.fsys, s.dir, s.runID, infos, i, nil)
+			p, err := openFor(s.fsys, fileOf(s.dir, base), s.runID, infos, i, nil)
 			if err == nil {
 				p.close()
 			}

@@ -25,6 +25,7 @@ type compareView struct {
 	Charts      []*chart
 	Zooms       []zoom
 	Path        string
+	Sampled     bool // charts are made of some of the records only
 }
 
 const (
@@ -133,6 +134,7 @@ func (v *compareView) overlay(ctx context.Context, sides [2]side) error {
 		if tables[i], err = sides[i].data.Range(ctx, both, v.From, v.Until, columns/2); err != nil {
 			return err
 		}
+		v.Sampled = v.Sampled || tables[i].Sampled
 	}
 	for i, e := range both {
 		at, _ := a.Index(e.Field)

@@ -28,6 +28,15 @@ type Extent struct {
 	LastTime    int64  // the input's time of the last record, Unix ns
 	Generation  uint32
 	Schema      *record.Schema // of the newest generation
+	Progress    Progress
+}
+
+// Progress is how far what is needed for long ranges has been made.
+type Progress struct {
+	Going    bool   // more is being made
+	Done, Of uint64 // of What; Of 0: all is there
+	What     string
+	Fault    string // why it is not kept
 }
 
 // Element is one number of every record: a stored field, and which of its numbers.
@@ -42,6 +51,7 @@ type Table struct {
 	Columns     int
 	Series      [][]Summary // of each element asked for, a Summary to the column
 	Lost        []uint64    // steps in each column whose record, if there was one, is lost
+	Sampled     bool        // some columns are made of some of their records only
 }
 
 // Summary is an element in one column.

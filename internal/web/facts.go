@@ -51,6 +51,7 @@ type sinkView struct {
 	Name    string
 	Next    uint64
 	Behind  uint64 // frames
+	Lag     string // since when it has not had all
 	Updated time.Time
 	Fault   string
 	Tries   int
@@ -74,6 +75,7 @@ const (
 	factsFor   = 500 * time.Millisecond // of a run that is recorded
 	rateOver   = time.Second
 	mostCached = 4096
+	mostEnds   = 256 // looks at a run that are remembered
 	mostName   = 255 // bytes, of a directory
 )
 
@@ -178,13 +180,63 @@ func (s *Server) sinks(run *rundir.Run, end uint64) []sinkView {
 	if err != nil {
 		s.o.Logger.Warn("the cursors of a run's sinks cannot be read", "run", run.ID, "error", err)
 	}
+	s.stored(run.ID, end)
 	var views []sinkView
 	for _, st := range list {
 		v := sinkView{Name: st.Name, Next: st.Next, Updated: st.Updated, Fault: st.Fault, Tries: st.Tries}
 		v.Behind = end - min(end, st.Next)
+		v.Lag = s.lag(run.ID, st.Next, end)
 		views = append(views, v)
 	}
 	return views
+}
+
+// seenEnd is how many frames a run had at a time at which it was looked at.
+type seenEnd struct {
+	at     time.Time
+	frames uint64
+}
+
+// stored notes how many frames a run has now. Of many looks every second one is forgotten.
+func (s *Server) stored(id string, frames uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := s.ends[id]
+	if n := len(list); n > 0 && frames < list[n-1].frames {
+		list = nil // another run of that name
+	} else if n > 0 && frames == list[n-1].frames {
+		return
+	}
+	if len(list) == mostEnds {
+		for i := range mostEnds / 2 {
+			list[i] = list[2*i]
+		}
+		list = list[:mostEnds/2]
+	}
+	if len(s.ends) >= mostCached {
+		clear(s.ends)
+	}
+	s.ends[id] = append(list, seenEnd{s.o.Now(), frames})
+}
+
+// lag is how long ago the first frame was stored that a destination does not have, as far as looks at the run can tell: of one that
+// was there at the first look it is at least so long.
+func (s *Server) lag(id string, next, end uint64) string {
+	if next >= end {
+		return "0 s"
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := s.ends[id]
+	i := slices.IndexFunc(list, func(e seenEnd) bool { return e.frames > next })
+	if i < 0 {
+		return "0 s"
+	}
+	text := fmt.Sprintf("%d s", int(s.o.Now().Sub(list[i].at).Seconds()))
+	if i == 0 {
+		return "at least " + text
+	}
+	return text
 }
 
 // rate is how many steps a run makes in a second: between the last two looks at it, or at the first, since it began.

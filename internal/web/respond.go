@@ -67,10 +67,13 @@ type page struct {
 	Script string // path
 	Style  string
 	Logout bool // a token is needed
+	Fleet  bool // there is one
+
+	OfStream bool // it is read from a stream, not from run directories
 }
 
 func (s *Server) page(title string) page {
-	return page{Title: title, Script: s.assets["live.js"].path, Style: s.assets["style.css"].path, Logout: len(s.guard.secret()) > 0}
+	return page{Title: title, Script: s.assets["live.js"].path, Style: s.assets["style.css"].path, Logout: len(s.guard.secret()) > 0, Fleet: s.o.Fleet != nil}
 }
 
 // render answers with a page.
@@ -181,6 +184,11 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 		}
 		if _, err := s.o.FS.Stat(s.o.Runs); err != nil {
 			reasons = append(reasons, "there is no directory of runs yet")
+		}
+	}
+	if s.o.Fleet != nil {
+		if v := s.o.Fleet.Stand(); v.Fault != "" {
+			reasons = append(reasons, "the stream of the fleet is not read: "+clip(v.Fault, 500))
 		}
 	}
 	select {

@@ -21,6 +21,7 @@ type runView struct {
 	page
 	facts
 	Extent    Extent
+	Sampled   bool // charts are made of some of the records only
 	From      uint64
 	Until     uint64
 	part      stretch
@@ -188,7 +189,7 @@ func (s *Server) runView(ctx context.Context, run *rundir.Run, part stretch) (*r
 		v.InputTime = time.Unix(0, v.Extent.LastTime).UTC().Format(time.RFC3339)
 	}
 	v.Zooms = zooms(v.Path, "?", v.From, v.Until, v.Extent.First, v.Extent.Last)
-	v.Ended = !run.Recording && s.ended(run)
+	v.Ended = !run.Recording && !v.Extent.Progress.Going && s.ended(run)
 	v.State = v.state()
 	if !v.Ended {
 		q := part.query()
@@ -212,6 +213,7 @@ func (v *runView) read(ctx context.Context, data Data, experts []string) error {
 	if err != nil {
 		return err
 	}
+	v.Sampled = t.Sampled
 	a := &album{schema: v.Extent.Schema, elements: elements, table: t, small: t.joined(smallColumns), from: v.From, until: v.Until, experts: experts}
 	v.Main, v.Small = a.charts()
 	return nil
@@ -220,7 +222,7 @@ func (v *runView) read(ctx context.Context, data Data, experts []string) error {
 // state is short, and another whenever the page is.
 func (v *runView) state() string {
 	h := sha256.New()
-	fmt.Fprint(h, v.Extent.Generation, v.Extent.Frames, v.Extent.Records, v.Status, v.Recording, v.Head, v.Lost, v.Sinks, len(v.Snapshots))
+	fmt.Fprint(h, v.Extent.Generation, v.Extent.Frames, v.Extent.Records, v.Status, v.Recording, v.Head, v.Lost, v.Sinks, len(v.Snapshots), v.Extent.Progress)
 	if v.Live != nil {
 		fmt.Fprint(h, *v.Live)
 	}
@@ -271,16 +273,26 @@ func (s *Server) parts(v *runView, tables bool) (map[string]string, error) {
 		all[name] = b.String()
 		return nil
 	}
-	err := errors.Join(put("facts", "facts", v), put("sinks", "sinks", v), put("snapshots", "snapshots", v))
-	for _, list := range [][]*chart{v.Main, v.Small} {
+	err := errors.Join(put("facts", "facts", v), put("sinks", "sinks", v), put("snapshots", "snapshots", v), put("progress", "progress", v))
+	return all, errors.Join(err, s.pictures(all, tables, v.Main, v.Small))
+}
+
+// pictures adds charts to the pieces of a page, and their tables if those are wanted.
+func (s *Server) pictures(all map[string]string, tables bool, lists ...[]*chart) (err error) {
+	put := func(name, tmpl string, c *chart) {
+		var b bytes.Buffer
+		err = errors.Join(err, s.pages.ExecuteTemplate(&b, tmpl, c))
+		all[name] = b.String()
+	}
+	for _, list := range lists {
 		for _, c := range list {
-			err = errors.Join(err, put(c.ID, "picture", c))
+			put(c.ID, "picture", c)
 			if tables {
-				err = errors.Join(err, put(c.ID+"-table", "numbers", c))
+				put(c.ID+"-table", "numbers", c)
 			}
 		}
 	}
-	return all, err
+	return err
 }
 
 func (s *Server) runsPage(w http.ResponseWriter, r *http.Request) {

@@ -2,7 +2,7 @@
 // other. Pages and charts are drawn here; a small script replaces parts of them while a run goes on, and nothing but
 // that needs it.
 //
-// It reads run directories and changes nothing in them. What it shows of records comes through Data, which has stored
+// It reads run directories, and a stream if there is one, and changes nothing in them. What it shows of records comes through Data, which has stored
 // fields alone: digest fields and states have no way here.
 //
 // It promises that no request changes anything, that no page holds text of a run as markup, that every answer forbids
@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"github.com/usp-project/usp/internal/audit"
+	"github.com/usp-project/usp/internal/fleet"
+	"github.com/usp-project/usp/internal/pyramid"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
 )
@@ -45,6 +47,13 @@ type Options struct {
 	// Version is what /version says.
 	Version any
 
+	// Cache is where the aggregates of runs are kept that have none beside their segments, made while Run runs; nil: nowhere, long runs
+	// are then read once for each server. CacheFault says why there is none though one was wanted.
+	Cache      *pyramid.Cache
+	CacheFault string
+	// Yield has the thread that calls it give way to others: the one that makes aggregates does. nil: nothing.
+	Yield func()
+
 	// Open is where a run's telemetry comes from; default OpenPyramid. What it returns may be an io.Closer.
 	Open func(dir string) (Data, error)
 	// Status says how a run stands, in a word; default by the end of its log.
@@ -53,6 +62,9 @@ type Options struct {
 	Live func(id string) *Live
 	// Experts names the numbers of the field weights; nil: they have none.
 	Experts func(m *rundir.Manifest) []string
+
+	// Fleet is the runs of a stream, which are shown beside those of the directory; nil: there is none. Whoever gives it runs it.
+	Fleet *fleet.Fleet
 
 	// Interval is the least time between two messages of a stream; default 250 ms.
 	Interval time.Duration
@@ -87,10 +99,14 @@ type Server struct {
 	streams  chan struct{}
 	compares chan struct{}
 
+	background *background
+	atOnce     int64 // bytes of a run that is read at once; 0: the default
+
 	mu     sync.Mutex
 	opened []*openRun // newest use last
 	rates  map[string]sample
 	facts  map[string]cached
+	ends   map[string][]seenEnd
 
 	ending chan struct{} // closed when Run begins to end: streams end then
 	once   sync.Once
@@ -108,9 +124,6 @@ func New(o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Open == nil {
-		o.Open = func(dir string) (Data, error) { return OpenPyramid(o.FS, dir, o.Now), nil }
-	}
 	if o.Status == nil {
 		o.Status = func(r *rundir.Run) string {
 			last := audit.Glance(o.FS, r.Dir.Path())
@@ -122,7 +135,11 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		o: o, streams: make(chan struct{}, o.Streams), compares: make(chan struct{}, comparisons), ending: make(chan struct{}),
-		rates: map[string]sample{}, facts: map[string]cached{},
+		rates: map[string]sample{}, facts: map[string]cached{}, ends: map[string][]seenEnd{},
+	}
+	s.background = newBackground(o.Yield)
+	if s.o.Open == nil {
+		s.o.Open = s.openPyramids
 	}
 	var err error
 	if s.guard, err = newGuard(&s.o); err != nil {
@@ -133,6 +150,13 @@ func New(o Options) (*Server, error) {
 	}
 	s.pages, err = s.parsePages()
 	return s, err
+}
+
+// openPyramids is the default of Options.Open.
+func (s *Server) openPyramids(dir string) (Data, error) {
+	p := newPyramids(s.o.FS, dir, s.o.Now)
+	p.cache, p.back, p.log, p.none, p.atOnce = s.o.Cache, s.background, s.o.Logger, s.o.CacheFault, s.atOnce
+	return p, nil
 }
 
 // Handler is what answers requests, for who listens by other means than Run.
@@ -150,6 +174,12 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /login", s.loginPage)
 	mux.HandleFunc("POST /login", s.login)
 	mux.HandleFunc("POST /logout", s.logout)
+	if s.o.Fleet != nil {
+		mux.HandleFunc("GET /fleet", s.fleetPage)
+		mux.HandleFunc("GET /fleet/run/{id}", s.fleetRunPage)
+		mux.HandleFunc("GET /fleet/events", s.fleetEvents)
+		mux.HandleFunc("GET /fleet/events/{id}", s.fleetRunEvents)
+	}
 	if s.o.Metrics != nil {
 		mux.Handle("GET /metrics", s.o.Metrics)
 	}
@@ -172,6 +202,10 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 		Handler: s.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 2 * time.Minute, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelDebug),
 	}
+	beside, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.background.run(beside) })
+	defer func() { stop(); wg.Wait(); s.closeRuns() }()
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
 	select {
@@ -187,6 +221,5 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 		err = srv.Close()
 	}
 	<-failed
-	s.closeRuns()
 	return err
 }

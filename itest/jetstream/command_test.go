@@ -39,7 +39,14 @@ func TestCommand(t *testing.T) {
 			t.Errorf("usp %s exits with %d, want %d and %q:\n%s", strings.Join(args, " "), code, want, says, out)
 		}
 	}
+	usp(10, "has no stream usp", "runs", "--fleet", s.ClientURL())
+	usp(10, "has no stream usp", "serve", "--listen", "127.0.0.1:0", "--fleet", s.ClientURL())
+	usp(0, "ok    stream: jetstream.url: the server answers and has no stream usp yet", "doctor")
 	usp(0, "309 stored", "run")
+	usp(0, "clean", "runs", "--fleet", s.ClientURL())
+	usp(0, "nothing of it is vouched for", "runs", "--fleet", s.ClientURL())
+	usp(0, `"stored": 309`, "runs", "--fleet", s.ClientURL(), "--json")
+	usp(0, "ok    stream: jetstream.url: stream usp has 1 run", "doctor")
 	usp(0, "all 309 frames", "sink", "latest", "--status")
 	usp(0, "309 of 309 frames", "verify", "latest", "--stream")
 
@@ -56,7 +63,9 @@ func TestCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	usp(20, "malformed", "verify", "latest", "--stream")
+	usp(0, "unreadable", "runs", "--fleet", s.ClientURL())
 
 	stop(s)
 	usp(75, "--stream", "verify", "latest", "--stream")
+	usp(75, "is the server running", "runs", "--fleet", s.ClientURL())
 }

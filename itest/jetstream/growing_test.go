@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/internal/fleet"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/sink"
 	"github.com/usp-project/usp/sink/jetstream"
@@ -58,9 +60,9 @@ func TestResumed(t *testing.T) {
 		usp(fmt.Sprintf("%d of %d frames", rows, rows), "verify", "latest", "--stream")
 		usp(fmt.Sprintf("%d signed heads", i+2), "verify", "latest", "--stream")
 	}
-	runs, err := jetstream.Fleet(t.Context(), connect(t, jetstream.Options{URL: s.ClientURL()}).JS, "usp")
-	if err != nil || len(runs) != 1 || runs[0].Records != 50 || runs[0].Generation != 2 || runs[0].Ended != "clean" {
-		t.Errorf("the fleet is %+v, %v", runs, err)
+	v := look(t, newFleet(t, fleet.Options{Stream: jetstream.Options{URL: s.ClientURL()}}))
+	if len(v.Runs) != 1 || v.Runs[0].Stored != 50 || v.Runs[0].Generation != 2 || v.Runs[0].State != "clean" {
+		t.Errorf("the fleet is %+v", v.Runs)
 	}
 }
 
@@ -178,5 +180,58 @@ func TestCheckedWhileItGrows(t *testing.T) {
 	report, err = jetstream.Check(t.Context(), connect(t, to).JS, "usp", runID, jetstream.Against{Dir: r.Dir})
 	if err != nil || len(report.Problems) != 1 || report.Problems[0].Class != jetstream.Absent {
 		t.Errorf("a run directory with an older head: %+v, %v", report, err)
+	}
+}
+
+// TestLateHead has a head be signed after the records that it is about were brought, with no record behind them: it comes there.
+func TestLateHead(t *testing.T) {
+	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL()}
+	r := sinktest.Record(t)
+	to.Dir = r.Dir
+	l := logged(t, r, filepath.Join(t.TempDir(), "keys", "key"))
+	defer l.Close()
+	r.Emit(1)
+	ended := make(chan struct{})
+	o := bringing(r)
+	o.Follow = func() bool {
+		select {
+		case <-ended:
+			return false
+		default:
+			return true
+		}
+	}
+	done := make(chan error, 1)
+	go func() { done <- sink.Bring(t.Context(), o, jetstream.New(to)) }()
+	arrives := func(what string, is func(v fleet.Run) bool) {
+		t.Helper()
+		for range 1000 {
+			f := newFleet(t, fleet.Options{Stream: to})
+			if f.Look(t.Context()) == nil {
+				if v := f.View(); len(v.Runs) == 1 && is(v.Runs[0]) {
+					return
+				}
+			}
+			f.Close()
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Errorf("%s did not come", what)
+	}
+	arrives("the record", func(v fleet.Run) bool { return v.Stored == 1 })
+	for i := range 3 {
+		if _, err := l.Append(&digestlog.Entry{Kind: digestlog.KindStep, Step: uint64(i + 1), Seq: uint64(i), Digests: make([][32]byte, 2)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.SignHead(); err != nil {
+			t.Fatal(err)
+		}
+		arrives(fmt.Sprintf("head %d", i+1), func(v fleet.Run) bool { return v.Head.Size == l.Size() })
+	}
+	close(ended)
+	if err := <-done; err != nil {
+		t.Fatal(err)
 	}
 }

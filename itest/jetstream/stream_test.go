@@ -10,7 +10,6 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
-	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/sink"
 	"github.com/usp-project/usp/sink/jetstream"
 	"github.com/usp-project/usp/sink/sinktest"
@@ -106,65 +105,4 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, to, r)
-}
-
-// TestFleet lists several runs, one of them with a dot in its name, and a subject that is no run's.
-func TestFleet(t *testing.T) {
-	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL()}
-	r := sinktest.Record(t)
-	r.Emit(50)
-	r.Lose(5)
-	r.Emit(20)
-	for _, id := range []string{"b", "a.b", "a"} {
-		k := jetstream.New(to)
-		if _, err := k.Begin(t.Context(), sink.Run{ID: id, Schema: r.Schema}, sink.Cursor{}); err != nil {
-			t.Fatal(err)
-		}
-		f := sink.Follow(vfs.OS(), r.Dir, 0)
-		b, err := f.Next()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := errors.Join(k.Write(t.Context(), b), f.Close()); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := k.Sync(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if err := k.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c := connect(t, to)
-	if _, err := c.JS.Publish(t.Context(), "usp.telemetry.bad", []byte("hello")); err != nil {
-		t.Fatal(err)
-	}
-	runs, err := jetstream.Fleet(t.Context(), c.JS, "usp")
-	if err != nil || len(runs) != 4 {
-		t.Fatalf("%d runs, %v; want 4", len(runs), err)
-	}
-	for i, id := range []string{"a", "a.b", "b", "bad"} {
-		x := runs[i]
-		if x.ID != id {
-			t.Errorf("run %d is %q, want %q", i, x.ID, id)
-		}
-		if bad := id == "bad"; bad != (x.Err != nil) {
-			t.Errorf("%s: error %v", id, x.Err)
-		} else if bad {
-			continue
-		}
-		last := sinktest.Payload(r.Schema, 75)
-		if x.Frames != 71 || x.Records != 70 || x.Lost != 5 || x.Step != 75 || x.Time.UnixNano() != int64(last[1]) || x.Schema != r.Schema.Sum() || x.Messages != 2 {
-			t.Errorf("%s: %+v", id, x)
-		}
-		if lag := x.Lag(time.Now().Add(time.Hour)); lag < time.Hour-time.Minute || lag > time.Hour+time.Minute {
-			t.Errorf("%s: a lag of %v after an hour", id, lag)
-		}
-	}
-	if _, err := jetstream.Fleet(t.Context(), c.JS, "other"); !errors.Is(err, natsjs.ErrStreamNotFound) {
-		t.Errorf("a stream that is not there: %v", err)
-	}
-	if _, err := jetstream.Check(t.Context(), c.JS, "usp", "nobody", jetstream.Against{}); !errors.Is(err, jetstream.ErrNotMirrored) {
-		t.Errorf("a run that is not there: %v", err)
-	}
 }

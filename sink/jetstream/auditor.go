@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math"
 	"slices"
+	"time"
 
 	"golang.org/x/mod/sumdb/note"
 
@@ -23,6 +24,27 @@ type auditor struct {
 	log    frames
 	buffer [2][]byte
 	first  uint64 // index of the first entry in buffer[0]
+	seen   stamp  // of the head's file, before it was brought
+}
+
+// stamp tells one state of a file from another.
+type stamp struct {
+	size int64
+	at   time.Time
+}
+
+func (a *auditor) stamp() stamp {
+	info, err := a.opts.FS.Stat(a.opts.Dir.Head())
+	if err != nil {
+		return stamp{} // nothing is signed yet, or it is just being replaced
+	}
+	return stamp{info.Size(), info.ModTime()}
+}
+
+// trails says whether there is another head than was brought.
+func (a *auditor) trails() bool {
+	now := a.stamp()
+	return now != a.seen && now != stamp{}
 }
 
 func newAuditor(o *Options, l *lane) *auditor {
@@ -73,6 +95,7 @@ func (a *auditor) ahead(head *digestlog.SignedTreeHead) error {
 
 // bring sends the entries up to the signed head, and then the head.
 func (a *auditor) bring(ctx context.Context) error {
+	a.seen = a.stamp()
 	head, err := readHead(a.opts)
 	if err != nil || head == nil {
 		return err

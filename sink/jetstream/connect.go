@@ -28,6 +28,7 @@ type Conn struct {
 
 	nc     *nats.Conn
 	dialer *dialer
+	lost   chan struct{} // closed when the connection is: package nats leaves who waits for an acknowledgement then waiting
 
 	mu    sync.Mutex
 	async error // the last error that the server sent without being asked
@@ -77,9 +78,11 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{dialer: &dialer{ctx: ctx}}
+	c := &Conn{dialer: &dialer{ctx: ctx}, lost: make(chan struct{})}
+	lost := sync.OnceFunc(func() { close(c.lost) })
 	opts := []nats.Option{
 		nats.Name("usp"), nats.NoReconnect(), nats.SetCustomDialer(c.dialer), nats.Timeout(dialTimeout), nats.FlusherTimeout(dialTimeout),
+		nats.ClosedHandler(func(*nats.Conn) { lost() }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.noted(err) }),
 	}
 	if opts, err = o.identity(opts); err != nil {

@@ -14,6 +14,7 @@ package jetstream
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -85,7 +86,8 @@ type Sink struct {
 
 	buffer [2][]byte // the message that is put together, and the one that may be under way
 	open   header    // of the former
-	schema [32]byte  // the last one of which a message tells
+	schema [32]byte  // the last one of which a message tells, and the generation it is of
+	of     uint32
 	frame  record.Frame
 	counts []byte
 }
@@ -113,7 +115,7 @@ func (s *Sink) Begin(ctx context.Context, run sink.Run, at sink.Cursor) (from si
 		return at, s.conn.explain(err)
 	}
 	if s.telemetry.tail != nil {
-		s.schema = s.telemetry.tail.schema
+		s.schema, s.of = s.telemetry.tail.schema, s.telemetry.tail.generation
 	}
 	if err := s.local(); err != nil {
 		return at, err
@@ -293,18 +295,35 @@ func (s *Sink) put(ctx context.Context, b *sink.Batch, incomplete bool) error {
 	return nil
 }
 
-// begin begins a message, if none is begun, with one that tells of the schema in front of it where that is another one.
+// recorded says where a generation is recorded, and by what, if its manifest does.
+func (s *Sink) recorded(generation uint32) (host, program string) {
+	if s.opts.Dir == "" {
+		return "", ""
+	}
+	m, _, err := rundir.ReadManifest(s.opts.FS, s.opts.Dir, generation)
+	if err != nil {
+		return "", "" // usp verify says more
+	}
+	var producer struct {
+		Program string `json:"program"`
+	}
+	_ = json.Unmarshal(m.Producer, &producer) // it may be of any form
+	return m.Host.Name, producer.Program
+}
+
+// begin begins a message, if none is begun, with one that tells of the schema in front of it where that, or the generation, is another one.
 func (s *Sink) begin(ctx context.Context, b *sink.Batch, incomplete bool) error {
 	l, sum := s.telemetry, b.Schema.Sum()
 	if s.open.kind != "" {
 		return nil
 	}
-	if s.schema != sum {
+	if s.schema != sum || s.of != b.Generation {
 		h := header{kind: kindSchema, first: l.next, next: l.next, generation: b.Generation, schema: sum, tally: l.tally}
+		h.host, h.program = s.recorded(b.Generation)
 		if err := l.send(ctx, h, stored(b.Schema)); err != nil {
 			return err
 		}
-		s.schema = sum
+		s.schema, s.of = sum, b.Generation
 	}
 	s.open = header{kind: kindFrames, first: l.next, generation: b.Generation, schema: sum, segment: b.Segment, incomplete: incomplete}
 	return nil
@@ -356,6 +375,9 @@ func (s *Sink) Sync(ctx context.Context) (sink.Cursor, error) {
 	}
 	return s.cursor(), nil
 }
+
+// Trails says whether a head was signed since the digest log was brought: it is signed after the records that it is about.
+func (s *Sink) Trails() bool { return s.audit != nil && s.audit.trails() }
 
 // Close closes the connection.
 func (s *Sink) Close() error {

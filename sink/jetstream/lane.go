@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -168,6 +169,9 @@ func (l *lane) wait(ctx context.Context) error {
 		return nil
 	case err := <-f.future.Err():
 		l.failed = fmt.Errorf("publish to %s: %w", l.subject, l.conn.explain(err))
+		return l.failed
+	case <-l.conn.lost:
+		l.failed = fmt.Errorf("publish to %s: no acknowledgement: %w", l.subject, l.conn.explain(cmp.Or(l.conn.nc.LastError(), nats.ErrConnectionClosed)))
 		return l.failed
 	case <-ctx.Done():
 		return fmt.Errorf("publish to %s: no acknowledgement: %w", l.subject, l.conn.explain(context.Cause(ctx)))

@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 
@@ -57,6 +59,8 @@ type header struct {
 	incomplete bool     // of frames: some between first and next could not be read
 	tally               // of frames and schema: what the subject has up to here
 	status     string   // of a head over the end of the run: how it ended
+
+	host, program string // of a schema: where and by what the run is recorded; "": not known
 }
 
 // tally is what is counted of a run's frames.
@@ -102,12 +106,27 @@ func (h *header) encode(run, stream string, last uint64) nats.Header {
 	if h.status != "" {
 		put("Status", h.status)
 	}
+	if h.kind == kindSchema {
+		for name, v := range map[string]string{"Host": h.host, "Program": h.program} {
+			if readable(v) {
+				put(name, url.PathEscape(v))
+			}
+		}
+	}
 	// The id has the content in it: were it the ordinal alone, a server that has a shorter message of that ordinal would
 	// call the longer one its duplicate and acknowledge what it does not have.
 	m["Nats-Msg-Id"] = []string{fmt.Sprintf("%s/%s/%d-%d/%x%x", run, h.kind, h.first, h.next, h.chain[:8], h.payload[:8])}
 	m["Nats-Expected-Stream"] = []string{stream}
 	m["Nats-Expected-Last-Subject-Sequence"] = []string{strconv.FormatUint(last, 10)}
 	return m
+}
+
+// maxName bounds the names of hosts and programs, in bytes.
+const maxName = 255
+
+// readable says whether a name can be shown to people: it is not empty, not long, and has nothing in it that moves a cursor.
+func readable(name string) bool {
+	return name != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.ContainsFunc(name, func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
 // errMessage is wrapped by the error for a message that this package has not made.
@@ -173,6 +192,19 @@ func decode(m nats.Header, payload []byte) (h header, err error) {
 	if h.kind == kindFrames {
 		h.segment = number("Segment")
 		h.incomplete = len(m[prefix+"Incomplete"]) > 0
+	}
+	if h.kind == kindSchema {
+		for name, to := range map[string]*string{"Host": &h.host, "Program": &h.program} {
+			if len(m[prefix+name]) == 0 {
+				continue
+			}
+			v := get(name)
+			plain, e := url.PathUnescape(v)
+			if e != nil || !readable(plain) {
+				bad(name, v)
+			}
+			*to = plain
+		}
 	}
 	if err == nil && (h.next < h.first || h.next > h.first && (h.kind == kindSchema || h.kind == kindHead)) {
 		err = fmt.Errorf("%w: from %d to %d", errMessage, h.first, h.next)

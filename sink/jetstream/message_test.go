@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -41,9 +42,35 @@ func some(payload []byte) []header {
 		{kind: kindFrames, first: 1, next: 9, payload: sum, chain: sum, generation: 1<<32 - 1, schema: sum, segment: 1, tally: counts},
 		{kind: kindFrames, first: 1, next: 9, payload: sum, incomplete: true},
 		{kind: kindSchema, first: 7, next: 7, payload: sum, generation: 2, schema: sum, tally: counts},
+		{kind: kindSchema, first: 7, next: 7, payload: sum, schema: sum, host: "rack 7/ü%", program: "usp run"},
 		{kind: kindEntries, first: 0, next: 1<<64 - 1, payload: sum, chain: sum},
 		{kind: kindHead, first: 7, next: 7, payload: sum, status: "clean"},
 		{kind: kindHead, first: 7, next: 7, payload: sum},
+	}
+}
+
+// TestNames has names of hosts and programs that cannot be shown left out by who sends, and refused of who does not.
+func TestNames(t *testing.T) {
+	for _, name := range []string{"a\nb", "\x1b[2J", "a\u202eb", "\xff", strings.Repeat("x", maxName+1), "\x00"} {
+		h := header{kind: kindSchema, payload: sha256.Sum256(nil), host: name, program: "p"}
+		m := h.encode("run", "usp", 0)
+		if got, err := decode(m, nil); err != nil || got.host != "" || got.program != "p" {
+			t.Errorf("%.20q: %+v, %v; want it left out", name, got, err)
+		}
+		m["Usp-Host"] = []string{url.PathEscape(name)}
+		if got, err := decode(m, nil); !errors.Is(err, errMessage) {
+			t.Errorf("%.20q was taken: %+v", name, got)
+		}
+	}
+	h := header{kind: kindSchema, payload: sha256.Sum256(nil)}
+	for _, v := range [][]string{{"a", "b"}, {"%"}, {"%zz"}, {""}} {
+		m := h.encode("run", "usp", 0)
+		if m["Usp-Program"] = v; m.Get("Usp-Host") != "" {
+			t.Errorf("a host that is not known is %q", m.Get("Usp-Host"))
+		}
+		if got, err := decode(m, nil); !errors.Is(err, errMessage) {
+			t.Errorf("%q was taken: %+v", v, got)
+		}
 	}
 }
 
@@ -63,7 +90,7 @@ func TestDecode(t *testing.T) {
 		}
 		for _, name := range slices.Sorted(maps.Keys(m)) {
 			v, ours := m[name], strings.HasPrefix(name, prefix)
-			if !ours || name == prefix+"Incomplete" || name == prefix+"Status" {
+			if !ours || name == prefix+"Incomplete" || name == prefix+"Status" || name == prefix+"Host" || name == prefix+"Program" {
 				continue
 			}
 			for _, bad := range [][]string{nil, {v[0], v[0]}, {" " + v[0]}, {"0" + v[0]}, {v[0] + "x"}, {""}, {"+1"}, {"18446744073709551616"}} {

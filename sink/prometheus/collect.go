@@ -54,11 +54,24 @@ func (s *Sink) collect() []client.Metric {
 	}
 	if s.opts.Lags != nil {
 		for _, l := range s.opts.Lags() {
-			c.add(sinkLag, float64(l.Frames), l.Sink)
 			c.add(sinkFault, flag(l.Fault), l.Sink)
+			if l.Snapshots != nil {
+				c.snapshots(l.Snapshots)
+				continue
+			}
+			c.add(sinkLag, float64(l.Frames), l.Sink)
 		}
 	}
 	return c.list
+}
+
+func (c *scrape) snapshots(s *Snapshots) {
+	c.add(remoteSnapshots, float64(s.Sent), "sent")
+	c.add(remoteSnapshots, float64(s.Waiting), "waiting")
+	c.add(remoteSnapshots, float64(s.Missed), "missed")
+	c.add(remoteSnapshots, float64(s.Refused), "refused")
+	c.add(remoteSnapshots, float64(s.Pruned), "pruned")
+	c.add(remoteWaiting, s.Oldest.Seconds())
 }
 
 func (c *scrape) live(l Live) {

@@ -28,7 +28,7 @@ func read(t *testing.T, name string) string {
 func TestDoc(t *testing.T) {
 	text := read(t, "doc/metrics.md")
 	known := map[string]bool{}
-	for _, m := range metrics() {
+	for _, m := range append(metrics(), fleetMetrics()...) {
 		kind := map[client.ValueType]string{client.GaugeValue: "gauge", client.CounterValue: "counter", histogram: "histogram"}[m.kind]
 		labels := ""
 		if m.labels != nil {
@@ -70,7 +70,7 @@ func TestDashboard(t *testing.T) {
 		t.Fatal(err)
 	}
 	known := map[string]bool{fieldPrefix: true} // in a pattern
-	for _, m := range metrics() {
+	for _, m := range append(metrics(), fleetMetrics()...) {
 		known[m.name] = false
 	}
 	schema := predictor.SchemaWithWeights(4)

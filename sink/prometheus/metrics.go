@@ -50,11 +50,14 @@ var (
 
 	sinkLag   = metric{"usp_sink_lag_frames", client.GaugeValue, []string{"sink"}, "Frames of the run that the sink's destination does not have for good."}
 	sinkFault = metric{"usp_sink_fault", client.GaugeValue, []string{"sink"}, "1 if the sink's destination takes nothing."}
+
+	remoteSnapshots = metric{"usp_remote_snapshots", client.GaugeValue, []string{"state"}, "Snapshots of the run, by what became of them on the way to the remote store: sent, waiting, missed, refused, pruned there."}
+	remoteWaiting   = metric{"usp_remote_waiting_seconds", client.GaugeValue, nil, "How long the oldest snapshot that waits for the remote store has been waiting."}
 )
 
 func metrics() []metric {
 	return []metric{ready, step, sequence, seconds, generation, stored, lost, hidden,
-		live, liveEmitted, liveStored, liveLost, liveUnstored, liveHeld, liveFault, liveSnapshots, liveUnsaved, liveEmits, sinkLag, sinkFault}
+		live, liveEmitted, liveStored, liveLost, liveUnstored, liveHeld, liveFault, liveSnapshots, liveUnsaved, liveEmits, sinkLag, sinkFault, remoteSnapshots, remoteWaiting}
 }
 
 // Names of the metrics that come from the fields of a schema: fieldPrefix and the field's name, and for a flag also one

@@ -48,6 +48,14 @@ type Lag struct {
 	Sink   string
 	Frames uint64
 	Fault  bool // it takes nothing
+
+	Snapshots *Snapshots // of the remote store, which gets these and no frames
+}
+
+// Snapshots is what became of a run's snapshots on the way to a remote store.
+type Snapshots struct {
+	Sent, Waiting, Missed, Refused, Pruned uint64
+	Oldest                                 time.Duration // how long the oldest one has been waiting
 }
 
 // Options say what else is shown. The zero value shows the records alone.
@@ -117,14 +125,15 @@ func New(o Options) *Sink {
 // ServeHTTP answers a scrape of this run alone.
 func (s *Sink) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
-// Handler answers a scrape of all runs that runs returns, each another one: as OpenMetrics if it is asked for, else as
-// Prometheus' own text. A nil logger discards.
-func Handler(runs func() []*Sink, logger *slog.Logger) http.Handler {
+// Handler answers a scrape of all runs that runs returns, each another one, and of what else is collected: as OpenMetrics if it is
+// asked for, else as Prometheus' own text. A nil logger discards.
+func Handler(runs func() []*Sink, logger *slog.Logger, more ...client.Collector) http.Handler {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	registry := client.NewRegistry()
 	registry.MustRegister(collector(runs))
+	registry.MustRegister(more...)
 	scrape := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 		EnableOpenMetrics:   true,
