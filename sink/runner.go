@@ -244,6 +244,7 @@ func (r *runner) reached(at Cursor, well bool) error {
 func (r *runner) call(ctx context.Context, what string, do func(context.Context) error) error {
 	limited, cancel := context.WithTimeoutCause(ctx, r.opts.Timeout, ErrTimeout)
 	defer cancel()
+	defer r.watch(what)()
 	err := do(limited)
 	if err == nil {
 		return nil
@@ -252,6 +253,21 @@ func (r *runner) call(ctx context.Context, what string, do func(context.Context)
 		return fmt.Errorf("%s: %w (%v): %w", what, ErrTimeout, r.opts.Timeout, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// watch notes a call that does not even come back when its time is over: a file system that is away holds who asks it. The status
+// is this call's alone until the returned function has returned.
+func (r *runner) watch(what string) (end func()) {
+	told := make(chan struct{})
+	late := time.AfterFunc(2*r.opts.Timeout, func() {
+		defer close(told)
+		r.fault(fmt.Errorf("%s: %w (%v), and it does not come back", what, ErrTimeout, 2*r.opts.Timeout))
+	})
+	return func() {
+		if !late.Stop() {
+			<-told
+		}
+	}
 }
 
 // fault notes what is wrong, once aloud, and in the cursor file for who looks.

@@ -74,8 +74,10 @@ func faulty(t *testing.T, d Destination, how Fault) {
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- sink.Bring(ctx, o, d.Open()) }()
-	if !blocks {
-		untilFault(t, r)
+	if blocks {
+		untilFault(t, r, 1)
+	} else {
+		untilFault(t, r, 2)
 	}
 	r.Emit(1500)
 	r.Roll()
@@ -137,12 +139,12 @@ func status(t *testing.T, r *Recording) sink.Status {
 	return s
 }
 
-// untilFault waits until the status says that the destination takes nothing, and that it was tried again.
-func untilFault(t *testing.T, r *Recording) {
+// untilFault waits until the status says that the destination takes nothing, and that it was tried so many times.
+func untilFault(t *testing.T, r *Recording, tries int) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		s := status(t, r)
-		if s.Fault != "" && s.Tries > 1 && !s.Since.IsZero() {
+		if s.Fault != "" && s.Tries >= tries && !s.Since.IsZero() {
 			return
 		}
 		if time.Now().After(deadline) {
