@@ -14,7 +14,7 @@ import (
 const MaxColumns = 1 << 16
 
 // rawBytes is how much of the segments is read to make columns of less than an aggregate.
-const rawBytes = 48 << 20
+const rawBytes = 16 << 20
 
 // Column is what a field does in some steps that follow each other.
 type Column struct {
