@@ -236,6 +236,39 @@ func TestFleetResumed(t *testing.T) {
 	}
 }
 
+// TestFleetMoved has each generation be recorded on another machine: the newest one counts.
+func TestFleetMoved(t *testing.T) {
+	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL(), MessageBytes: 2 << 10}
+	r := sinktest.Record(t)
+	r.Emit(300)
+	r.Rewind(200)
+	r.Emit(300)
+	r.Rewind(250)
+	r.Emit(300)
+	to.Dir = r.Dir
+	if err := sink.Bring(t.Context(), bringing(r), jetstream.New(to)); err != nil {
+		t.Fatal(err)
+	}
+	var all []*sent
+	for _, m := range messages(t, connect(t, to), "usp.telemetry."+runID) {
+		x := &sent{m.Subject, nats.Header(m.Header), m.Data}
+		if x.header.Get("Usp-Kind") == "schema" {
+			x.set("Host", fmt.Sprintf("machine-%d", x.get("Generation")))
+		}
+		all = append(all, x)
+	}
+	for _, tt := range []struct {
+		n    int
+		want string
+	}{{10, "machine-0"}, {len(all), "machine-2"}} {
+		at := all[:tt.n]
+		v := look(t, newFleet(t, fleet.Options{Stream: jetstream.Options{URL: forge(t, at).Conn().ConnectedUrl()}}))
+		if len(v.Runs) != 1 || v.Runs[0].Host != tt.want || v.Runs[0].Generation != uint32(at[len(at)-1].get("Generation")) {
+			t.Errorf("%d messages: %+v, want %s", tt.n, v.Runs, tt.want)
+		}
+	}
+}
+
 // TestFleetOfOlderSinks has a stream of sinks that told of a schema once, though a later generation has it too.
 func TestFleetOfOlderSinks(t *testing.T) {
 	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL(), MessageBytes: 2 << 10}
