@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,7 +14,7 @@ import (
 )
 
 // BenchmarkDrainWithSinks is the rate at which a recorder takes records at full speed, with sinks beside it against without,
-// in turns. It needs the program: USP_BIN.
+// in turns, with six snapshots of 1 MiB in all of them. It needs the program: USP_BIN.
 func BenchmarkDrainWithSinks(b *testing.B) {
 	bin := os.Getenv("USP_BIN")
 	if bin == "" {
@@ -30,6 +31,7 @@ func BenchmarkDrainWithSinks(b *testing.B) {
 	}{
 		{"none", nil},
 		{"blocked", []string{"USP_PARQUET_DIR=" + filepath.Join(file, "x")}},
+		{"remote-blocked", []string{"USP_SNAPSHOT_REMOTE=s3://bucket/fleet", "USP_SNAPSHOT_REMOTE_ENDPOINT=" + silent(b), "AWS_ACCESS_KEY_ID=id", "AWS_SECRET_ACCESS_KEY=key", "USP_SINKS_PATIENCE=100ms", "USP_SINKS_TIMEOUT=100ms"}},
 		{"parquet", []string{"USP_PARQUET_DIR=" + filepath.Join(dir, "lake")}},
 		{"parquet+prometheus", []string{"USP_PARQUET_DIR=" + filepath.Join(dir, "lake"), "USP_PROMETHEUS_LISTEN=127.0.0.1:0"}},
 	}
@@ -41,7 +43,7 @@ func BenchmarkDrainWithSinks(b *testing.B) {
 				o.Companion = recorder.CompanionOptions{Command: append(append([]string{"/usr/bin/env"}, way.env...), bin, "sink", "--follow", "-q"), Wait: 30 * time.Second}
 			}
 			const records = 600_000
-			round, err := bench.Record(context.Background(), bench.RecorderConfig{Dir: dir, Command: []string{bin, "record", "--options-on-stdin"}, Options: o, Records: records})
+			round, err := bench.Record(context.Background(), bench.RecorderConfig{Dir: dir, Command: []string{bin, "record", "--options-on-stdin"}, Options: o, Records: records, StateEvery: 100_000, StateSize: 1 << 20})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -53,4 +55,28 @@ func BenchmarkDrainWithSinks(b *testing.B) {
 		b.ReportMetric(rates[i][len(rates[i])/2]/rates[0][len(rates[0])/2], way.name+"/none")
 		b.ReportMetric(rates[i][len(rates[i])/2], way.name+"-records/s")
 	}
+}
+
+// silent is the address of a server that accepts and never answers.
+func silent(tb testing.TB) string {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = l.Close() })
+	go func() {
+		var open []net.Conn // else they are closed when nobody holds them
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				break
+			}
+			open = append(open, c)
+		}
+		for _, c := range open {
+			_ = c.Close() // the benchmark is over
+		}
+	}()
+	return "http://" + l.Addr().String()
 }
