@@ -42,6 +42,9 @@ func TestResume(t *testing.T) {
 	}
 	other.usp(0, "", "verify", "latest", "--deep")
 	other.usp(0, "", "snapshot", "verify", "latest")
+	other.usp(0, "continues  run "+id+" behind step 200", "show", "latest")
+	other.usp(0, "109", "compare", filepath.Join(one.dir, "runs", id), "latest")
+	other.usp(0, "nothing to resume", "run", "--resume", "latest")
 
 	// What went on is in the store too, as a run of its own.
 	if next := other.latest(); next == id {
