@@ -339,6 +339,28 @@ func TestLocalDamage(t *testing.T) {
 	}
 }
 
+// TestDamagedBase sends nothing that refers to what cannot be sent.
+func TestDamagedBase(t *testing.T) {
+	l, s := newLocal(t, testRun, 1), newMemStore()
+	l.reuse = &snapshot.Reuse{Limit: 1}
+	stays := make([]byte, 100<<10)
+	a, b, c := l.snapshot(1, 10, stays...), l.snapshot(2, 10, stays...), l.snapshot(3, 10, stays...)
+	l.sign()
+	data, err := vfs.ReadFile(l.fs, l.dir.Snapshot(a), 1<<20)
+	check(t, err)
+	data[len(data)/2] ^= 1
+	check(t, vfs.Replace(l.fs, l.dir.Snapshot(a), data, 0o600))
+	o := l.options(s)
+	o.Part = 1 << 20
+	if err := Send(t.Context(), o); !errors.Is(err, ErrLocal) || !strings.Contains(err.Error(), a+", which it refers to") {
+		t.Error(err)
+	}
+	s.holds(t, l, c)
+	if st := status(t, l); st.Refused != 2 || st.Sent != 1 || !strings.Contains(st.Fault, b) && !strings.Contains(st.Fault, a) {
+		t.Errorf("%+v", st)
+	}
+}
+
 // TestRetention keeps there what the rules keep, and what that refers to.
 func TestRetention(t *testing.T) {
 	l, s := newLocal(t, testRun, 1), newMemStore()
