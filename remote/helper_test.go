@@ -61,11 +61,26 @@ func newLocal(t testing.TB, run string, seed byte) *local {
 // open begins a generation.
 func (l *local) open(to *rundir.Resumed) {
 	l.t.Helper()
+	l.opened(l.manifest(to), to)
+}
+
+// manifest writes that of a generation, which its OPEN entry follows.
+func (l *local) manifest(to *rundir.Resumed) rundir.Hash {
+	l.t.Helper()
 	schema, err := record.NewSchema("test.v1", record.Field{Name: "loss", Class: record.Metric})
 	check(l.t, err)
 	sum, err := rundir.WriteManifest(l.fs, l.dir, rundir.Manifest{
 		RunID: l.dir.ID(), Generation: l.generation, Created: time.Now(), Schema: string(schema.Text()), Signer: l.key, Resumed: to,
 	})
+	check(l.t, err)
+	return sum
+}
+
+func (l *local) opened(sum rundir.Hash, to *rundir.Resumed) {
+	l.t.Helper()
+	m, _, err := rundir.ReadManifest(l.fs, l.dir, l.generation)
+	check(l.t, err)
+	schema, err := m.ParsedSchema()
 	check(l.t, err)
 	l.append(&digestlog.Entry{Kind: digestlog.KindOpen, Generation: l.generation, Manifest: sum, Schema: schema.Sum(), Resumed: to != nil})
 	if to != nil {
@@ -90,6 +105,12 @@ func (l *local) sign() {
 // snapshot takes one, whose state has size bytes, and logs it. What stays is a section that no snapshot changes.
 func (l *local) snapshot(step uint64, size int, stays ...byte) string {
 	l.t.Helper()
+	return l.logged(l.write(step, size, stays...))
+}
+
+// write takes a snapshot, which its entry follows.
+func (l *local) write(step uint64, size int, stays ...byte) snapshot.Info {
+	l.t.Helper()
 	state := make([]byte, size)
 	for i, r := 0, rand.New(rand.NewPCG(step, 1)); i < size; i++ {
 		state[i] = byte(r.Uint32())
@@ -101,7 +122,12 @@ func (l *local) snapshot(step uint64, size int, stays ...byte) string {
 	info, err := snapshot.Write(l.dir.Snapshots(), snapshot.Meta{RunID: l.dir.ID(), Generation: l.generation, Step: step, Seq: step, Created: time.Now()}, sections,
 		snapshot.Options{FS: l.fs, Reuse: l.reuse})
 	check(l.t, err)
-	l.append(&digestlog.Entry{Kind: digestlog.KindSnapshot, Generation: l.generation, Step: step, Seq: step, SHA256: info.SHA256, Size: uint64(info.Size), Name: info.Name})
+	return info
+}
+
+func (l *local) logged(info snapshot.Info) string {
+	l.t.Helper()
+	l.append(&digestlog.Entry{Kind: digestlog.KindSnapshot, Generation: l.generation, Step: info.Step, Seq: info.Step, SHA256: info.SHA256, Size: uint64(info.Size), Name: info.Name})
 	l.sums[info.Name] = info.SHA256
 	return info.Name
 }

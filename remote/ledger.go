@@ -60,6 +60,16 @@ func readLedger(fsys vfs.FS, dir rundir.Dir) (*ledger, error) {
 	return l, nil
 }
 
+// knows says whether there is an entry for each file in what look returned. A manifest and a snapshot have their files before their entries.
+func (l *ledger) knows(at mark) bool {
+	for _, name := range at.snapshots {
+		if _, ok := l.byName[name]; !ok {
+			return false
+		}
+	}
+	return len(l.opens) > 0 && l.opens[len(l.opens)-1].entry.Generation == at.generation
+}
+
 // rewind is where a generation went on.
 type rewind struct {
 	step uint64

@@ -48,7 +48,7 @@ type Snapshot struct {
 	Created    time.Time // as the store says
 	Reason     uint32    // likewise
 	Encrypted  bool      // likewise
-	Bases      []string  // likewise; Fetch goes by the snapshot itself
+	Bases      []string  // likewise; Fetch holds all of this against the snapshot itself
 	Stored     int64     // bytes there; -1: it is gone
 	Current    bool      // a resume would load it: no generation went back behind it
 	Proof      []byte    // C2SP tlog-proof of the SNAPSHOT entry
@@ -261,7 +261,7 @@ func (r *Run) readSnapshot(ctx context.Context, name string, keys note.Verifiers
 		s.fail(fmt.Errorf("its proof: %w", err))
 		return s, nil
 	}
-	s.Size, s.SHA256, s.Seq = d.Size, e.SHA256, e.Seq
+	s.Size, s.SHA256, s.Seq = int64(e.Size), e.SHA256, e.Seq
 	s.Created, s.Reason, s.Encrypted, s.Bases, s.Proof = d.Created, d.Reason, d.Encrypted, d.Bases, []byte(d.Proof)
 	return s, nil
 }
@@ -280,12 +280,21 @@ func (r *Run) Fetch(ctx context.Context, fsys vfs.FS, s *Snapshot, dir string) (
 	if err != nil {
 		return "", fmt.Errorf("%s: %w: %w", s.Name, ErrDamaged, err)
 	}
+	if !s.describes(&info) {
+		return "", fmt.Errorf("%s: %w: what is said of it beside its proof is not so", s.Name, ErrDamaged)
+	}
 	for _, b := range info.Bases {
 		if err := r.fetch(ctx, fsys, b.Name, filepath.Join(dir, b.Name), b.Size, b.SHA256); err != nil {
 			return "", fmt.Errorf("%s refers to %w", s.Name, err)
 		}
 	}
 	return path, nil
+}
+
+// describes says whether what the store says of a snapshot beside the proof is what the snapshot says itself.
+func (s *Snapshot) describes(info *snapshot.Info) bool {
+	return s.Created.Equal(info.Created) && s.Reason == info.Reason && s.Encrypted == info.Encrypted &&
+		slices.EqualFunc(s.Bases, info.Bases, func(name string, b snapshot.Base) bool { return name == b.Name })
 }
 
 // fetch brings one object into a file, if its bytes have the sum.

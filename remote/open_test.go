@@ -136,15 +136,15 @@ func TestAltered(t *testing.T) {
 			s.objects[key] = memObject{data: data}
 			before := loaded
 			try(fmt.Sprintf("%s, byte %d", key, at))
-			if loaded > before && strings.HasSuffix(key, rundir.SnapshotSuffix) {
-				t.Errorf("%s: a snapshot whose byte %d was changed was loaded", key, at)
+			if loaded > before && !unused {
+				t.Errorf("%s: byte %d was changed, and nothing was found", key, at)
 			}
 		}
 		for _, n := range []int{0, 1, len(was.data) / 2, len(was.data) - 1} {
 			s.objects[key] = memObject{data: was.data[:n]}
 			before := loaded
 			try(fmt.Sprintf("%s, cut to %d", key, n))
-			if loaded > before && n < len(was.data)-1 && !unused { // the last byte of JSON is a line end
+			if loaded > before && !unused {
 				t.Errorf("%s: cut to %d bytes, and nothing was found", key, n)
 			}
 		}
@@ -192,7 +192,7 @@ func TestAnotherRun(t *testing.T) {
 		}
 		for _, suffix := range []string{"", ".json"} {
 			object := other.objects["fleet/"+o.dir.ID()+"/snapshots/"+name+suffix]
-			object.data = bytes.ReplaceAll(object.data, []byte(o.dir.ID()), []byte(testRun))
+			object.data = bytes.Replace(object.data, []byte(o.dir.ID()), []byte(testRun), 1) // in the JSON, not in what is signed
 			mixed.objects["fleet/"+testRun+"/snapshots/"+name+suffix] = object
 		}
 		step, rejected, err := load(t.Context(), l, mixed)
@@ -202,6 +202,62 @@ func TestAnotherRun(t *testing.T) {
 		if step != 1 || !slices.Equal(rejected, []uint64{2}) || err != nil {
 			t.Errorf("%s: step %d, rejected %v, %v", what, step, rejected, err)
 		}
+	}
+}
+
+// TestForged puts what is proven under another name, and says other things of it than its proof.
+func TestForged(t *testing.T) {
+	l, s := stored(t)
+	names := s.names()
+	key := func(i int) string { return "fleet/" + testRun + "/snapshots/" + names[i] }
+	doc := func(i int) *snapshotDoc {
+		d, err := parseSnapshotDoc(s.objects[key(i)+".json"].data, testRun, names[i])
+		check(t, err)
+		return d
+	}
+	for what, forge := range map[string]func(d *snapshotDoc) []byte{
+		"the older one in the place of the newer": func(d *snapshotDoc) []byte {
+			older := doc(0)
+			d.Proof, d.SHA256, d.Size = older.Proof, older.SHA256, older.Size
+			return s.objects[key(0)].data
+		},
+		"another size": func(d *snapshotDoc) []byte { d.Size--; return s.objects[key(1)].data[1:] },
+		"another sum":  func(d *snapshotDoc) []byte { d.SHA256[0] ^= 1; return s.objects[key(1)].data },
+		"a proof of the manifest": func(d *snapshotDoc) []byte {
+			m, err := parseManifestsDoc(s.objects["fleet/"+testRun+"/manifest.proof.json"].data, testRun)
+			check(t, err)
+			d.Proof = m.Manifests[0].Proof
+			return s.objects[key(1)].data
+		},
+		"a base of itself": func(d *snapshotDoc) []byte { d.Bases = []string{d.Name}; return s.objects[key(1)].data },
+		"another format":   func(d *snapshotDoc) []byte { d.Version++; return s.objects[key(1)].data },
+	} {
+		mixed := newMemStore()
+		for key, object := range s.objects {
+			mixed.objects[key] = object
+		}
+		d := doc(1)
+		data := forge(d)
+		b, err := encode(d)
+		check(t, err)
+		mixed.objects[key(1)], mixed.objects[key(1)+".json"] = memObject{data: data}, memObject{data: b}
+		r, err := Open(t.Context(), mixed, place, testRun, l.keys())
+		check(t, err)
+		if !errors.Is(r.Snapshots[0].Err, ErrDamaged) || r.Snapshots[0].Name != names[1] {
+			t.Errorf("%s: %v", what, r.Snapshots[0].Err)
+		}
+		if step, rejected, err := load(t.Context(), l, mixed); step != 1 || !slices.Equal(rejected, []uint64{2}) || err != nil {
+			t.Errorf("%s: step %d, rejected %v, %v", what, step, rejected, err)
+		}
+	}
+	d, err := parseManifestsDoc(s.objects["fleet/"+testRun+"/manifest.proof.json"].data, testRun)
+	check(t, err)
+	d.Manifests[0].Proof = doc(0).Proof
+	b, err := encode(d)
+	check(t, err)
+	s.objects["fleet/"+testRun+"/manifest.proof.json"] = memObject{data: b}
+	if _, _, err := load(t.Context(), l, s); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a manifest with the proof of a snapshot: %v", err)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/md5"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -19,6 +21,8 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/usp-project/usp/internal/vfs"
 )
 
 // Lock modes of S3Options.
@@ -80,7 +84,10 @@ func OpenS3(o S3Options) (Store, error) {
 		}
 	}
 	if o.Transport == nil {
-		o.Transport = transport(o.Timeout)
+		var err error
+		if o.Transport, err = transport(o.Timeout, env("AWS_CA_BUNDLE")); err != nil {
+			return nil, err
+		}
 	}
 	if o.Creds == nil {
 		o.Creds = chain(env("AWS_EC2_METADATA_DISABLED"))
@@ -139,11 +146,24 @@ func chain(noMetadata string) *credentials.Credentials {
 	return credentials.NewChainCredentials(list)
 }
 
-func transport(timeout time.Duration) http.RoundTripper {
+// transport is how a store is talked to. authorities is a file of whom to trust, in PEM; "": whom the system does.
+func transport(timeout time.Duration, authorities string) (http.RoundTripper, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext = (&net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}).DialContext
 	t.TLSHandshakeTimeout, t.IdleConnTimeout, t.DisableCompression = timeout, time.Minute, true
-	return t
+	if authorities == "" {
+		return t, nil
+	}
+	b, err := vfs.ReadFile(vfs.OS(), authorities, 1<<20)
+	if err != nil {
+		return nil, fmt.Errorf("AWS_CA_BUNDLE: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("AWS_CA_BUNDLE: %s: no certificate in it", authorities)
+	}
+	t.TLSClientConfig = &tls.Config{RootCAs: pool}
+	return t, nil
 }
 
 // watched limits the time in which nothing moves: each touch begins it anew.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -74,7 +75,10 @@ type sender struct {
 	resend    map[string]bool         // settled, and to be sent once more: what is there is damaged
 	partial   *partial                // an upload that was cut off
 
-	seen      string    // what the run directory looked like when all in it was settled
+	seen      mark    // what the run directory looked like when all in it was settled
+	ledger    *ledger // as it was read when the run directory looked like ledgerAt
+	ledgerAt  mark
+	quiet     bool      // and nothing was left to wait for
 	kept      bool      // the store has refused to remove something
 	impatient time.Time // since when a run that has ended gets nothing there; zero: it does
 }
@@ -143,30 +147,37 @@ func (s *sender) ended() error {
 	return nil
 }
 
-// look is a mark of the run directory that changes whenever there can be something to do.
-func (s *sender) look() (string, error) {
+// mark is what a run directory looks like. It changes whenever there can be something to do.
+type mark struct {
+	snapshots  []string // names
+	generation uint32
+}
+
+func (m mark) equal(o mark) bool {
+	return m.generation == o.generation && slices.Equal(m.snapshots, o.snapshots)
+}
+
+func (s *sender) look() (at mark, err error) {
 	entries, err := s.FS.ReadDir(s.Dir.Snapshots())
 	if err != nil {
-		return "", err
+		return at, err
 	}
-	var b strings.Builder
 	for _, e := range entries {
 		if isSnapshot(e.Name()) {
-			b.WriteString(e.Name() + "\n")
+			at.snapshots = append(at.snapshots, e.Name())
 		}
 	}
-	last, err := rundir.LastGeneration(s.FS, s.Dir)
-	fmt.Fprintf(&b, "%d", last)
-	return b.String(), err
+	at.generation, err = rundir.LastGeneration(s.FS, s.Dir)
+	return at, err
 }
 
 // work does what there is to do. done: nothing is left of what the log has now.
 func (s *sender) work(ctx context.Context) (done bool, err error) {
-	mark, err := s.look()
+	at, err := s.look()
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil // the run has only just begun
 	}
-	if err != nil || s.known && mark == s.seen {
+	if err != nil || s.quiet && at.equal(s.seen) {
 		return err == nil, err
 	}
 	head, _, err := signedHead(s.FS, s.Dir)
@@ -176,11 +187,12 @@ func (s *sender) work(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l, err := readLedger(s.FS, s.Dir)
+	l, err := s.readLedger(at)
 	if err != nil {
 		return false, err
 	}
 	if len(l.snapshots) == 0 { // nothing of the run has to be there
+		s.quiet, s.seen = l.knows(at) || !s.recorded(), at
 		return true, s.save()
 	}
 	s.count(l)
@@ -193,11 +205,21 @@ func (s *sender) work(ctx context.Context) (done bool, err error) {
 	if err := s.prune(ctx, l); err != nil {
 		return false, err
 	}
-	if done {
-		s.seen = mark
-	}
+	s.quiet, s.seen = done && (l.knows(at) || !s.recorded()), at
 	s.well()
 	return done, s.save()
+}
+
+// readLedger reads what the log says of snapshots, or has it still: an entry that matters comes with a file that comes or goes. A snapshot has its file
+// before its entry, so one whose entry is missing has the log read again; its PRUNE entry comes before its file goes.
+func (s *sender) readLedger(at mark) (*ledger, error) {
+	if s.ledger != nil && at.equal(s.ledgerAt) && s.ledger.knows(at) {
+		return s.ledger, nil
+	}
+	var err error
+	s.ledger, err = readLedger(s.FS, s.Dir)
+	s.ledgerAt = at
+	return s.ledger, err
 }
 
 // settle sends what waits, in the order of the log. It stops at the first entry that no signed head covers yet.

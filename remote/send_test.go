@@ -96,6 +96,49 @@ func TestUnsigned(t *testing.T) {
 	})
 }
 
+// TestLate looks again where a file was there before its entry.
+func TestLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s := newLocal(t, testRun, 1), newMemStore()
+		ctx, cancel := context.WithCancel(t.Context())
+		o := l.options(s)
+		o.Follow = func() bool { return true }
+		done := make(chan error)
+		go func() { done <- Send(ctx, o) }()
+		pause := func() {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+		}
+		pause()
+		info := l.write(1, 100)
+		pause()
+		if len(s.objects) > 0 {
+			t.Errorf("%d objects of a snapshot without an entry", len(s.objects))
+		}
+		a := l.logged(info)
+		l.sign()
+		pause()
+		s.holds(t, l, a)
+		l.generation = 1
+		to := &rundir.Resumed{Generation: 0, Step: 1, SnapshotSHA256: l.sums[a]}
+		sum := l.manifest(to)
+		pause()
+		l.opened(sum, to)
+		pause()
+		if _, ok := s.objects["fleet/"+testRun+"/manifest-0001.json"]; !ok {
+			t.Error("the manifest of the second generation never came")
+		}
+		s.holds(t, l, a)
+		calls := len(s.calls)
+		pause()
+		if len(s.calls) > calls {
+			t.Errorf("asked for nothing: %v", s.calls[calls:])
+		}
+		cancel()
+		<-done
+	})
+}
+
 var errAway = fmt.Errorf("%w: test", ErrUnreachable)
 
 // TestOutage has the store away for an hour while snapshots are taken and pruned, and the process killed in the middle: what still is here comes, once,
@@ -293,6 +336,28 @@ func TestLocalDamage(t *testing.T) {
 		if st := status(t, l); st.Sent != 2 || st.Refused != 1 || !strings.Contains(st.Fault, b) {
 			t.Errorf("size %d: %+v", size, st)
 		}
+	}
+}
+
+// TestDamagedBase sends nothing that refers to what cannot be sent.
+func TestDamagedBase(t *testing.T) {
+	l, s := newLocal(t, testRun, 1), newMemStore()
+	l.reuse = &snapshot.Reuse{Limit: 1}
+	stays := make([]byte, 100<<10)
+	a, b, c := l.snapshot(1, 10, stays...), l.snapshot(2, 10, stays...), l.snapshot(3, 10, stays...)
+	l.sign()
+	data, err := vfs.ReadFile(l.fs, l.dir.Snapshot(a), 1<<20)
+	check(t, err)
+	data[len(data)/2] ^= 1
+	check(t, vfs.Replace(l.fs, l.dir.Snapshot(a), data, 0o600))
+	o := l.options(s)
+	o.Part = 1 << 20
+	if err := Send(t.Context(), o); !errors.Is(err, ErrLocal) || !strings.Contains(err.Error(), a+", which it refers to") {
+		t.Error(err)
+	}
+	s.holds(t, l, c)
+	if st := status(t, l); st.Refused != 2 || st.Sent != 1 || !strings.Contains(st.Fault, b) && !strings.Contains(st.Fault, a) {
+		t.Errorf("%+v", st)
 	}
 }
 

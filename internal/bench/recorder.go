@@ -19,6 +19,7 @@ import (
 	"github.com/usp-project/usp/record"
 	"github.com/usp-project/usp/recorder"
 	"github.com/usp-project/usp/ring"
+	"github.com/usp-project/usp/snapshot"
 )
 
 // experts is how many weights the records have: with them a record is 30 words, 240 bytes.
@@ -32,7 +33,11 @@ type RecorderConfig struct {
 	RingDir string           // memory-backed; "" = ring.DefaultDir()
 	Slots   int              // records the ring holds; 0 = 65536
 	Records uint64           // in each round
-	Watch   func(emitted uint64, pid int)
+
+	StateEvery uint64 // records between two snapshots; 0: none are taken
+	StateSize  int    // bytes of each
+
+	Watch func(emitted uint64, pid int)
 }
 
 // RecorderRound is what recording so many records took.
@@ -135,8 +140,13 @@ func (c *RecorderConfig) createRing(schema *record.Schema) (p *ring.Producer, pa
 	if slots == 0 {
 		slots = 1 << 16
 	}
+	areas, capacity := 0, int64(0)
+	if c.StateEvery > 0 {
+		areas, capacity = 4, int64(c.StateSize)+1<<16
+	}
 	path = filepath.Join(dir, rundir.RingName(id))
-	p, err = ring.Create(ring.Config{Path: path, RunID: id, Schema: schema.Text(), PayloadLen: 8 * schema.Words(), Slots: slots})
+	p, err = ring.Create(ring.Config{Path: path, RunID: id, Schema: schema.Text(), PayloadLen: 8 * schema.Words(), Slots: slots,
+		StagingAreas: areas, StagingCapacity: capacity})
 	return p, path, err
 }
 
@@ -162,6 +172,7 @@ func (c *RecorderConfig) emit(ctx context.Context, p *ring.Producer, schema *rec
 	for i := range payload {
 		payload[i] = 0x3ff0000000000000 + uint64(i)*0x9e3779b97f4a7>>4
 	}
+	state := []snapshot.Section{{Name: "state", Data: make([]byte, c.StateSize)}}
 	room := uint64(p.Header().Slots) - 2*burst
 	for n := uint64(0); n < c.Records; {
 		if c.Watch != nil {
@@ -178,6 +189,10 @@ func (c *RecorderConfig) emit(ctx context.Context, p *ring.Producer, schema *rec
 				payload[i]++
 			}
 			p.Emit(payload)
+		}
+		if e := c.StateEvery; e > 0 && n/e != (n-min(n, burst))/e { // one that no area is free for is dropped
+			state[0].Data[0]++
+			p.Stage(n, 1, snapshot.SectionsSize(state), func(dst []byte) { snapshot.AppendSections(dst[:0], state) })
 		}
 	}
 	if c.Watch != nil {

@@ -334,6 +334,9 @@ func (a *app) printShow(s *showing) {
 	if s.Generations > 1 {
 		fmt.Fprintf(w, "  resumed    %s\n", count(uint64(s.Generations-1), "time"))
 	}
+	if c := producerOf(s.line.Manifests[0]).Continues; c != nil {
+		fmt.Fprintf(w, "  continues  run %s behind step %d, from a remote snapshot\n", c.RunID, c.Step)
+	}
 	fmt.Fprintf(w, "  recorded   %d steps (%d to %d), %d lost, %s kept\n", s.Steps, s.FirstStep, s.LastStep, s.Lost, count(uint64(s.Snapshots), "snapshot"))
 	s.Anchor.print(w, "anchor")
 	s.Witness.print(w, "witness")

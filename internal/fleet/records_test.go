@@ -128,6 +128,33 @@ func TestRecords(t *testing.T) {
 	l.want("without a schema", -3, 1, 2)
 }
 
+// TestWideRecords has records of very many numbers be kept as far as memory goes, and not in a list.
+func TestWideRecords(t *testing.T) {
+	const elements = record.MaxElements
+	s, err := record.NewSchema("x", record.Field{Name: "a", Class: record.Metric, Type: record.Uint64, Len: elements})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := listen(t, MostRecords)
+	l.message("schema", 1, s.Text())
+	frame := func(step uint64) []byte {
+		words := make([]uint64, elements+2)
+		words[0] = step
+		return framed(record.AppendRecord(nil, 1, step, words))
+	}
+	for step := range uint64(100) {
+		l.message("frames", 1, frame(step+1))
+	}
+	if e := l.Extent(); l.words > mostAll+elements+2 || e.Last != 100 || e.Records < 10 || l.fault != "" {
+		t.Errorf("%d words are kept: %+v", l.words, e)
+	}
+	f := newFleet(t)
+	f.take("r", sent(t, 1, "usp.telemetry.r", "frames", map[string]string{"Next": "1"}, frame(1)))
+	if row := f.runs["r"].row; len(row) > mostWords {
+		t.Errorf("a record of %d words is kept of each run", len(row))
+	}
+}
+
 // TestRecordsBounded has memory be that of the newest records, whatever comes.
 func TestRecordsBounded(t *testing.T) {
 	l := listen(t, 10)

@@ -171,6 +171,32 @@ func BenchmarkBuild(b *testing.B) {
 	b.Run("range", func(b *testing.B) { ranges(b, dir, *benchSteps, 1) })
 }
 
+// BenchmarkCache opens a run of which nothing is made, makes its files in a cache, and opens it again.
+func BenchmarkCache(b *testing.B) {
+	dir, _ := stored(b, *benchSteps)
+	open := func(b *testing.B, k *Cache) {
+		for b.Loop() {
+			q, err := Open(b.Context(), QueryOptions{Dir: dir, Cache: k, Partial: true, AtOnce: 1, Now: time.Now})
+			check(b, err)
+			_, err = q.Range(b.Context(), Field{Name: "metric_c"}, 1, *benchSteps, 480)
+			check(b, errors.Join(err, q.Close()))
+		}
+	}
+	k, err := OpenCache(CacheOptions{Dir: b.TempDir() + "/cache"})
+	check(b, err)
+	b.Run("open/nothing", func(b *testing.B) { open(b, k) })
+	b.Run("build", func(b *testing.B) {
+		for b.Loop() {
+			check(b, os.RemoveAll(k.dir))
+			check(b, os.Mkdir(k.dir, 0o700))
+			_, err := k.Build(b.Context(), BuildOptions{Dir: dir})
+			check(b, err)
+		}
+		b.ReportMetric(float64(b.N)*float64(*benchSteps)/b.Elapsed().Seconds(), "records/s")
+	})
+	b.Run("open/made", func(b *testing.B) { open(b, k) })
+}
+
 // BenchmarkRange asks for ranges of a run of which there are only the files.
 func BenchmarkRange(b *testing.B) {
 	dir, _ := synthetic(b, *benchSteps)
@@ -210,6 +236,18 @@ func ranges(b *testing.B, dir rundir.Dir, steps, unit uint64) {
 				check(b, err)
 			}
 			b.ReportMetric(float64(len(cs)), "columns")
+		})
+		b.Run(fmt.Sprintf("%d/all", n), func(b *testing.B) {
+			from := (steps-n)/2/unit*unit + 1
+			until := max(unit, n/unit*unit) + from - 1
+			var all []Field
+			for _, f := range q.Schema().Fields() {
+				all = append(all, Field{Name: f.Name})
+			}
+			for b.Loop() {
+				_, err := q.Ranges(b.Context(), all, from, until, 480)
+				check(b, err)
+			}
 		})
 	}
 }

@@ -370,6 +370,12 @@ func compare(t fataler, q *Query, f *fixture, rows []row, field Field, from, unt
 	t.Helper()
 	got, err := q.Range(f.ctx(), field, from, until, columns)
 	check(t, err)
+	judge(t, got, f, rows, field, from, until, columns)
+}
+
+// judge wants columns to have exactly the records of a range.
+func judge(t fataler, got []Column, f *fixture, rows []row, field Field, from, until uint64, columns int) {
+	t.Helper()
 	e, _ := element(f.schema, field)
 	k := kindsOf(f.schema)[e]
 	for len(rows) > 0 && rows[0].words[0] < from {

@@ -26,6 +26,7 @@ const (
 	maxLeaf    = 1 << 16  // records of an aggregate of the lowest level
 	maxLeaves  = 1 << 24  // aggregates of the lowest level
 	maxFile    = 16 << 30 // bytes
+	mostAhead  = 4 << 20  // bytes of a level that is read at once
 	stretchLen = 48
 	aggLen     = 36
 )
@@ -210,6 +211,9 @@ type file struct {
 	header
 	f    vfs.File
 	path string
+
+	level []byte // that was read ahead
+	at    int64  // where it lies
 }
 
 // schemas parses each text once.
@@ -346,18 +350,43 @@ func (h *header) parse(b []byte, known schemas) error {
 	return nil
 }
 
+// ahead reads all blocks of a level at once, if they are not too long. Whether they can be read, and are good, is for read to find.
+func (p *file) ahead(l int) {
+	off, _, n := p.place(l, -1)
+	size := p.levelLen(n)
+	if size > mostAhead {
+		return
+	}
+	b := make([]byte, size)
+	if got, err := p.f.ReadAt(b, off); err == nil {
+		p.level, p.at = b[:got], off
+	}
+}
+
 // read returns the bytes of a block.
 func (p *file) read(off int64, block uint32, n int64) ([]byte, error) {
-	b := make([]byte, n+4)
-	if _, err := p.f.ReadAt(b, off); err == io.EOF {
-		return nil, p.corrupt(off, "the file was cut off")
-	} else if err != nil {
-		return nil, fmt.Errorf("pyramid %s: read at offset %d: %w", p.path, off, err)
+	b, err := p.bytes(off, n+4)
+	if err != nil {
+		return nil, err
 	}
 	if p.sum(block, b[:n]) != le.Uint32(b[n:]) {
 		return nil, p.corrupt(off, "block %d: %w", block, errChecksum)
 	}
 	return b[:n], nil
+}
+
+// bytes reads some bytes, or has read them.
+func (p *file) bytes(off, n int64) ([]byte, error) {
+	if from := off - p.at; from >= 0 && from+n <= int64(len(p.level)) {
+		return p.level[from : from+n], nil
+	}
+	b := make([]byte, n)
+	if _, err := p.f.ReadAt(b, off); err == io.EOF {
+		return nil, p.corrupt(off, "the file was cut off")
+	} else if err != nil {
+		return nil, fmt.Errorf("pyramid %s: read at offset %d: %w", p.path, off, err)
+	}
+	return b, nil
 }
 
 // stretches reads those of a level.

@@ -358,11 +358,12 @@ func (p *part) width(level int) uint64 {
 type view struct {
 	p      *part
 	f      *file
-	levels map[int]*level // with one element, or none
+	fields int            // that are wanted: of many, a level is read at once
+	levels map[int]*level // aggs may be nil
 }
 
-func (q *Query) view(p *part) (*view, error) {
-	v := &view{p: p, levels: map[int]*level{}}
+func (q *Query) view(p *part, fields int) (*view, error) {
+	v := &view{p: p, fields: fields, levels: map[int]*level{}}
 	if p.path == "" {
 		return v, nil
 	}
@@ -388,25 +389,24 @@ func (v *view) stretches(l int) ([]stretch, error) {
 	if known := v.levels[l]; known != nil {
 		return known.stretches, nil
 	}
+	if v.fields > 2 && 2*v.fields >= len(v.p.kinds) {
+		v.f.ahead(l)
+	}
 	ss, err := v.f.stretches(l)
-	v.levels[l] = &level{stretches: ss}
+	v.levels[l] = &level{stretches: ss, aggs: make([][]agg, len(v.p.kinds))}
 	return ss, err
 }
 
 // aggregates are those of a level whose stretches were asked for.
-func (v *view) aggregates(l, element int) ([]agg, error) {
+func (v *view) aggregates(l, element int) (as []agg, err error) {
 	if v.f == nil {
 		return v.p.low.aggs[element], nil
 	}
 	known := v.levels[l]
-	if known.aggs == nil {
-		as, err := v.f.aggregates(l, element)
-		if err != nil {
-			return nil, err
-		}
-		known.aggs = [][]agg{as}
+	if known.aggs[element] == nil {
+		known.aggs[element], err = v.f.aggregates(l, element)
 	}
-	return known.aggs[0], nil
+	return known.aggs[element], err
 }
 
 // Extent is how far the effective timeline goes.

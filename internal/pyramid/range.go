@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"slices"
 	"sort"
 )
 
@@ -13,7 +14,7 @@ import (
 const MaxColumns = 1 << 16
 
 // rawBytes is how much of the segments is read to make columns of less than an aggregate.
-const rawBytes = 48 << 20
+const rawBytes = 16 << 20
 
 // Column is what a field does in some steps that follow each other.
 type Column struct {
@@ -42,25 +43,79 @@ type Column struct {
 // records is left out, and where the range is too long to read its records none is shorter than an aggregate, which belongs to
 // the column of its first record. A generation whose schema does not have the field is left out.
 func (q *Query) Range(ctx context.Context, f Field, from, until uint64, columns int) ([]Column, error) {
+	lists, err := q.Ranges(ctx, []Field{f}, from, until, columns)
+	if err == nil && lists[0] == nil {
+		q.mu.RLock()
+		defer q.mu.RUnlock()
+		err = q.has(f)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return lists[0], nil
+}
+
+// Ranges is Range of several fields at once, which reads each file once. A field that no generation has gets no columns.
+func (q *Query) Ranges(ctx context.Context, fields []Field, from, until uint64, columns int) ([][]Column, error) {
 	if columns < 1 || columns > MaxColumns || from > until {
 		return nil, fmt.Errorf("%d columns from step %d until %d: want 1 to %d columns, and steps in order", columns, from, until, MaxColumns)
 	}
 	q.mu.RLock()
 	defer q.mu.RUnlock()
-	cuts, err := q.plan(f, from, until)
-	if err != nil || len(cuts) == 0 {
+	if err := q.ready(); err != nil {
 		return nil, err
 	}
-	g := measure(cuts, columns)
-	for i := range cuts {
-		if err := context.Cause(ctx); err != nil {
-			return nil, err
+	lists := make([][]Column, len(fields))
+	for _, b := range q.bands(fields, from, until) {
+		for range b.of {
+			b.gathers = append(b.gathers, measure(b.cuts, columns))
 		}
-		if err := q.walk(ctx, g, &cuts[i]); err != nil {
-			return nil, err
+		for i := range b.cuts {
+			if err := context.Cause(ctx); err != nil {
+				return nil, err
+			}
+			if err := q.walk(ctx, b.gathers, &b.cuts[i]); err != nil {
+				return nil, err
+			}
+		}
+		for i, at := range b.of {
+			lists[at] = b.gathers[i].finish()
 		}
 	}
-	return g.finish(), nil
+	return lists, nil
+}
+
+// band is fields that the same parts have.
+type band struct {
+	of      []int // places among the fields
+	cuts    []cut
+	gathers []*gather // one for each field
+}
+
+// bands finds what a range has of each field.
+func (q *Query) bands(fields []Field, from, until uint64) (list []*band) {
+	for at, f := range fields {
+		cuts := q.plan(f, from, until)
+		if len(cuts) == 0 {
+			continue
+		}
+		i := slices.IndexFunc(list, func(b *band) bool { return slices.EqualFunc(b.cuts, cuts, sameCut) })
+		if i < 0 {
+			list = append(list, &band{of: []int{at}, cuts: cuts})
+			continue
+		}
+		b := list[i]
+		b.of = append(b.of, at)
+		for j := range cuts {
+			b.cuts[j].elements = append(b.cuts[j].elements, cuts[j].elements[0])
+		}
+	}
+	return list
+}
+
+// sameCut says whether two cuts are the same but for their elements.
+func sameCut(a, b cut) bool {
+	return a.p == b.p && a.from == b.from && a.to == b.to && a.before == b.before && a.after == b.after
 }
 
 // gap is what is missing.
@@ -76,17 +131,14 @@ func (g *gap) add(lost, unread uint64) {
 // cut is what a range has of a part.
 type cut struct {
 	p             *part
-	element       int
+	elements      []int  // of the part, one for each field
 	from, to      uint64 // steps, both included
 	before, after gap    // of parts without records beside this one
 }
 
 // plan finds what a range has of each part. What is missing in a part without records belongs to the record in front of it, or
 // else to the first of all. Where a generation was cut off in front of it, the range has to reach to the step where it was.
-func (q *Query) plan(f Field, from, until uint64) ([]cut, error) {
-	if err := q.ready(f); err != nil {
-		return nil, err
-	}
+func (q *Query) plan(f Field, from, until uint64) []cut {
 	var cuts []cut
 	var wait gap
 	var last, near *part           // with records on the timeline, and with any
@@ -120,12 +172,12 @@ func (q *Query) plan(f Field, from, until uint64) ([]cut, error) {
 		last, wait = p, gap{}
 		floor, end = c.to+1, c.to == math.MaxUint64
 		c.from, c.to = max(c.from, from), min(c.to, until)
-		var ok bool
-		if c.element, ok = element(p.schema, f); ok && c.from <= c.to {
+		if e, ok := element(p.schema, f); ok && c.from <= c.to {
+			c.elements = []int{e}
 			cuts = append(cuts, c)
 		}
 	}
-	return cuts, nil
+	return cuts
 }
 
 // overridden says whether a part without records is, as the record in front of it in its generation is, or the first there could be.
@@ -139,24 +191,32 @@ func (q *Query) overridden(p, near *part) bool {
 	return q.line.Begin(p.generation)+1 >= p.limit
 }
 
-// ready says why the aggregates of a field cannot be had.
-func (q *Query) ready(f Field) error {
-	absent, known := 0, false
+// ready says why aggregates cannot be had.
+func (q *Query) ready() error {
+	absent := 0
 	for _, p := range q.parts {
 		if p.absent {
 			absent++
-		} else if p.schema != nil {
-			_, ok := element(p.schema, f)
-			known = known || ok
 		}
 	}
 	if absent > 0 && !q.opts.Partial {
 		return fmt.Errorf("run %s: %w: %d of %d segments have none", q.opts.Dir, ErrUnbuilt, absent, len(q.parts))
 	}
-	if !known {
-		if _, known = element(q.line.Schema(q.line.Manifests[len(q.line.Manifests)-1].Generation), f); !known {
-			return fmt.Errorf("run %s: field %q, element %d: %w", q.opts.Dir, f.Name, f.Element, ErrNoField)
+	return nil
+}
+
+// has says why there is nothing of a field, if no generation has it.
+func (q *Query) has(f Field) error {
+	for _, p := range q.parts {
+		if p.schema == nil || p.absent {
+			continue
 		}
+		if _, ok := element(p.schema, f); ok {
+			return nil
+		}
+	}
+	if _, ok := element(q.line.Schema(q.line.Manifests[len(q.line.Manifests)-1].Generation), f); !ok {
+		return fmt.Errorf("run %s: field %q, element %d: %w", q.opts.Dir, f.Name, f.Element, ErrNoField)
 	}
 	return nil
 }
@@ -204,15 +264,15 @@ func (g *gather) level(p *part) int {
 	return l
 }
 
-// take adds an aggregate.
-func (g *gather) take(c *cut, s *stretch, a *agg) {
+// take adds an aggregate of a kind.
+func (g *gather) take(c *cut, k kind, s *stretch, a *agg) {
 	at := (s.first - g.origin) / g.width
 	if !g.open || at != g.at {
 		g.close()
 		g.open, g.at = true, at
 		g.columns = append(g.columns, Column{FromStep: s.first, FromTime: int64(s.time), Min: math.Inf(1), Max: math.Inf(-1)})
 	}
-	col, k := &g.columns[len(g.columns)-1], c.p.kinds[c.element]
+	col := &g.columns[len(g.columns)-1]
 	col.UntilStep, col.Generation = s.last, c.p.generation
 	col.Count += uint64(s.count)
 	col.NaNs += uint64(a.nans)
@@ -261,14 +321,17 @@ func (g *gather) finish() []Column {
 }
 
 // walk adds what a range has of a part. Where its file turns out to be damaged, the segment is read instead.
-func (q *Query) walk(ctx context.Context, g *gather, c *cut) error {
-	g.wait.add(c.before.lost, c.before.unread)
-	saved, n := *g, len(g.columns)
-	var newest Column
-	if n > 0 {
-		newest = g.columns[n-1]
+func (q *Query) walk(ctx context.Context, gs []*gather, c *cut) error {
+	saved := make([]gather, len(gs))
+	newest := make([]Column, len(gs))
+	for i, g := range gs {
+		g.wait.add(c.before.lost, c.before.unread)
+		saved[i] = *g
+		if n := len(g.columns); n > 0 {
+			newest[i] = g.columns[n-1]
+		}
 	}
-	err := q.descend(ctx, g, c)
+	err := q.descend(ctx, gs, c)
 	if c.p.cached && errors.Is(err, fs.ErrNotExist) {
 		q.damaged.Store(c.p.info.Base, true) // the next Refresh looks again
 		return fmt.Errorf("run %s: %w: files of it were removed from the cache", q.opts.Dir, ErrUnbuilt)
@@ -276,48 +339,54 @@ func (q *Query) walk(ctx context.Context, g *gather, c *cut) error {
 	if corrupt := new(CorruptError); errors.As(err, &corrupt) || c.p.path != "" && errors.Is(err, fs.ErrNotExist) {
 		q.opts.Damaged(err)
 		q.damaged.Store(c.p.info.Base, true)
-		columns := g.columns[:n]
-		if *g = saved; n > 0 {
-			columns[n-1] = newest
+		for i, g := range gs {
+			n := len(saved[i].columns)
+			columns := g.columns[:n]
+			if *g = saved[i]; n > 0 {
+				columns[n-1] = newest[i]
+			}
+			g.columns = columns
 		}
-		g.columns = columns
-		err = q.instead(ctx, g, c)
+		err = q.instead(ctx, gs, c)
 	}
-	g.behind(c.after)
+	for _, g := range gs {
+		g.behind(c.after)
+	}
 	return err
 }
 
 // instead is descend for a part whose file is damaged.
-func (q *Query) instead(ctx context.Context, g *gather, c *cut) error {
+func (q *Query) instead(ctx context.Context, gs []*gather, c *cut) error {
 	p, room := &part{info: c.p.info, bound: c.p.bound}, 0
 	defer p.close()
 	if err := q.inMemory(ctx, p, true, &room); err != nil {
 		return err
 	}
 	if p.none || p.generation != c.p.generation {
-		g.wait.add(0, c.p.next-c.p.base)
+		for _, g := range gs {
+			g.wait.add(0, c.p.next-c.p.base)
+		}
 		return nil
 	}
 	again := *c
 	again.p = p
-	return q.descend(ctx, g, &again)
+	return q.descend(ctx, gs, &again)
 }
 
-func (q *Query) descend(ctx context.Context, g *gather, c *cut) error {
-	v, err := q.view(c.p)
+func (q *Query) descend(ctx context.Context, gs []*gather, c *cut) error {
+	v, err := q.view(c.p, len(gs))
 	if err != nil {
 		return err
 	}
 	defer v.close()
-	if g.raw {
-		return q.records(ctx, g, c, v)
+	if gs[0].raw { // they differ in their columns alone
+		return q.records(ctx, gs, c, v)
 	}
-	l := g.level(c.p)
-	return q.down(ctx, g, c, v, l, 0, math.MaxInt)
+	return q.down(ctx, gs, c, v, gs[0].level(c.p), 0, math.MaxInt)
 }
 
 // down adds the aggregates of a level from one on up to another, and of one that is only in part in the range what is below it.
-func (q *Query) down(ctx context.Context, g *gather, c *cut, v *view, l, from, to int) error {
+func (q *Query) down(ctx context.Context, gs []*gather, c *cut, v *view, l, from, to int) error {
 	ss, err := v.stretches(l)
 	if err != nil {
 		return err
@@ -328,17 +397,19 @@ func (q *Query) down(ctx context.Context, g *gather, c *cut, v *view, l, from, t
 		s := &ss[i]
 		switch {
 		case s.first >= c.from && s.last <= c.to:
-			as, err := v.aggregates(l, c.element)
-			if err != nil {
-				return err
+			for j, e := range c.elements {
+				as, err := v.aggregates(l, e)
+				if err != nil {
+					return err
+				}
+				gs[j].take(c, c.p.kinds[e], s, &as[i])
 			}
-			g.take(c, s, &as[i])
 		case l > 0:
-			err = q.down(ctx, g, c, v, l-1, i*factor, (i+1)*factor)
+			err = q.down(ctx, gs, c, v, l-1, i*factor, (i+1)*factor)
 		default:
 			part := *c
 			part.from, part.to = max(c.from, s.first), min(c.to, s.last)
-			err = q.read(ctx, g, &part, s)
+			err = q.read(ctx, gs, &part, s)
 		}
 		if err != nil {
 			return err
@@ -348,17 +419,17 @@ func (q *Query) down(ctx context.Context, g *gather, c *cut, v *view, l, from, t
 }
 
 // records adds all records of the range one by one.
-func (q *Query) records(ctx context.Context, g *gather, c *cut, v *view) error {
+func (q *Query) records(ctx context.Context, gs []*gather, c *cut, v *view) error {
 	ss, err := v.stretches(0)
 	if err != nil {
 		return err
 	}
 	if c.p.sampled {
-		return q.read(ctx, g, c, c.p.before(c.from))
+		return q.read(ctx, gs, c, c.p.before(c.from))
 	}
 	i := sort.Search(len(ss), func(i int) bool { return ss[i].last >= c.from })
 	if i == len(ss) || ss[i].first > c.to {
 		return nil
 	}
-	return q.read(ctx, g, c, &ss[i])
+	return q.read(ctx, gs, c, &ss[i])
 }

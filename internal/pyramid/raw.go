@@ -25,7 +25,7 @@ type rows struct {
 }
 
 // read adds the records of a cut. s is the stretch with the first of them.
-func (q *Query) read(ctx context.Context, g *gather, c *cut, s *stretch) error {
+func (q *Query) read(ctx context.Context, gs []*gather, c *cut, s *stretch) error {
 	r, err := segment.Open(q.opts.FS, c.p.info.Path)
 	if err != nil {
 		return err
@@ -37,7 +37,7 @@ func (q *Query) read(ctx context.Context, g *gather, c *cut, s *stretch) error {
 		p: c.p, r: r, damaged: q.opts.Damaged, expected: s.ordinal, from: s.first,
 		len: 16 + 8*(headWords+len(c.p.kinds)), head: c.p.recordHead(),
 	}
-	k, taken := c.p.kinds[c.element], false
+	taken := false
 	for n := 1; ; n++ {
 		if n%4096 == 0 {
 			if err := context.Cause(ctx); err != nil {
@@ -56,16 +56,19 @@ func (q *Query) read(ctx context.Context, g *gather, c *cut, s *stretch) error {
 			return nil
 		}
 		if step >= c.from {
-			a := k.none()
-			k.take(&a, le.Uint64(b[16+8*(headWords+c.element):]))
 			one := stretch{first: step, last: step, time: le.Uint64(b[24:]), count: 1, lost: w.gap.lost, unread: uint32(w.gap.unread)}
-			g.take(c, &one, &a)
+			for i, e := range c.elements {
+				k := c.p.kinds[e]
+				a := k.none()
+				k.take(&a, le.Uint64(b[16+8*(headWords+e):]))
+				gs[i].take(c, k, &one, &a)
+			}
 			taken = true
 		}
 		w.gap = gap{}
 	}
-	if taken { // what is missing at the end belongs to the last record
-		g.behind(w.gap)
+	for i := 0; taken && i < len(gs); i++ { // what is missing at the end belongs to the last record
+		gs[i].behind(w.gap)
 	}
 	return nil
 }

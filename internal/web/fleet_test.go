@@ -41,6 +41,7 @@ func TestFleetLosses(t *testing.T) {
 		{"at the end", []fleet.Part{part([]fleet.Loss{{Before: 2, N: 3}}, 1, 2)}, "rrLLL...."},
 		{"before all", []fleet.Part{part([]fleet.Loss{{Before: 0, N: 3}}, 4)}, "...r....."},
 		{"more than there can be", []fleet.Part{part([]fleet.Loss{{Before: 1, N: math.MaxUint64}}, 1)}, "r........"},
+		{"and a record behind them", []fleet.Part{part([]fleet.Loss{{Before: 1, N: math.MaxUint64}}, 1, 3)}, "rLr......"},
 		{"to the end of all steps", []fleet.Part{part([]fleet.Loss{{Before: 1, N: math.MaxUint64 - 5}}, 1, 3)}, "rLLLLLLLL"},
 		{"of no width", []fleet.Part{{Width: 0, Words: []uint64{1, 2}, Losses: []fleet.Loss{{N: 1}}}}, "........."},
 		{"without a schema", []fleet.Part{{Width: 2, Words: []uint64{1, 0, 3, 0}, Losses: []fleet.Loss{{Before: 1, N: 1}}}}, ".L......."},

@@ -209,14 +209,15 @@ func (p *pyramids) table(ctx context.Context, elements []Element, from, until ui
 	}
 	until = max(from, until)
 	t := &newFixedGrid(elements, from, until, columns).Table
+	fields := make([]pyramid.Field, len(elements))
 	for i, e := range elements {
-		list, err := q.Range(ctx, pyramid.Field{Name: e.Field, Element: e.Index}, from, until, columns)
-		if errors.Is(err, pyramid.ErrNoField) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
+		fields[i] = pyramid.Field{Name: e.Field, Element: e.Index}
+	}
+	lists, err := q.Ranges(ctx, fields, from, until, columns)
+	if err != nil {
+		return nil, err
+	}
+	for i, list := range lists {
 		for j := range list {
 			t.fill(t.Series[i], &list[j])
 			t.Sampled = t.Sampled || list[j].Sampled

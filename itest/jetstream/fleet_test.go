@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
 
 	"github.com/usp-project/usp/internal/fleet"
 	"github.com/usp-project/usp/internal/rundir"
@@ -236,6 +237,39 @@ func TestFleetResumed(t *testing.T) {
 	}
 }
 
+// TestFleetMoved has each generation be recorded on another machine: the newest one counts.
+func TestFleetMoved(t *testing.T) {
+	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL(), MessageBytes: 2 << 10}
+	r := sinktest.Record(t)
+	r.Emit(300)
+	r.Rewind(200)
+	r.Emit(300)
+	r.Rewind(250)
+	r.Emit(300)
+	to.Dir = r.Dir
+	if err := sink.Bring(t.Context(), bringing(r), jetstream.New(to)); err != nil {
+		t.Fatal(err)
+	}
+	var all []*sent
+	for _, m := range messages(t, connect(t, to), "usp.telemetry."+runID) {
+		x := &sent{m.Subject, nats.Header(m.Header), m.Data}
+		if x.header.Get("Usp-Kind") == "schema" {
+			x.set("Host", fmt.Sprintf("machine-%d", x.get("Generation")))
+		}
+		all = append(all, x)
+	}
+	for _, tt := range []struct {
+		n    int
+		want string
+	}{{10, "machine-0"}, {len(all), "machine-2"}} {
+		at := all[:tt.n]
+		v := look(t, newFleet(t, fleet.Options{Stream: jetstream.Options{URL: forge(t, at).Conn().ConnectedUrl()}}))
+		if len(v.Runs) != 1 || v.Runs[0].Host != tt.want || v.Runs[0].Generation != uint32(at[len(at)-1].get("Generation")) {
+			t.Errorf("%d messages: %+v, want %s", tt.n, v.Runs, tt.want)
+		}
+	}
+}
+
 // TestFleetOfOlderSinks has a stream of sinks that told of a schema once, though a later generation has it too.
 func TestFleetOfOlderSinks(t *testing.T) {
 	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL(), MessageBytes: 2 << 10}
@@ -447,5 +481,47 @@ func TestFleetOfMany(t *testing.T) {
 	t.Logf("the first look at %d runs took %v, the next %v", len(v.Runs), first, time.Since(began))
 	if len(v.Runs) != 2000 || slices.ContainsFunc(v.Runs, func(x fleet.Run) bool { return x.Stored != 50 || len(x.Figures) != 3 }) {
 		t.Errorf("%d runs, such as %+v", len(v.Runs), v.Runs[0])
+	}
+}
+
+// TestFleetRights has who shows a fleet have the rights that doc/fleet.md asks for and no others, and then fewer: it is told
+// soon, and as what it is.
+func TestFleetRights(t *testing.T) {
+	dir := t.TempDir()
+	user := func(name string, publish ...string) *server.NkeyUser {
+		t.Helper()
+		_, public, seed := pair(t, nkeys.CreateUser)
+		if err := os.WriteFile(filepath.Join(dir, name), seed, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return &server.NkeyUser{Nkey: public, Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Allow: publish}, Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+		}}
+	}
+	s := serve(t, server.Options{Nkeys: []*server.NkeyUser{
+		user("records", ">"), user("shows", "$JS.API.STREAM.INFO.usp", "$JS.API.STREAM.MSG.GET.usp"), user("lists", "$JS.API.STREAM.INFO.usp"), user("nothing", "nothing"),
+	}})
+	as := func(name string) jetstream.Options {
+		return jetstream.Options{URL: s.ClientURL(), CredentialsFile: filepath.Join(dir, name)}
+	}
+	r := sinktest.Record(t)
+	r.Emit(50)
+	mirror(t, as("records"), r, "a")
+	f := newFleet(t, fleet.Options{Stream: as("shows")})
+	if v := look(t, f); len(v.Runs) != 1 || v.Runs[0].Stored != 50 || len(v.Runs[0].Figures) != 3 {
+		t.Errorf("%+v", v)
+	}
+	if _, err := f.Open("a").Refresh(t.Context()); err != nil || f.Open("a").Extent().Records != 50 {
+		t.Errorf("%+v, %v", f.Open("a").Extent(), err)
+	}
+	for _, name := range []string{"lists", "nothing"} {
+		began := time.Now()
+		err := newFleet(t, fleet.Options{Stream: as(name)}).Look(t.Context())
+		if !errors.Is(err, sink.ErrRefused) || !strings.Contains(err.Error(), "$JS.API.STREAM") {
+			t.Errorf("%s: %v, want what is not permitted", name, err)
+		}
+		if took := time.Since(began); took > 4*time.Second {
+			t.Errorf("%s was told after %v", name, took)
+		}
 	}
 }

@@ -15,6 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/johannesboyne/gofakes3"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/usp-project/usp/remote"
 	"github.com/usp-project/usp/snapshot"
 )
 
@@ -295,4 +299,36 @@ func (s *store) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.requests, s.headers = nil, nil
+}
+
+// TestVersions has a bucket that keeps versions give up all of them, where object lock is asked for: else nothing would ever go.
+func TestVersions(t *testing.T) {
+	s := newStore(t)
+	check(t, s.backend.SetVersioningConfiguration(bucket, gofakes3.VersioningConfiguration{Status: gofakes3.VersioningEnabled}))
+	for _, lock := range []string{remote.LockNone, remote.LockGovernance} {
+		store, err := remote.OpenS3(remote.S3Options{Bucket: bucket, Endpoint: s.URL, Lock: lock, LockFor: time.Hour, Creds: credentials.NewStaticV4(keyID, secretKey, "")})
+		check(t, err)
+		for _, text := range []string{"one", "two"} {
+			check(t, store.Put(t.Context(), "key", []byte(text), remote.Tags{}))
+			check(t, store.Put(t.Context(), "key2", []byte(text), remote.Tags{}))
+		}
+		check(t, store.Remove(t.Context(), "key"))
+		check(t, store.Remove(t.Context(), "nothing"))
+		list, err := store.List(t.Context(), "")
+		check(t, err)
+		if len(list) != 1 || list[0].Key != "key2" {
+			t.Errorf("%s: there is %v", lock, list)
+		}
+		versions, err := s.backend.ListBucketVersions(bucket, nil, nil)
+		check(t, err)
+		left := 0
+		for _, v := range versions.Versions {
+			if v, ok := v.(*gofakes3.Version); ok && v.Key == "key" {
+				left++
+			}
+		}
+		if want := map[string]int{remote.LockNone: 2, remote.LockGovernance: 0}[lock]; left != want {
+			t.Errorf("%s: %d versions are left, want %d", lock, left, want)
+		}
+	}
 }

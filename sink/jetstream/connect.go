@@ -83,7 +83,11 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	opts := []nats.Option{
 		nats.Name("usp"), nats.NoReconnect(), nats.SetCustomDialer(c.dialer), nats.Timeout(dialTimeout), nats.FlusherTimeout(dialTimeout),
 		nats.ClosedHandler(func(*nats.Conn) { lost() }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.noted(err) }),
+		nats.ErrorHandler(func(nc *nats.Conn, _ *nats.Subscription, err error) {
+			if c.noted(err); errors.Is(err, nats.ErrPermissionViolation) {
+				nc.Close() // what was asked for is not answered: nobody need wait for it
+			}
+		}),
 	}
 	if opts, err = o.identity(opts); err != nil {
 		return nil, err
