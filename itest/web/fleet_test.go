@@ -2,10 +2,12 @@ package web
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"os"
@@ -23,6 +25,7 @@ import (
 
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/record"
 )
 
 // streamed is a NATS server, a machine that records, and one that has no runs and shows the fleet.
@@ -163,10 +166,15 @@ func TestFleetWithoutScript(t *testing.T) {
 func TestFleetHostile(t *testing.T) {
 	s := newStreamed(t)
 	const name = `x"><img src=x onerror=alert(1)><svg onload=alert(2)>';alert(3);'`
-	s.publish("usp.telemetry.evil", "schema", map[string]string{"Host": url.PathEscape(name), "Program": url.PathEscape(name)}, []byte("usp schema 1\nname x\nfield a metric f64 1 <b>\n"))
+	schema, err := record.NewSchema("x", record.Field{Name: "a", Class: record.Metric, Type: record.Float64, Len: 1, Unit: "<b>"})
+	must(t, err)
+	s.publish("usp.telemetry.evil", "schema", map[string]string{"Host": url.PathEscape(name), "Program": url.PathEscape(name)}, schema.Text())
 	s.publish("usp.telemetry.evil", "frames", map[string]string{"Step": "18446744073709551615", "Time": "-1", "Records": "5", "Generation": "4294967295"}, []byte(name))
-	s.publish("usp.audit.evil", "head", map[string]string{"Status": name}, []byte(name+"\n\n— "+name+" AAAA\n"))
+	s.publish("usp.audit.evil", "head", map[string]string{"Status": name, "First": "7", "Next": "7"}, []byte(name+"\n\n— "+name+" AAAA\n"))
 	s.publish("usp.telemetry.worse", name, nil, nil)
+	s.publish("usp.telemetry.drawn", "schema", map[string]string{"Host": url.PathEscape(name), "Program": url.PathEscape(name)}, schema.Text())
+	frame := record.AppendRecord(nil, 0, 0, []uint64{1, 0, math.Float64bits(math.Inf(1))})
+	s.publish("usp.telemetry.drawn", "frames", map[string]string{"Next": "1", "Records": "1", "Step": "1"}, append(binary.LittleEndian.AppendUint32(nil, uint32(len(frame))), frame...))
 	s.publish("usp.audit.-", "entries", map[string]string{"Next": "18446744073709551615"}, []byte{255, 255, 255, 255})
 	tab := browser(t)
 	must(t, chromedp.Do(tab, chromedp.Navigate(s.URL+"fleet"), chromedp.WaitVisible(chromedp.CSS("tbody a"))))
@@ -176,7 +184,12 @@ func TestFleetHostile(t *testing.T) {
 	if text := ask[string](t, tab, row("evil")+".innerText"); strings.Contains(text, "verified:") || !strings.Contains(text, "false:") {
 		t.Errorf("the forged head is %q", text)
 	}
-	for _, path := range []string{"fleet", "fleet/run/evil", "fleet/run/worse", "fleet/run/-", "fleet?q=" + escape(name), "fleet?state=" + escape(name) + "&page=99999999999"} {
+	for _, id := range []string{"drawn"} {
+		if text := ask[string](t, tab, row(id)+".children[2].textContent"); text != name {
+			t.Errorf("the machine of %s is %q, want %q", id, text, name)
+		}
+	}
+	for _, path := range []string{"fleet", "fleet/run/drawn", "fleet/run/evil", "fleet/run/worse", "fleet/run/-", "fleet?q=" + escape(name), "fleet?state=" + escape(name) + "&page=99999999999"} {
 		must(t, chromedp.Do(tab, chromedp.Navigate(s.URL+path), chromedp.WaitVisible(chromedp.CSS("h1"))))
 		time.Sleep(600 * time.Millisecond)
 		if n := ask[int](t, tab, `document.querySelectorAll("img, [onload], [onerror], main b").length`); n != 0 {
