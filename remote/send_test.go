@@ -454,6 +454,15 @@ func TestConflict(t *testing.T) {
 	if err := Send(t.Context(), other.options(s)); !errors.Is(err, ErrConflict) {
 		t.Errorf("%v", err)
 	}
+	alone := newMemStore() // with nothing but the manifests
+	for key, o := range s.objects {
+		if !strings.Contains(key, "snapshots/") {
+			alone.objects[key] = o
+		}
+	}
+	if err := Send(t.Context(), other.options(alone)); !errors.Is(err, ErrConflict) || len(alone.objects) != 2 {
+		t.Errorf("%v, %d objects", err, len(alone.objects))
+	}
 	delete(s.objects, "fleet/"+testRun+"/manifest.proof.json")
 	if err := Send(t.Context(), other.options(s)); !errors.Is(err, ErrConflict) {
 		t.Errorf("%v", err)
