@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -45,12 +46,18 @@ type local struct {
 	sums       map[string][32]byte
 }
 
-func newLocal(t testing.TB, run string, seed byte) *local {
+// newLocal begins a run, with the key of another one or with one of its own.
+func newLocal(t testing.TB, run string, like ...*local) *local {
 	t.Helper()
 	l := &local{t: t, fs: vfs.NewMem(), dir: rundir.At("/runs/" + run), sums: map[string][32]byte{}}
 	check(t, vfs.MkdirAll(l.fs, l.dir.Snapshots(), 0o755))
+	for _, other := range like {
+		key, err := vfs.ReadFile(other.fs, "/signing.key", 1<<10)
+		check(t, err)
+		check(t, vfs.Replace(l.fs, "/signing.key", key, 0o600))
+	}
 	var err error
-	l.signer, l.key, err = digestlog.LoadOrCreateKey(l.fs, "/signing.key", bytes.NewReader(bytes.Repeat([]byte{seed}, 4096)))
+	l.signer, l.key, err = digestlog.LoadOrCreateKey(l.fs, "/signing.key", rand.Reader)
 	check(t, err)
 	l.log, err = digestlog.Open(l.dir.Digests(), digestlog.Options{FS: l.fs, RunID: run, Signer: l.signer, HeadPath: l.dir.Head()})
 	check(t, err)
@@ -112,7 +119,7 @@ func (l *local) snapshot(step uint64, size int, stays ...byte) string {
 func (l *local) write(step uint64, size int, stays ...byte) snapshot.Info {
 	l.t.Helper()
 	state := make([]byte, size)
-	for i, r := 0, rand.New(rand.NewPCG(step, 1)); i < size; i++ {
+	for i, r := 0, mathrand.New(mathrand.NewPCG(step, 1)); i < size; i++ {
 		state[i] = byte(r.Uint32())
 	}
 	sections := []snapshot.Section{{Name: "state", Data: state}}

@@ -19,7 +19,7 @@ import (
 
 // TestSend brings snapshots, small and in parts, and does so once.
 func TestSend(t *testing.T) {
-	l, s := newLocal(t, testRun, 1), newMemStore()
+	l, s := newLocal(t, testRun), newMemStore()
 	a, b := l.snapshot(1, 100), l.snapshot(2, 5000)
 	l.sign()
 	check(t, Send(t.Context(), l.options(s)))
@@ -42,7 +42,7 @@ func TestSend(t *testing.T) {
 
 // TestOrder wants what a snapshot rests on there before it, and its proof last.
 func TestOrder(t *testing.T) {
-	l, s := newLocal(t, testRun, 1), newMemStore()
+	l, s := newLocal(t, testRun), newMemStore()
 	l.reuse = &snapshot.Reuse{}
 	stays := make([]byte, 100<<10)
 	a, b := l.snapshot(1, 10, stays...), l.snapshot(2, 10, stays...)
@@ -73,7 +73,7 @@ func TestOrder(t *testing.T) {
 // TestUnsigned leaves alone what no signed head covers.
 func TestUnsigned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, s := newLocal(t, testRun, 1), newMemStore()
+		l, s := newLocal(t, testRun), newMemStore()
 		a := l.snapshot(1, 100)
 		l.sign()
 		b := l.snapshot(2, 100)
@@ -99,7 +99,7 @@ func TestUnsigned(t *testing.T) {
 // TestLate looks again where a file was there before its entry.
 func TestLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, s := newLocal(t, testRun, 1), newMemStore()
+		l, s := newLocal(t, testRun), newMemStore()
 		ctx, cancel := context.WithCancel(t.Context())
 		o := l.options(s)
 		o.Follow = func() bool { return true }
@@ -145,7 +145,7 @@ var errAway = fmt.Errorf("%w: test", ErrUnreachable)
 // and what retention took meanwhile is counted.
 func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, s := newLocal(t, testRun, 1), newMemStore()
+		l, s := newLocal(t, testRun), newMemStore()
 		recording := true
 		o := l.options(s)
 		o.Follow = func() bool { return recording }
@@ -202,7 +202,7 @@ func TestOutage(t *testing.T) {
 // TestPatience gives a store that takes nothing some time when the run has ended, and no more.
 func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, s := newLocal(t, testRun, 1), newMemStore()
+		l, s := newLocal(t, testRun), newMemStore()
 		l.snapshot(1, 100)
 		l.sign()
 		s.before = func(context.Context, string, string) error { return errAway }
@@ -229,7 +229,7 @@ func TestPatience(t *testing.T) {
 // once, and nothing else.
 func TestInterrupted(t *testing.T) {
 	prepare := func() (*local, *memStore, []string) {
-		l := newLocal(t, testRun, 1)
+		l := newLocal(t, testRun)
 		names := []string{l.snapshot(1, 3000), l.snapshot(2, 100), l.snapshot(3, 5000)}
 		l.sign()
 		return l, newMemStore(), names
@@ -293,7 +293,7 @@ func TestInterrupted(t *testing.T) {
 // TestParts goes on behind the last part that arrived.
 func TestParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, s := newLocal(t, testRun, 1), newMemStore()
+		l, s := newLocal(t, testRun), newMemStore()
 		a := l.snapshot(1, 8<<10)
 		l.sign()
 		failed := false
@@ -320,7 +320,7 @@ func TestParts(t *testing.T) {
 // TestLocalDamage never sends what is not what the log names, and says so.
 func TestLocalDamage(t *testing.T) {
 	for _, size := range []int{100, 5000} {
-		l, s := newLocal(t, testRun, 1), newMemStore()
+		l, s := newLocal(t, testRun), newMemStore()
 		a, b, c := l.snapshot(1, 100), l.snapshot(2, size), l.snapshot(3, 100)
 		l.sign()
 		path := l.dir.Snapshot(b)
@@ -341,7 +341,7 @@ func TestLocalDamage(t *testing.T) {
 
 // TestDamagedBase sends nothing that refers to what cannot be sent.
 func TestDamagedBase(t *testing.T) {
-	l, s := newLocal(t, testRun, 1), newMemStore()
+	l, s := newLocal(t, testRun), newMemStore()
 	l.reuse = &snapshot.Reuse{Limit: 1}
 	stays := make([]byte, 100<<10)
 	a, b, c := l.snapshot(1, 10, stays...), l.snapshot(2, 10, stays...), l.snapshot(3, 10, stays...)
@@ -363,7 +363,7 @@ func TestDamagedBase(t *testing.T) {
 
 // TestRetention keeps there what the rules keep, and what that refers to.
 func TestRetention(t *testing.T) {
-	l, s := newLocal(t, testRun, 1), newMemStore()
+	l, s := newLocal(t, testRun), newMemStore()
 	l.reuse = &snapshot.Reuse{Limit: 3}
 	stays := make([]byte, 100<<10)
 	var names []string
@@ -396,7 +396,7 @@ func TestRetention(t *testing.T) {
 
 // TestRetentionLocked removes nothing that the store would keep anyway.
 func TestRetentionLocked(t *testing.T) {
-	l, s := newLocal(t, testRun, 1), newMemStore()
+	l, s := newLocal(t, testRun), newMemStore()
 	names := []string{l.snapshot(1, 10), l.snapshot(2, 10), l.snapshot(3, 10)}
 	l.sign()
 	o := l.options(s)
@@ -410,7 +410,7 @@ func TestRetentionLocked(t *testing.T) {
 
 // TestRewind sends nothing that a resume went back behind, and brings the manifests of each generation.
 func TestRewind(t *testing.T) {
-	l, s := newLocal(t, testRun, 1), newMemStore()
+	l, s := newLocal(t, testRun), newMemStore()
 	a, b := l.snapshot(10, 10), l.snapshot(20, 10)
 	l.sign()
 	check(t, Send(t.Context(), l.options(s)))
@@ -443,16 +443,25 @@ func TestRewind(t *testing.T) {
 
 // TestConflict refuses to mix two runs of one name, whichever object tells.
 func TestConflict(t *testing.T) {
-	l, s := newLocal(t, testRun, 1), newMemStore()
+	l, s := newLocal(t, testRun), newMemStore()
 	l.snapshot(1, 10)
 	l.sign()
 	check(t, Send(t.Context(), l.options(s)))
-	other := newLocal(t, testRun, 2)
+	other := newLocal(t, testRun)
 	other.snapshot(1, 10)
 	other.sign()
 	before := len(s.objects)
 	if err := Send(t.Context(), other.options(s)); !errors.Is(err, ErrConflict) {
 		t.Errorf("%v", err)
+	}
+	alone := newMemStore() // with nothing but the manifests
+	for key, o := range s.objects {
+		if !strings.Contains(key, "snapshots/") {
+			alone.objects[key] = o
+		}
+	}
+	if err := Send(t.Context(), other.options(alone)); !errors.Is(err, ErrConflict) || len(alone.objects) != 2 {
+		t.Errorf("%v, %d objects", err, len(alone.objects))
 	}
 	delete(s.objects, "fleet/"+testRun+"/manifest.proof.json")
 	if err := Send(t.Context(), other.options(s)); !errors.Is(err, ErrConflict) {
@@ -473,7 +482,7 @@ func (m *memStore) holds2(t *testing.T, l *local) {
 
 // TestHeals brings again what somebody has damaged or removed there, as long as it is here.
 func TestHeals(t *testing.T) {
-	l := newLocal(t, testRun, 1)
+	l := newLocal(t, testRun)
 	a, b := l.snapshot(1, 10), l.snapshot(2, 10)
 	l.sign()
 	base := "fleet/" + testRun + "/"

@@ -58,6 +58,9 @@ func (s *session) resumeRemote(ctx context.Context, args []string) error {
 	if err := s.checkState(state); err != nil {
 		return err
 	}
+	if s.source.rows > 0 && state.Step >= s.source.rows {
+		return s.nothingLeft(r, state)
+	}
 	a.noteRunsOwn()
 	if s.source.meta.Kind != kindStdin {
 		s.source.meta.relativeTo(a.cfg.Run.Dir)
@@ -70,9 +73,6 @@ func (s *session) resumeRemote(ctx context.Context, args []string) error {
 		return err
 	}
 	s.meta.Experts = expertsOf(s.predictor)
-	if s.source.rows > 0 && state.Step >= s.source.rows && r.Address.Bucket != "" && s.flags.forecasts == "" {
-		fmt.Fprintf(a.err, "usp: note: the snapshot is of the last row of the input: nothing is left to predict\n")
-	}
 	if err := s.openOutputs(); err != nil {
 		return err
 	}
@@ -93,6 +93,15 @@ func (s *session) resumeRemote(ctx context.Context, args []string) error {
 	}
 	s.snapshot(usp.ReasonCadence) // so that this run can be resumed and computed again from its own directory
 	return s.beginForecasts()
+}
+
+// nothingLeft says that a run has predicted all rows of its input. No run is begun for that.
+func (s *session) nothingLeft(r *remote.Run, state *usp.State) error {
+	fmt.Fprintf(s.app.err, "usp: run %s is complete: %d of %d rows were predicted; nothing to resume\n", r.ID, state.Step, s.source.rows)
+	if s.app.json {
+		return errors.Join(s.app.printJSON(map[string]any{"run_id": r.ID, "from": r.Address.OfRun(r.ID), "steps": state.Step, "complete": true}, false), errComplete)
+	}
+	return errComplete
 }
 
 // fetchState has the newest snapshot that verifies.

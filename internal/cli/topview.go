@@ -14,6 +14,7 @@ import (
 	"github.com/usp-project/usp/internal/tui"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/record"
+	"github.com/usp-project/usp/remote"
 	"github.com/usp-project/usp/sink"
 )
 
@@ -256,6 +257,11 @@ func (v *watcher) read(r *rundir.Run, w *watched, records bool) {
 	}
 	for _, s := range all {
 		w.line.Sinks = append(w.line.Sinks, tui.Sink{Name: s.Name, Lag: w.newest.end() - min(w.newest.end(), s.Next), Fault: s.Fault})
+	}
+	far, ok, err := remote.ReadStatus(v.app.fs, r.Dir)
+	fault(err)
+	if ok {
+		w.line.Sinks = append(w.line.Sinks, tui.Sink{Name: remote.Name, Lag: far.Waiting, Unit: "snapshots", Fault: far.Fault})
 	}
 	if step, ok := w.newest.step(); ok {
 		w.line.Step = step

@@ -1,6 +1,7 @@
 package tui
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -156,7 +157,7 @@ func (m *model) lines(r *Run) []string {
 	for _, s := range r.Sinks {
 		text := "has all of it"
 		if s.Lag > 0 {
-			text = fmt.Sprintf("%d frames behind", s.Lag)
+			text = fmt.Sprintf("%d %s behind", s.Lag, cmp.Or(s.Unit, "frames"))
 		}
 		if s.Fault != "" {
 			text += ": " + s.Fault

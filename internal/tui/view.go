@@ -37,7 +37,8 @@ type Run struct {
 // Sink is how far a destination has the run.
 type Sink struct {
 	Name  string `json:"sink"`
-	Lag   uint64 `json:"lag"` // frames that it does not have yet
+	Lag   uint64 `json:"lag"`            // frames, or what Unit says, that it does not have yet
+	Unit  string `json:"unit,omitempty"` // "": frames
 	Fault string `json:"fault,omitempty"`
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/recorder"
+	"github.com/usp-project/usp/remote"
 	"github.com/usp-project/usp/sink"
 )
 
@@ -187,6 +188,12 @@ func (s *Server) sinks(run *rundir.Run, end uint64) []sinkView {
 		v.Behind = end - min(end, st.Next)
 		v.Lag = s.lag(run.ID, st.Next, end)
 		views = append(views, v)
+	}
+	st, ok, err := remote.ReadStatus(s.o.FS, run.Dir)
+	if err != nil {
+		s.o.Logger.Warn("how far the remote store has a run's snapshots cannot be read", "run", run.ID, "error", err)
+	} else if ok {
+		views = append(views, sinkView{Name: remote.Name + " (snapshots)", Next: st.Sent, Behind: st.Waiting, Updated: st.Updated, Fault: st.Fault, Tries: st.Tries})
 	}
 	return views
 }

@@ -296,6 +296,7 @@ func TestNeverAnswers(t *testing.T) {
 	})
 	m.usp(0, "309 emitted, 309 stored, 0 lost", "run")
 	m.usp(0, "5 waiting", "sink", "--status", "latest")
+	m.usp(0, `"unit": "snapshots"`, "top", "--json")
 	m.usp(75, "nothing moved for 300ms", "sink", "latest")
 	m.usp(75, "nothing moved for 300ms", "snapshot", "ls", place+"/latest")
 	m.usp(0, "", "verify", "latest", "--deep")

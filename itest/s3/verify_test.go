@@ -144,6 +144,11 @@ func TestKey(t *testing.T) {
 	other.usp(0, "309 stored", "run", "-q")
 	wrong := other.signer(other.latest())
 
+	other.usp(0, "is complete: 309 of 309 rows were predicted; nothing to resume", "run", "--resume", place+"/"+id, "--key", key)
+	if runs := other.runs(); len(runs) != 1 {
+		t.Errorf("a run was begun: %v", runs)
+	}
+	s.remove(t, "fleet/"+id+"/snapshots/"+snapshot.FileName(309, 0)+".json")
 	r := other.usp(0, "checked with the key that was given", "run", "--resume", place+"/"+id, "--key", key)
 	if strings.Contains(r.err, "no --key") {
 		t.Errorf("a key was given: %s", r.err)
