@@ -317,6 +317,28 @@ func TestParts(t *testing.T) {
 	})
 }
 
+// TestForgotten begins anew where the store has given up an upload, as it does when one takes days.
+func TestForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s := newLocal(t, testRun), newMemStore()
+		a := l.snapshot(1, 8<<10)
+		l.sign()
+		forgot := false
+		s.before = func(_ context.Context, call, _ string) error {
+			if call == "part5" && !forgot {
+				forgot = true
+				clear(s.uploads)
+			}
+			return nil
+		}
+		check(t, Send(t.Context(), l.options(s)))
+		s.holds(t, l, a)
+		if !forgot {
+			t.Error("nothing was given up")
+		}
+	})
+}
+
 // TestLocalDamage never sends what is not what the log names, and says so.
 func TestLocalDamage(t *testing.T) {
 	for _, size := range []int{100, 5000} {

@@ -196,7 +196,7 @@ func (s *sender) parts(ctx context.Context, key string, e digestlog.Entry, f io.
 func (s *sender) broken(err error) error {
 	if errors.Is(err, ErrNotFound) && !isNoBucket(err) {
 		s.partial = nil
-		return fmt.Errorf("%w: the upload was given up there: %w", ErrUnreachable, err)
+		return fmt.Errorf("%w: the upload was given up there: %v", ErrUnreachable, err)
 	}
 	return err
 }
