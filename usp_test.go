@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -92,24 +93,20 @@ func TestStartEmitClose(t *testing.T) {
 // TestEmitIsTimed reads from outside what emitting takes, while the loop goes on: of each record at first, then of a few.
 func TestEmitIsTimed(t *testing.T) {
 	o := testOptions(t)
-	looks := 0
-	o.Now = func() time.Time { looks++; return time.Unix(1e9, 50*int64(looks)) } // 50 ns from one look to the next
+	var looks atomic.Int64 // also by who watches over the recorder
+	o.Now = func() time.Time { return time.Unix(1e9, 50*looks.Add(1)) } // 50 ns from one look to the next
 	run, err := usp.Start(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := looks
 	emit(run, o.Schema, 1, 5000)
 	const timed = 1024 + 16 // and 16 multiples of 256 from there to 5000
-	if looks-before != 2*timed {
-		t.Errorf("%d looks at the clock, want %d", looks-before, 2*timed)
-	}
 	c, err := ring.Open(filepath.Join(o.Ring.Dir, rundir.RingName(run.ID())))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if d := c.Durations(); d.Counted() != timed || d.Longest != 50 || d.Sum != 50*timed || d.Quantile(.5) != 50 {
+	if d := c.Durations(); d.Counted() != timed || d.Longest < 50 || d.Longest%50 != 0 || d.Sum < 50*timed || d.Quantile(.5) > 62 {
 		t.Errorf("%d counted, longest %v, sum %v, median %v", d.Counted(), d.Longest, d.Sum, d.Quantile(.5))
 	}
 	if _, err := run.Close(); err != nil {
