@@ -336,3 +336,25 @@ func TestVersions(t *testing.T) {
 		}
 	}
 }
+
+// TestBack has a store that refuses for a while be given everything by the same run when it is back, and each of both said once.
+func TestBack(t *testing.T) {
+	s := newStore(t)
+	m := newMachine(t, s, "USP_SNAPSHOT_ON_EVENTS=false")
+	var refused atomic.Int32
+	s.set(func(w http.ResponseWriter, _ *http.Request) bool {
+		return refused.Add(1) <= 4 && !refuse(w, http.StatusServiceUnavailable, "SlowDown")
+	})
+	r := m.usp(0, "309 stored", "run")
+	for _, once := range []string{"the remote store takes nothing; recording goes on", "the remote store takes snapshots again"} {
+		if strings.Count(r.err, once) != 1 {
+			t.Errorf("%q is not said once:\n%s", once, r.err)
+		}
+	}
+	if n := refused.Load(); n <= 4 {
+		t.Errorf("only %d requests", n)
+	}
+	run := m.latest()
+	m.usp(0, "4 snapshots sent, 0 waiting; newest of step 309", "sink", "--status", run)
+	m.whole(s, run, snapshot.FileName(100, 0), snapshot.FileName(200, 0), snapshot.FileName(300, 0), snapshot.FileName(309, 0))
+}
