@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,9 +147,9 @@ var errAway = fmt.Errorf("%w: test", ErrUnreachable)
 func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, s := newLocal(t, testRun), newMemStore()
-		recording := true
+		var ended atomic.Bool
 		o := l.options(s)
-		o.Follow = func() bool { return recording }
+		o.Follow = func() bool { return !ended.Load() }
 		o.Patience = 5 * time.Second
 		away := time.Now().Add(time.Hour)
 		s.before = func(context.Context, string, string) error {
@@ -194,7 +195,7 @@ func TestOutage(t *testing.T) {
 		if begun != 4 {
 			t.Errorf("the other four were begun %d times", begun)
 		}
-		recording = false
+		ended.Store(true)
 		check(t, <-done)
 	})
 }
@@ -315,6 +316,15 @@ func TestParts(t *testing.T) {
 			t.Errorf("%v", counts)
 		}
 	})
+}
+
+// TestPartSize keeps within what S3 takes.
+func TestPartSize(t *testing.T) {
+	for _, tt := range [][3]int64{{16 << 20, 1, 16 << 20}, {16 << 20, 100 << 30, 16 << 20}, {16 << 20, 16<<20*10_000 + 1, 16<<20 + 1}, {5 << 20, 1 << 40, 109951163}} {
+		if got := partSize(tt[0], tt[1]); got != tt[2] || got*maxParts < tt[1] {
+			t.Errorf("%d bytes in parts of %d, want %d", tt[1], got, tt[2])
+		}
+	}
 }
 
 // TestForgotten begins anew where the store has given up an upload, as it does when one takes days.

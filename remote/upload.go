@@ -161,9 +161,9 @@ func (s *sender) parts(ctx context.Context, key string, e digestlog.Entry, f io.
 	}
 	p := s.partial
 	sum, left := sha256.New(), int64(e.Size)
-	buf := make([]byte, min(s.Part, left))
+	buf := make([]byte, min(partSize(s.Part, left), left))
 	for n := 1; left > 0; n++ {
-		b := buf[:min(s.Part, left)]
+		b := buf[:min(int64(len(buf)), left)]
 		if _, err := io.ReadFull(f, b); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 			return err
 		} else if err != nil {
@@ -191,6 +191,12 @@ func (s *sender) parts(ctx context.Context, key string, e digestlog.Entry, f io.
 	s.partial = nil
 	return nil
 }
+
+// maxParts is how many parts S3 takes.
+const maxParts = 10_000
+
+// partSize is the size of the parts of an object: larger ones than wanted where they would be too many.
+func partSize(want, size int64) int64 { return max(want, (size+maxParts-1)/maxParts) }
 
 // broken forgets an upload that the store does not know any more: the next try begins anew.
 func (s *sender) broken(err error) error {
