@@ -93,7 +93,7 @@ func TestStartEmitClose(t *testing.T) {
 // TestEmitIsTimed reads from outside what emitting takes, while the loop goes on: of each record at first, then of a few.
 func TestEmitIsTimed(t *testing.T) {
 	o := testOptions(t)
-	var looks atomic.Int64 // also by who watches over the recorder
+	var looks atomic.Int64                                              // also by who watches over the recorder
 	o.Now = func() time.Time { return time.Unix(1e9, 50*looks.Add(1)) } // 50 ns from one look to the next
 	run, err := usp.Start(context.Background(), o)
 	if err != nil {
