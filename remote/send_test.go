@@ -107,7 +107,7 @@ func TestLate(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- Send(ctx, o) }()
 		pause := func() {
-			time.Sleep(time.Minute)
+			time.Sleep(5 * time.Second) // ten looks
 			synctest.Wait()
 		}
 		pause()
@@ -145,6 +145,9 @@ var errAway = fmt.Errorf("%w: test", ErrUnreachable)
 // TestOutage has the store away for an hour while snapshots are taken and pruned, and the process killed in the middle: what still is here comes, once,
 // and what retention took meanwhile is counted.
 func TestOutage(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	synctest.Test(t, func(t *testing.T) {
 		l, s := newLocal(t, testRun), newMemStore()
 		var ended atomic.Bool
@@ -241,8 +244,11 @@ func TestInterrupted(t *testing.T) {
 	if calls < 20 {
 		t.Fatalf("only %d calls", calls)
 	}
-	cut := 0
-	for n := range calls {
+	cut, every := 0, 1
+	if testing.Short() {
+		every = 23 // which is no divisor of the calls for one snapshot
+	}
+	for n := 0; n < calls; n += every {
 		for _, behind := range []bool{false, true} {
 			for _, killed := range []bool{false, true} {
 				synctest.Test(t, func(t *testing.T) {
@@ -514,6 +520,9 @@ func (m *memStore) holds2(t *testing.T, l *local) {
 
 // TestHeals brings again what somebody has damaged or removed there, as long as it is here.
 func TestHeals(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	l := newLocal(t, testRun)
 	a, b := l.snapshot(1, 10), l.snapshot(2, 10)
 	l.sign()

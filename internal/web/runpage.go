@@ -222,7 +222,11 @@ func (v *runView) read(ctx context.Context, data Data, experts []string) error {
 // state is short, and another whenever the page is.
 func (v *runView) state() string {
 	h := sha256.New()
-	fmt.Fprint(h, v.Extent.Generation, v.Extent.Frames, v.Extent.Records, v.Status, v.Recording, v.Head, v.Lost, v.Sinks, len(v.Snapshots), v.Extent.Progress)
+	fmt.Fprint(h, v.Extent.Generation, v.Extent.Frames, v.Extent.Records, v.Status, v.Recording, v.Head, v.Lost, len(v.Snapshots), v.Extent.Progress)
+	for _, sink := range v.Sinks {
+		sink.Lag = "" // which grows of itself
+		fmt.Fprint(h, sink)
+	}
 	if v.Live != nil {
 		fmt.Fprint(h, *v.Live)
 	}

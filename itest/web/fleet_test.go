@@ -91,7 +91,7 @@ func TestFleet(t *testing.T) {
 	host, err := os.Hostname()
 	must(t, err)
 	tab := browser(t)
-	must(t, chromedp.Do(tab, chromedp.Navigate(s.URL), chromedp.Click(`//a[text()="Fleet"]`), chromedp.WaitVisible(chromedp.CSS("tbody a"))))
+	do(t, tab, chromedp.Navigate(s.URL), chromedp.Click(`//a[text()="Fleet"]`), chromedp.WaitVisible(chromedp.CSS("tbody a")))
 	text := ask[string](t, tab, row(s.id)+".innerText")
 	for _, want := range []string{"clean", host, "usp run", "309", "verified"} {
 		if !strings.Contains(text, want) {
@@ -103,10 +103,10 @@ func TestFleet(t *testing.T) {
 	l := s.live()
 	l.feed(50)
 	until(t, tab, `[...document.querySelectorAll("tbody .status")].some(e => e.innerText == "recording")`)
-	must(t, chromedp.Do(tab, chromedp.SendKeys(chromedp.CSS("#state"), "recording"), chromedp.Click("//main//button[text()='Show']")))
+	do(t, tab, chromedp.SendKeys(chromedp.CSS("#state"), "recording"), chromedp.Click("//main//button[text()='Show']"))
 	until(t, tab, `location.search.includes("state=recording")`)
 	until(t, tab, `document.querySelectorAll("tbody tr").length == 1`)
-	must(t, chromedp.Do(tab, chromedp.Click(chromedp.CSS("tbody a")), chromedp.WaitVisible(chromedp.CSS("[data-part=fleet-facts]"))))
+	do(t, tab, chromedp.Click(chromedp.CSS("tbody a")), chromedp.WaitVisible(chromedp.CSS("[data-part=fleet-facts]")))
 	for expression := range map[string]bool{
 		`document.querySelector("[data-part=chart-cusum] svg .line.threshold") != null`: true,
 		`document.querySelector("[data-part=chart-entropy] svg") != null`:               true,
@@ -141,7 +141,7 @@ func TestFleet(t *testing.T) {
 
 	// Counts that nothing vouches for do not look as if something did.
 	s.publish("usp.telemetry."+strings.ReplaceAll(s.id, ".", "%2E"), "frames", map[string]string{"Records": "18446744073709551615", "Lost": "7"}, nil)
-	must(t, chromedp.Do(tab, chromedp.Navigate(s.URL+"fleet/run/"+s.id), chromedp.WaitVisible(chromedp.CSS("[data-part=fleet-facts]"))))
+	do(t, tab, chromedp.Navigate(s.URL+"fleet/run/"+s.id), chromedp.WaitVisible(chromedp.CSS("[data-part=fleet-facts]")))
 	until(t, tab, `document.querySelector("[data-part=fleet-facts]").innerText.includes("All else here is what the stream says.")`)
 }
 
@@ -150,11 +150,11 @@ func TestFleetWithoutScript(t *testing.T) {
 	tab := browser(t)
 	_, err := chromedp.Call(tab, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 	must(t, err)
-	must(t, chromedp.Do(tab, chromedp.Navigate(s.URL+"fleet"), chromedp.SendKeys(chromedp.CSS("#q"), strings.ToUpper(s.id)+kb.Enter), chromedp.WaitVisible(chromedp.CSS(`input[value]`))))
-	must(t, chromedp.Do(tab, chromedp.Click(`//a[text()="`+s.id+`"]`), chromedp.WaitVisible(chromedp.CSS(`[data-part="chart-cusum"] svg`)),
+	do(t, tab, chromedp.Navigate(s.URL+"fleet"), chromedp.SendKeys(chromedp.CSS("#q"), strings.ToUpper(s.id)+kb.Enter), chromedp.WaitVisible(chromedp.CSS(`input[value]`)))
+	do(t, tab, chromedp.Click(`//a[text()="`+s.id+`"]`), chromedp.WaitVisible(chromedp.CSS(`[data-part="chart-cusum"] svg`)),
 		chromedp.SendKeys(chromedp.CSS("#from"), "20"), chromedp.SendKeys(chromedp.CSS("#until"), "40"+kb.Enter), chromedp.WaitVisible(chromedp.CSS(`svg[data-from="20"][data-until="40"]`)),
 		chromedp.Click(chromedp.CSS("summary")), chromedp.WaitVisible(chromedp.CSS("details tbody tr")),
-		chromedp.Navigate(s.URL+"fleet?q=nobody"), chromedp.WaitVisible(chromedp.CSS("h1")), chromedp.WaitNotVisible(chromedp.CSS("[data-live-pause]"))))
+		chromedp.Navigate(s.URL+"fleet?q=nobody"), chromedp.WaitVisible(chromedp.CSS("h1")), chromedp.WaitNotVisible(chromedp.CSS("[data-live-pause]")))
 	found, err := chromedp.Run(tab, chromedp.Text(chromedp.CSS("[data-part=fleet-rows]")))
 	must(t, err)
 	if !strings.Contains(found, "no such run") {
@@ -177,7 +177,7 @@ func TestFleetHostile(t *testing.T) {
 	s.publish("usp.telemetry.drawn", "frames", map[string]string{"Next": "1", "Records": "1", "Step": "1"}, append(binary.LittleEndian.AppendUint32(nil, uint32(len(frame))), frame...))
 	s.publish("usp.audit.-", "entries", map[string]string{"Next": "18446744073709551615"}, []byte{255, 255, 255, 255})
 	tab := browser(t)
-	must(t, chromedp.Do(tab, chromedp.Navigate(s.URL+"fleet"), chromedp.WaitVisible(chromedp.CSS("tbody a"))))
+	do(t, tab, chromedp.Navigate(s.URL+"fleet"), chromedp.WaitVisible(chromedp.CSS("tbody a")))
 	until(t, tab, `document.querySelector("[data-live-state]").innerText == "Following."`)
 	until(t, tab, row("worse")+` != null`)
 	time.Sleep(1200 * time.Millisecond) // of which the events are
@@ -190,7 +190,7 @@ func TestFleetHostile(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"fleet", "fleet/run/drawn", "fleet/run/evil", "fleet/run/worse", "fleet/run/-", "fleet?q=" + escape(name), "fleet?state=" + escape(name) + "&page=99999999999"} {
-		must(t, chromedp.Do(tab, chromedp.Navigate(s.URL+path), chromedp.WaitVisible(chromedp.CSS("h1"))))
+		do(t, tab, chromedp.Navigate(s.URL+path), chromedp.WaitVisible(chromedp.CSS("h1")))
 		time.Sleep(600 * time.Millisecond)
 		if n := ask[int](t, tab, `document.querySelectorAll("img, [onload], [onerror], main b").length`); n != 0 {
 			t.Errorf("%s: %d elements were made", path, n)
@@ -198,7 +198,7 @@ func TestFleetHostile(t *testing.T) {
 	}
 
 	// A run that is as it should be beside it is shown all the same, and what is asked for is bounded.
-	must(t, chromedp.Do(tab, chromedp.Navigate(s.URL+"fleet/run/"+s.id), chromedp.WaitVisible(chromedp.CSS(`[data-part="chart-cusum"] svg`))))
+	do(t, tab, chromedp.Navigate(s.URL+"fleet/run/"+s.id), chromedp.WaitVisible(chromedp.CSS(`[data-part="chart-cusum"] svg`)))
 	for path, want := range map[string]int{"fleet/run/nobody": 404, "fleet/run/" + escape(name): 404, "fleet/events/nobody": 404, "fleet/run/" + s.id + "?from=9&until=1": 400, "fleet": 200, "metrics": 200, "readyz": 503} {
 		r, err := http.Get(s.URL + path)
 		must(t, err)
@@ -221,7 +221,7 @@ func TestFleetAccessible(t *testing.T) {
 	for _, scheme := range []string{"light", "dark"} {
 		for _, url := range []string{s.URL + "fleet", s.URL + "fleet?q=nobody", s.URL + "fleet/run/" + s.id, s.URL + "fleet/run/worse"} {
 			prefer(t, tab, scheme)
-			must(t, chromedp.Do(tab, chromedp.Navigate(url), chromedp.WaitVisible(chromedp.CSS("h1"))))
+			do(t, tab, chromedp.Navigate(url), chromedp.WaitVisible(chromedp.CSS("h1")))
 			ask[int](t, tab, `document.querySelectorAll("details").forEach(e => e.open = true), 0`)
 			ask[int](t, tab, script+";0")
 			got, err := chromedp.Run(tab, chromedp.Evaluate[findings](accessible, chromedp.EvalAwaitPromise))
@@ -246,7 +246,7 @@ func TestSinkLag(t *testing.T) {
 	l.feed(50)
 	tab := browser(t)
 	until := func(expression string) { t.Helper(); until(t, tab, expression) }
-	must(t, chromedp.Do(tab, chromedp.Navigate(here.URL+"run/latest"), chromedp.WaitVisible(chromedp.CSS("[data-part=sinks]"))))
+	do(t, tab, chromedp.Navigate(here.URL+"run/latest"), chromedp.WaitVisible(chromedp.CSS("[data-part=sinks]")))
 	until(`document.querySelector("[data-part=sinks] tbody tr") != null`)
 	cell := func(n int) string {
 		return fmt.Sprintf(`document.querySelector("[data-part=sinks] tbody tr").children[%d].innerText`, n)

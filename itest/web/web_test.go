@@ -132,6 +132,19 @@ func browser(t testing.TB) context.Context {
 	return tab
 }
 
+// do goes through steps. A page that is followed live is replaced in pieces, also between the finding of a node and the
+// looking at it; such a step has done nothing and is done again.
+func do(t testing.TB, tab context.Context, steps ...chromedp.Action[chromedp.Void]) {
+	t.Helper()
+	for _, step := range steps {
+		err := chromedp.Do(tab, step)
+		for tries := 0; err != nil && tries < 5 && strings.Contains(err.Error(), "node with given id"); tries++ {
+			err = chromedp.Do(tab, step)
+		}
+		must(t, err)
+	}
+}
+
 // ask evaluates an expression.
 func ask[T any](t testing.TB, tab context.Context, expression string) T {
 	t.Helper()
@@ -157,7 +170,7 @@ func TestRenders(t *testing.T) {
 	p := newPlace(t)
 	id := p.run()
 	tab := browser(t)
-	must(t, chromedp.Do(tab, chromedp.Navigate(p.URL), chromedp.Click(`//a[text()="`+id+`"]`), chromedp.WaitVisible(chromedp.CSS(`[data-part="chart-weights"] svg`))))
+	do(t, tab, chromedp.Navigate(p.URL), chromedp.Click(`//a[text()="`+id+`"]`), chromedp.WaitVisible(chromedp.CSS(`[data-part="chart-weights"] svg`)))
 	for expression, want := range map[string]bool{
 		`document.title.includes("` + id + `")`: true,
 		// what is drawn is there, in its colours
@@ -178,7 +191,7 @@ func TestRenders(t *testing.T) {
 			t.Errorf("not %v: %s", want, expression)
 		}
 	}
-	must(t, chromedp.Do(tab, chromedp.EmulateViewport(360, 700)))
+	do(t, tab, chromedp.EmulateViewport(360, 700))
 	if !ask[bool](t, tab, `document.documentElement.scrollWidth <= innerWidth`) {
 		t.Error("on a small screen the page scrolls sideways")
 	}
@@ -230,7 +243,7 @@ func TestFollows(t *testing.T) {
 		return fmt.Sprintf(`document.querySelector("[data-part=facts]").innerText.includes("%d stored")`, l.rows)
 	}
 	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
-		must(t, chromedp.Do(tab, chromedp.Navigate(p.URL)))
+		do(t, tab, chromedp.Navigate(p.URL))
 		if ask[bool](t, tab, `document.querySelector("tbody a") != null`) {
 			break
 		}
@@ -238,7 +251,7 @@ func TestFollows(t *testing.T) {
 			t.Fatal("the run is not listed")
 		}
 	}
-	must(t, chromedp.Do(tab, chromedp.Click(chromedp.CSS("tbody a")), chromedp.WaitVisible(chromedp.CSS("[data-part=facts]"))))
+	do(t, tab, chromedp.Click(chromedp.CSS("tbody a")), chromedp.WaitVisible(chromedp.CSS("[data-part=facts]")))
 	until(t, tab, stored())
 	until(t, tab, `document.querySelector("[data-live-state]").innerText == "Following."`)
 	worst := time.Duration(0)
@@ -255,17 +268,17 @@ func TestFollows(t *testing.T) {
 	}
 
 	// paused, nothing moves
-	must(t, chromedp.Do(tab, chromedp.Click(chromedp.CSS("[data-live-pause]"))))
+	do(t, tab, chromedp.Click(chromedp.CSS("[data-live-pause]")))
 	l.feed(1)
 	time.Sleep(700 * time.Millisecond)
 	if ask[bool](t, tab, stored()) {
 		t.Error("a paused page was updated")
 	}
-	must(t, chromedp.Do(tab, chromedp.Click(chromedp.CSS("[data-live-pause]"))))
+	do(t, tab, chromedp.Click(chromedp.CSS("[data-live-pause]")))
 	until(t, tab, stored())
 
 	// an open table stays open and is brought up to date
-	must(t, chromedp.Do(tab, chromedp.Click(chromedp.CSS("summary"))))
+	do(t, tab, chromedp.Click(chromedp.CSS("summary")))
 	l.feed(20)
 	until(t, tab, fmt.Sprintf(`document.querySelector("details").open && document.querySelector("details tbody tr:last-child th").innerText.endsWith("%d")`, l.rows))
 
@@ -284,14 +297,14 @@ func TestZooms(t *testing.T) {
 			t.Errorf("steps %s, want %d to %d", ask[string](t, tab, `document.querySelector("svg").dataset.from + " to " + document.querySelector("svg").dataset.until`), from, until)
 		}
 	}
-	must(t, chromedp.Do(tab, chromedp.Navigate(p.URL+"run/"+id)))
+	do(t, tab, chromedp.Navigate(p.URL+"run/"+id))
 	at(1, 309)
 	// by the form, with the keyboard alone
-	must(t, chromedp.Do(tab, chromedp.SendKeys(chromedp.CSS("#from"), "100"+kb.Tab), chromedp.KeyEvent("200"+kb.Enter), chromedp.WaitVisible(chromedp.CSS(`svg[data-from="100"]`))))
+	do(t, tab, chromedp.SendKeys(chromedp.CSS("#from"), "100"+kb.Tab), chromedp.KeyEvent("200"+kb.Enter), chromedp.WaitVisible(chromedp.CSS(`svg[data-from="100"]`)))
 	at(100, 200)
-	must(t, chromedp.Do(tab, chromedp.Click(`//a[text()="zoom in"]`), chromedp.WaitVisible(chromedp.CSS(`svg[data-from="125"]`))))
+	do(t, tab, chromedp.Click(`//a[text()="zoom in"]`), chromedp.WaitVisible(chromedp.CSS(`svg[data-from="125"]`)))
 	at(125, 175)
-	must(t, chromedp.Do(tab, chromedp.Click(`//a[text()="whole run"]`), chromedp.WaitVisible(chromedp.CSS(`svg[data-from="1"]`))))
+	do(t, tab, chromedp.Click(`//a[text()="whole run"]`), chromedp.WaitVisible(chromedp.CSS(`svg[data-from="1"]`)))
 	at(1, 309)
 	// by dragging over the middle half of a chart
 	box := ask[map[string]float64](t, tab, `(() => { const e = document.querySelector("svg"); e.scrollIntoView(); const b = e.getBoundingClientRect(), s = b.width / e.dataset.wide;
@@ -299,11 +312,11 @@ func TestZooms(t *testing.T) {
 	mouse := func(kind input.DispatchMouseEventType, share float64) chromedp.Action[chromedp.Void] {
 		return chromedp.MouseEvent(kind, box["left"]+share*box["width"], box["y"], chromedp.ButtonLeft)
 	}
-	must(t, chromedp.Do(tab, mouse(chromedp.MousePressed, .25), mouse(chromedp.MouseMoved, .5), mouse(chromedp.MouseMoved, .75)))
+	do(t, tab, mouse(chromedp.MousePressed, .25), mouse(chromedp.MouseMoved, .5), mouse(chromedp.MouseMoved, .75))
 	if !ask[bool](t, tab, `document.querySelector("svg .choice").getBBox().width > 300`) {
 		t.Error("what is chosen is not shown")
 	}
-	must(t, chromedp.Do(tab, mouse(chromedp.MouseReleased, .75), chromedp.WaitVisible(chromedp.CSS(`svg[data-from="78"]`))))
+	do(t, tab, mouse(chromedp.MouseReleased, .75), chromedp.WaitVisible(chromedp.CSS(`svg[data-from="78"]`)))
 	at(78, 232)
 	if q := ask[string](t, tab, `location.search`); !strings.Contains(q, "from=78") || !strings.Contains(q, "until=232") {
 		t.Errorf("the address is %s", q)
@@ -314,17 +327,17 @@ func TestKeyboard(t *testing.T) {
 	p := newPlace(t)
 	id := p.run()
 	tab := browser(t)
-	must(t, chromedp.Do(tab, chromedp.Navigate(p.URL+"run/"+id), chromedp.KeyEvent(kb.Tab)))
+	do(t, tab, chromedp.Navigate(p.URL+"run/"+id), chromedp.KeyEvent(kb.Tab))
 	if !ask[bool](t, tab, `(() => { const e = document.activeElement, b = e.getBoundingClientRect(); return e.className == "skip" && b.left >= 0 && getComputedStyle(e).outlineStyle == "solid" })()`) {
 		t.Error("the first stop is not the skip link, to be seen and with its focus shown")
 	}
-	must(t, chromedp.Do(tab, chromedp.KeyEvent(kb.Enter)))
+	do(t, tab, chromedp.KeyEvent(kb.Enter))
 	if !ask[bool](t, tab, `document.activeElement.id == "main"`) {
 		t.Error("the skip link does not lead to the content")
 	}
 	stops := map[string]bool{}
 	for range 200 {
-		must(t, chromedp.Do(tab, chromedp.KeyEvent(kb.Tab)))
+		do(t, tab, chromedp.KeyEvent(kb.Tab))
 		what := ask[string](t, tab, `(() => { const e = document.activeElement; if (e == document.body) return ""; const s = getComputedStyle(e); return (s.outlineStyle == "solid" && parseFloat(s.outlineWidth) >= 2 ? "" : "UNSEEN ") + e.tagName + " " + (e.id || e.innerText.slice(0, 20)) })()`)
 		if what == "" {
 			break
@@ -348,7 +361,7 @@ func TestWithoutScript(t *testing.T) {
 	tab := browser(t)
 	_, err := chromedp.Call(tab, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 	must(t, err)
-	must(t, chromedp.Do(tab, chromedp.Navigate(p.URL), chromedp.Click(`//a[text()="`+id+`"]`), chromedp.WaitVisible(chromedp.CSS(`[data-part="chart-cusum"] svg`))))
+	do(t, tab, chromedp.Navigate(p.URL), chromedp.Click(`//a[text()="`+id+`"]`), chromedp.WaitVisible(chromedp.CSS(`[data-part="chart-cusum"] svg`)))
 	must(t, chromedp.Do(tab,
 		chromedp.SendKeys(chromedp.CSS("#from"), "20"), chromedp.SendKeys(chromedp.CSS("#until"), "40"+kb.Enter), chromedp.WaitVisible(chromedp.CSS(`svg[data-from="20"][data-until="40"]`)),
 		chromedp.Click(chromedp.CSS("summary")), chromedp.WaitVisible(chromedp.CSS("details tbody tr")),
@@ -371,7 +384,7 @@ func TestHostileName(t *testing.T) {
 	must(t, os.RemoveAll(filepath.Join(p.dir, "runs", name, "digests"))) // so that it has not ended, and is followed
 	must(t, os.Mkdir(filepath.Join(p.dir, "runs", name, "digests"), 0o700))
 	tab := browser(t)
-	must(t, chromedp.Do(tab, chromedp.Navigate(p.URL+"run/"+escape(name)), chromedp.WaitVisible(chromedp.CSS("h1"))))
+	do(t, tab, chromedp.Navigate(p.URL+"run/"+escape(name)), chromedp.WaitVisible(chromedp.CSS("h1")))
 	until(t, tab, `document.querySelector("[data-live-state]").innerText == "Following."`)
 	time.Sleep(600 * time.Millisecond)
 	if got := ask[string](t, tab, `document.querySelector("h1 .id").textContent`); got != name {
@@ -380,7 +393,7 @@ func TestHostileName(t *testing.T) {
 	if n := ask[int](t, tab, `document.querySelectorAll("img, [onload], [onerror]").length`); n != 0 {
 		t.Errorf("%d elements were made by the name", n)
 	}
-	must(t, chromedp.Do(tab, chromedp.Navigate(p.URL+"compare?a="+escape(name)+"&b="+escape(name)), chromedp.WaitVisible(chromedp.CSS("h1"))))
+	do(t, tab, chromedp.Navigate(p.URL+"compare?a="+escape(name)+"&b="+escape(name)), chromedp.WaitVisible(chromedp.CSS("h1")))
 	if n := ask[int](t, tab, `document.querySelectorAll("img, [onload], [onerror]").length`); n != 0 {
 		t.Errorf("%d elements were made by the name", n)
 	}
@@ -477,7 +490,7 @@ func TestAccessible(t *testing.T) {
 	for _, scheme := range []string{"light", "dark"} {
 		for _, url := range pages {
 			prefer(t, tab, scheme)
-			must(t, chromedp.Do(tab, chromedp.Navigate(url), chromedp.WaitVisible(chromedp.CSS("h1"))))
+			do(t, tab, chromedp.Navigate(url), chromedp.WaitVisible(chromedp.CSS("h1")))
 			ask[int](t, tab, `document.querySelectorAll("details").forEach(e => e.open = true), 0`)
 			ask[int](t, tab, script+";0")
 			got, err := chromedp.Run(tab, chromedp.Evaluate[findings](accessible, chromedp.EvalAwaitPromise))
@@ -500,7 +513,7 @@ func TestContrast(t *testing.T) {
 	tab := browser(t)
 	for _, scheme := range []string{"light", "dark"} {
 		prefer(t, tab, scheme)
-		must(t, chromedp.Do(tab, chromedp.Navigate(p.URL+"run/"+id)))
+		do(t, tab, chromedp.Navigate(p.URL+"run/"+id))
 		got := ask[map[string]float64](t, tab, `(() => {
 			const light = c => { const [r, g, b] = c.match(/[\d.]+/g).map(v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4 }); return 0.2126 * r + 0.7152 * g + 0.0722 * b };
 			const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p); return (x + 0.05) / (y + 0.05) };
