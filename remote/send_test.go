@@ -146,7 +146,7 @@ var errAway = fmt.Errorf("%w: test", ErrUnreachable)
 // and what retention took meanwhile is counted.
 func TestOutage(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes long")
+		t.Skip("NOT CHECKED with -short: an hour without the store")
 	}
 	synctest.Test(t, func(t *testing.T) {
 		l, s := newLocal(t, testRun), newMemStore()
@@ -521,7 +521,7 @@ func (m *memStore) holds2(t *testing.T, l *local) {
 // TestHeals brings again what somebody has damaged or removed there, as long as it is here.
 func TestHeals(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes long")
+		t.Skip("NOT CHECKED with -short: what was damaged or removed there is sent again")
 	}
 	l := newLocal(t, testRun)
 	a, b := l.snapshot(1, 10), l.snapshot(2, 10)

@@ -175,18 +175,7 @@ func (a *app) verifyRemote(ctx context.Context, r *remote.Run, s *remote.Snapsho
 func (a *app) printRemoteVerify(l *remoteList) {
 	for i := range l.Snapshots {
 		r := &l.Snapshots[i]
-		verdict := "ok"
-		switch {
-		case r.intact:
-			verdict = "intact, but " + r.Error + "; give its key: " + a.keyAdvice()
-		case r.Error != "":
-			verdict = r.Error
-		case r.Decrypted:
-			verdict = "ok, decrypted"
-		case r.Encrypted:
-			verdict = "ok as stored; not decrypted"
-		}
-		fmt.Fprintf(a.out, "%s  %s\n", r.Name, verdict)
+		fmt.Fprintf(a.out, "%s  %s\n", r.Name, a.snapshotVerdict(&r.snapshotRow))
 	}
 	fmt.Fprintf(a.out, "%d of %d verified, with %s\n", len(l.Snapshots)-l.Failed, len(l.Snapshots), trustText(l.Trust))
 }

@@ -247,22 +247,26 @@ func (a *app) snapshotVerify(run string) error {
 		}
 	} else {
 		for _, r := range rows {
-			verdict := "ok"
-			switch {
-			case r.intact:
-				verdict = "intact, but " + r.Error + "; give its key: " + a.keyAdvice()
-			case r.Error != "":
-				verdict = r.Error
-			case r.Decrypted:
-				verdict = "ok, decrypted"
-			case r.Encrypted:
-				verdict = "ok as stored; not decrypted"
-			}
-			fmt.Fprintf(a.out, "%s  %s\n", r.Name, verdict)
+			fmt.Fprintf(a.out, "%s  %s\n", r.Name, a.snapshotVerdict(&r))
 		}
 		fmt.Fprintf(a.out, "%d of %d verified\n", len(rows)-bad, len(rows))
 	}
 	return err
+}
+
+// snapshotVerdict is what is said of a snapshot that was read whole.
+func (a *app) snapshotVerdict(r *snapshotRow) string {
+	switch {
+	case r.intact:
+		return "intact, but " + r.Error + "; give its key: " + a.keyAdvice()
+	case r.Error != "":
+		return r.Error
+	case r.Decrypted:
+		return "ok, decrypted"
+	case r.Encrypted:
+		return "ok as stored; not decrypted"
+	}
+	return "ok"
 }
 
 // verifySnapshot reads a snapshot whole and holds it against the digest log; with keys it decrypts it too.
