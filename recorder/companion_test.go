@@ -103,7 +103,7 @@ func TestCompanionPriority(t *testing.T) {
 	if mine, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0); err != nil || runtime.GOOS == "linux" && mine == 20-companionNice {
 		t.Skipf("NOT CHECKED: this process has the lowest priority itself (%d, %v)", mine, err)
 	}
-	o := Options{Logger: slog.New(slog.DiscardHandler), Companion: CompanionOptions{Command: []string{"/bin/sh", "-c", `read line; : "$0"`}}}
+	o := Options{Logger: slog.New(slog.DiscardHandler), Companion: CompanionOptions{Command: []string{"/bin/sh", "-c", `while :; do sleep 0.01; done`}}} // until it is asked to end
 	p := startCompanion(o, t.TempDir())
 	defer p.end(t.Context())
 	want := companionNice
