@@ -21,6 +21,7 @@ import (
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/record"
+	"github.com/usp-project/usp/sink"
 	"github.com/usp-project/usp/snapshot"
 )
 
@@ -149,7 +150,7 @@ func (l *local) prune(name string) {
 }
 
 func (l *local) options(s Store) Options {
-	return Options{Dir: l.dir, Store: s, To: Address{"bucket", "fleet"}, FS: l.fs, Part: 1 << 10}
+	return Options{Dir: l.dir, Store: s, To: Address{"bucket", "fleet"}, Pace: sink.Pace{FS: l.fs}, Part: 1 << 10}
 }
 
 func (l *local) keys() note.Verifiers {

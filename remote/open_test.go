@@ -158,11 +158,10 @@ func TestAltered(t *testing.T) {
 			t.Errorf("%s: a longer one was not found", key)
 		}
 		delete(s.objects, key)
-		if before := loaded; true {
-			try(key + ", gone")
-			if loaded > before && !strings.Contains(key, "snapshots/") {
-				t.Errorf("%s: that it is gone was not found", key)
-			}
+		before = loaded
+		try(key + ", gone")
+		if loaded > before && !strings.Contains(key, "snapshots/") {
+			t.Errorf("%s: that it is gone was not found", key)
 		}
 		for _, other := range keys { // one in the place of another
 			if other != key {

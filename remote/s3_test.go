@@ -19,7 +19,7 @@ import (
 
 const testSecret = "s3cr3t-canary"
 
-// open prepares a store whose server is handle.
+// openTest prepares a store whose server is handle.
 func openTest(t *testing.T, handle http.HandlerFunc, change func(*S3Options)) Store {
 	t.Helper()
 	server := httptest.NewServer(handle)
@@ -33,7 +33,7 @@ func openTest(t *testing.T, handle http.HandlerFunc, change func(*S3Options)) St
 	return s
 }
 
-// calls are all calls of a store.
+// storeCalls are all calls of a store but Stat, to whose question no server answers with a text.
 func storeCalls(s Store) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
 		"list":    func(ctx context.Context) error { _, err := s.List(ctx, "p/"); return err },

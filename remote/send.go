@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/rundir"
-	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/sink"
 	"github.com/usp-project/usp/snapshot"
 )
@@ -28,37 +26,13 @@ type Options struct {
 	Retention snapshot.Retention // which ones stay there
 	LockFor   time.Duration      // no object is removed that is younger: the store would keep it anyway
 
-	Follow       func() bool   // whether the run is still recorded; nil: what is there is brought, and no more
-	Poll         time.Duration // between two looks for more; default 500 ms
-	RetryFirst   time.Duration // wait after the first failure, doubled after each; default 500 ms
-	RetryLongest time.Duration // default 30 s
-	Patience     time.Duration // how long the store of a run that is not recorded any more may take nothing; 0: for ever
-
-	FS     vfs.FS           // default vfs.OS()
-	Logger *slog.Logger     // default discards
-	Now    func() time.Time // default time.Now
+	sink.Pace
 }
 
 func (o Options) withDefaults() Options {
-	def := func(d *time.Duration, v time.Duration) {
-		if *d <= 0 {
-			*d = v
-		}
-	}
-	def(&o.Poll, 500*time.Millisecond)
-	def(&o.RetryFirst, 500*time.Millisecond)
-	def(&o.RetryLongest, 30*time.Second)
+	o.Pace = o.Pace.WithDefaults(500*time.Millisecond, 500*time.Millisecond)
 	if o.Part <= 0 {
 		o.Part = 16 << 20
-	}
-	if o.FS == nil {
-		o.FS = vfs.OS()
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Now == nil {
-		o.Now = time.Now
 	}
 	return o
 }
@@ -75,12 +49,12 @@ type sender struct {
 	resend    map[string]bool         // settled, and to be sent once more: what is there is damaged
 	partial   *partial                // an upload that was cut off
 
-	seen      mark    // what the run directory looked like when all in it was settled
-	ledger    *ledger // as it was read when the run directory looked like ledgerAt
-	ledgerAt  mark
-	quiet     bool      // and nothing was left to wait for
-	kept      bool      // the store has refused to remove something
-	impatient time.Time // since when a run that has ended gets nothing there; zero: it does
+	seen     mark    // what the run directory looked like when all in it was settled
+	ledger   *ledger // as it was read when the run directory looked like ledgerAt
+	ledgerAt mark
+	quiet    bool // and nothing was left to wait for
+	kept     bool // the store has refused to remove something
+	tries    sink.Tries
 }
 
 // Send brings the snapshots of a run to a store, each with its proof, and removes there what retention gives up. What fails is tried
@@ -98,8 +72,8 @@ func Send(ctx context.Context, o Options) error {
 	if to := s.To.String(); s.status.To != to {
 		s.status = Status{To: to} // another store has nothing of what was sent to the last one
 	}
-	for wait := s.RetryFirst; ; {
-		more := s.recorded() // asked before the end is looked for, so that nothing comes in unseen
+	for {
+		more := s.Recorded() // asked before the end is looked for, so that nothing comes in unseen
 		done, err := s.work(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -107,37 +81,18 @@ func Send(ctx context.Context, o Options) error {
 		case err == nil && done && !more:
 			return s.ended()
 		case err == nil:
-			wait = s.RetryFirst
-			sleep(ctx, s.Poll)
+			s.tries.Well(ctx, &s.Pace)
 			continue
 		}
 		s.fault(err)
 		if errors.Is(err, ErrConflict) || !more && (errors.Is(err, ErrDenied) || errors.Is(err, ErrNotFound)) {
 			return fmt.Errorf("%s: %w", Name, err)
 		}
-		if p := s.Patience; p > 0 && !more {
-			if s.impatient.IsZero() {
-				s.impatient = s.Now()
-			}
-			if s.Now().Sub(s.impatient) >= p {
-				return fmt.Errorf("%s: %w for %v: %w", Name, sink.ErrPatience, p, err)
-			}
+		if err := s.tries.Failed(ctx, &s.Pace, err); err != nil {
+			return fmt.Errorf("%s: %w", Name, err)
 		}
-		sleep(ctx, wait)
-		wait = min(2*wait, s.RetryLongest)
 	}
 }
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
-
-func (s *sender) recorded() bool { return s.Follow != nil && s.Follow() }
 
 // ended says whether what was refused makes the end of a run an error.
 func (s *sender) ended() error {
@@ -182,7 +137,7 @@ func (s *sender) work(ctx context.Context) (done bool, err error) {
 	}
 	head, _, err := signedHead(s.FS, s.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return !s.recorded(), nil // nothing is signed yet
+		return !s.Recorded(), nil // nothing is signed yet
 	}
 	if err != nil {
 		return false, err
@@ -192,7 +147,7 @@ func (s *sender) work(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	if len(l.snapshots) == 0 { // nothing of the run has to be there
-		s.quiet, s.seen = l.knows(at) || !s.recorded(), at
+		s.quiet, s.seen = l.knows(at) || !s.Recorded(), at
 		return true, s.save()
 	}
 	s.count(l)
@@ -205,7 +160,7 @@ func (s *sender) work(ctx context.Context) (done bool, err error) {
 	if err := s.prune(ctx, l); err != nil {
 		return false, err
 	}
-	s.quiet, s.seen = done && (l.knows(at) || !s.recorded()), at
+	s.quiet, s.seen = done && (l.knows(at) || !s.Recorded()), at
 	s.well()
 	return done, s.save()
 }
@@ -309,7 +264,7 @@ func (s *sender) well() {
 	}
 	s.Logger.Warn("the remote store takes snapshots again", "run", s.run, "tries", s.status.Tries, "after", s.Now().Sub(s.status.Since).Round(time.Millisecond))
 	s.status.Fault, s.status.Since, s.status.Tries = "", time.Time{}, 0
-	s.impatient = time.Time{}
+	s.tries.Progress()
 }
 
 func (s *sender) save() error {

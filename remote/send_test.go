@@ -508,14 +508,8 @@ func TestConflict(t *testing.T) {
 	if len(s.objects) != before-1 {
 		t.Errorf("%d objects, were %d", len(s.objects), before-1)
 	}
-	s.holds2(t, l)
-}
-
-// holds2 has the first run put its manifests back.
-func (m *memStore) holds2(t *testing.T, l *local) {
-	t.Helper()
-	check(t, Send(t.Context(), l.options(m)))
-	m.holds(t, l, m.names()...)
+	check(t, Send(t.Context(), l.options(s))) // the first run puts its manifests back
+	s.holds(t, l, s.names()...)
 }
 
 // TestHeals brings again what somebody has damaged or removed there, as long as it is here.

@@ -73,7 +73,7 @@ func (s *sender) send(ctx context.Context, l *ledger, head *digestlog.SignedTree
 
 // gone is the error for a snapshot that is not in the run directory: pruned, as long as somebody can have pruned it, else lost.
 func (s *sender) gone(name string) error {
-	if l, err := readLedger(s.FS, s.Dir); s.recorded() || err == nil && l.pruned[name] {
+	if l, err := readLedger(s.FS, s.Dir); s.Recorded() || err == nil && l.pruned[name] {
 		return errPruned
 	}
 	return fmt.Errorf("%w: %s is gone", ErrLocal, s.Dir.Snapshot(name))

@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"time"
 
 	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/rundir"
-	"github.com/usp-project/usp/internal/vfs"
 )
 
 // ErrAhead is wrapped by the error for a destination that has more of the run than the run directory: the machine lost
@@ -29,39 +27,16 @@ type Options struct {
 	Dir  rundir.Dir
 	Name string // of the cursor file
 
-	Follow       func() bool   // whether the run is still recorded; nil: what is there is brought, and no more
-	Poll         time.Duration // between two looks for more; default 100 ms
-	SyncEvery    time.Duration // longest time from Write to Sync; default 1 s
-	Timeout      time.Duration // of each call of the sink; default 30 s
-	RetryFirst   time.Duration // wait after the first failure, doubled after each; default 200 ms
-	RetryLongest time.Duration // default 30 s
-	Patience     time.Duration // how long a destination of a run that is not recorded any more may take nothing; 0: for ever
+	SyncEvery time.Duration // longest time from Write to Sync; default 1 s
+	Timeout   time.Duration // of each call of the sink; default 30 s
 
-	FS     vfs.FS           // default vfs.OS()
-	Logger *slog.Logger     // default discards
-	Now    func() time.Time // default time.Now
+	Pace
 }
 
 func (o Options) withDefaults() Options {
-	def := func(d *time.Duration, v time.Duration) {
-		if *d <= 0 {
-			*d = v
-		}
-	}
-	def(&o.Poll, 100*time.Millisecond)
-	def(&o.SyncEvery, time.Second)
-	def(&o.Timeout, 30*time.Second)
-	def(&o.RetryFirst, 200*time.Millisecond)
-	def(&o.RetryLongest, 30*time.Second)
-	if o.FS == nil {
-		o.FS = vfs.OS()
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
+	o.Pace = o.Pace.WithDefaults(100*time.Millisecond, 200*time.Millisecond)
+	orDefault(&o.SyncEvery, time.Second)
+	orDefault(&o.Timeout, 30*time.Second)
 	return o
 }
 
@@ -75,7 +50,7 @@ type runner struct {
 	unsynced bool      // something was written since the last Sync
 	synced   time.Time // when that was
 
-	impatient time.Time // since when a run that has ended gets nothing to the destination; zero: it does
+	tries Tries
 }
 
 // Bring brings the records of a run to a sink, from its cursor on, until the destination has for good what can be had: all of
@@ -89,40 +64,23 @@ func Bring(ctx context.Context, o Options, s Sink) error {
 		return err
 	}
 	defer r.close()
-	for wait := r.opts.RetryFirst; ; {
+	for {
 		done, err := r.work(ctx)
 		switch {
 		case done, ctx.Err() != nil:
 			return errors.Join(ctx.Err(), r.leave(ctx))
 		case err == nil:
-			wait = r.opts.RetryFirst
-			sleep(ctx, r.opts.Poll)
+			r.tries.Well(ctx, &r.opts.Pace)
 			continue
 		}
 		r.fault(err)
 		if errors.Is(err, ErrRefused) || errors.Is(err, ErrAhead) {
 			return fmt.Errorf("%s: %w", o.Name, err)
 		}
-		if p := r.opts.Patience; p > 0 && !r.recorded() {
-			if r.impatient.IsZero() {
-				r.impatient = r.opts.Now()
-			}
-			if r.opts.Now().Sub(r.impatient) >= p {
-				return fmt.Errorf("%s: %w for %v: %w", o.Name, ErrPatience, p, err)
-			}
-		}
 		r.abandon()
-		sleep(ctx, wait)
-		wait = min(2*wait, r.opts.RetryLongest)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
+		if err := r.tries.Failed(ctx, &r.opts.Pace, err); err != nil {
+			return fmt.Errorf("%s: %w", o.Name, err)
+		}
 	}
 }
 
@@ -133,7 +91,7 @@ func (r *runner) work(ctx context.Context) (done bool, err error) {
 			return false, err
 		}
 	}
-	more := r.recorded() // asked before the end is looked for, so that nothing comes in unseen
+	more := r.opts.Recorded() // asked before the end is looked for, so that nothing comes in unseen
 	for ctx.Err() == nil {
 		b, err := r.follower.Next()
 		if errors.Is(err, io.EOF) {
@@ -162,9 +120,6 @@ func (r *runner) trails() bool {
 	t, ok := r.sink.(Trailing)
 	return ok && r.opts.Now().Sub(r.synced) >= r.opts.SyncEvery && t.Trails()
 }
-
-// recorded says whether there can still be more.
-func (r *runner) recorded() bool { return r.opts.Follow != nil && r.opts.Follow() }
 
 // begin opens the sink and the segments at the place it wants.
 func (r *runner) begin(ctx context.Context) error {
@@ -231,7 +186,7 @@ func (r *runner) reached(at Cursor, well bool) error {
 		r.opts.Logger.Warn("the destination takes records again", "sink", s.Name, "tries", s.Tries, "after", r.opts.Now().Sub(s.Since).Round(time.Millisecond))
 	}
 	if at.Next > s.Next {
-		r.impatient = time.Time{}
+		r.tries.Progress()
 	}
 	s.Next, s.State, s.Updated = at.Next, at.State, r.opts.Now().UTC()
 	if well {

@@ -75,14 +75,9 @@ func (a *app) sendRemote(ctx context.Context, dir rundir.Dir, f sinkFlags) error
 	if err != nil {
 		return err
 	}
-	o := remote.Options{
-		Dir: dir, Store: store, To: to, Part: int64(c.RemotePart), Retention: a.retention(), LockFor: a.lockFor(),
-		Patience: time.Duration(a.cfg.Sinks.Patience), FS: a.fs, Logger: a.logger(), Now: a.now,
-	}
-	if f.follow {
-		o.Follow = func() bool { return rundir.Locked(a.fs, dir) }
-	}
-	err = remote.Send(ctx, o)
+	err = remote.Send(ctx, remote.Options{
+		Dir: dir, Store: store, To: to, Part: int64(c.RemotePart), Retention: a.retention(), LockFor: a.lockFor(), Pace: a.pace(dir, f),
+	})
 	if errors.Is(err, sink.ErrPatience) {
 		return err // sinkError says what to do
 	}

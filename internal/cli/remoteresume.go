@@ -73,14 +73,7 @@ func (s *session) resumeRemote(ctx context.Context, args []string) error {
 		return err
 	}
 	s.meta.Experts = expertsOf(s.predictor)
-	if err := s.openOutputs(); err != nil {
-		return err
-	}
-	opts, err := s.options()
-	if err != nil {
-		return err
-	}
-	if s.run, err = usp.Start(ctx, opts); err != nil {
+	if err := s.startRun(ctx); err != nil {
 		return err
 	}
 	if err := s.restore(state); err != nil {

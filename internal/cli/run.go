@@ -206,6 +206,14 @@ func (s *session) begin(ctx context.Context, args []string) error {
 	} else if err := s.source.peek(); err != nil {
 		return err
 	}
+	if err := s.startRun(ctx); err != nil {
+		return err
+	}
+	return s.beginForecasts()
+}
+
+// startRun opens what the run writes beside its directory, and begins it.
+func (s *session) startRun(ctx context.Context) error {
 	if err := s.openOutputs(); err != nil {
 		return err
 	}
@@ -213,10 +221,8 @@ func (s *session) begin(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if s.run, err = usp.Start(ctx, opts); err != nil {
-		return err
-	}
-	return s.beginForecasts()
+	s.run, err = usp.Start(ctx, opts)
+	return err
 }
 
 // beginForecasts puts the forecasts where the predictor is.

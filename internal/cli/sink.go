@@ -169,14 +169,18 @@ func (a *app) bring(ctx context.Context, dir rundir.Dir, d destination, f sinkFl
 		return fmt.Errorf("%s: %w", d.name, err)
 	}
 	c := &a.cfg.Config.Sinks
-	o := sink.Options{
-		Dir: dir, Name: d.name, SyncEvery: time.Duration(c.SyncInterval), Timeout: time.Duration(c.Timeout), Patience: time.Duration(c.Patience),
-		FS: a.fs, Logger: a.logger(), Now: a.now,
-	}
+	return sink.Bring(ctx, sink.Options{
+		Dir: dir, Name: d.name, SyncEvery: time.Duration(c.SyncInterval), Timeout: time.Duration(c.Timeout), Pace: a.pace(dir, f),
+	}, s)
+}
+
+// pace is how a run is followed, and how what fails is tried again.
+func (a *app) pace(dir rundir.Dir, f sinkFlags) sink.Pace {
+	p := sink.Pace{Patience: time.Duration(a.cfg.Sinks.Patience), FS: a.fs, Logger: a.logger(), Now: a.now}
 	if f.follow {
-		o.Follow = func() bool { return rundir.Locked(a.fs, dir) }
+		p.Follow = func() bool { return rundir.Locked(a.fs, dir) }
 	}
-	return sink.Bring(ctx, o, s)
+	return p
 }
 
 func (a *app) sinkStatus(dir rundir.Dir) error {

@@ -26,7 +26,7 @@ type remoteRow struct {
 	Stored int64    `json:"stored"` // bytes there; -1: gone
 }
 
-// remoteReport is what usp snapshot ls and verify print of a remote run.
+// remoteList is what usp snapshot ls and verify print of a remote run.
 type remoteList struct {
 	RunID     string      `json:"run_id"`
 	From      string      `json:"from"`

@@ -143,15 +143,8 @@ func want(t *testing.T, r *sinktest.Recording, records, lost uint64) {
 // following brings and asks while the run is recorded.
 func following(t *testing.T, r *sinktest.Recording) {
 	r.Emit(10)
-	recorded := make(chan struct{})
-	o := sink.Options{Dir: r.Dir, Name: Name, Poll: 1, SyncEvery: 1, Follow: func() bool {
-		select {
-		case <-recorded:
-			return false
-		default:
-			return true
-		}
-	}}
+	follow, end := sinktest.Until()
+	o := sink.Options{Dir: r.Dir, Name: Name, SyncEvery: 1, Pace: sink.Pace{Poll: 1, Follow: follow}}
 	q, err := Open(t.Context(), QueryOptions{Dir: r.Dir})
 	if err != nil {
 		t.Fatal(err)
@@ -160,7 +153,7 @@ func following(t *testing.T, r *sinktest.Recording) {
 	done, asked := make(chan error, 1), make(chan error, 4)
 	go func() { done <- sink.Bring(t.Context(), o, NewSink(vfs.OS(), r.Dir)) }()
 	for i := range 4 {
-		go func() { asked <- ask(t.Context(), q, i, recorded) }()
+		go func() { asked <- ask(t.Context(), q, i, follow) }()
 	}
 	for range 30 {
 		r.Emit(700)
@@ -168,7 +161,7 @@ func following(t *testing.T, r *sinktest.Recording) {
 		r.Roll()
 	}
 	r.Emit(5)
-	close(recorded)
+	end()
 	for range 4 {
 		if err := <-asked; err != nil {
 			t.Error(err)
@@ -181,13 +174,11 @@ func following(t *testing.T, r *sinktest.Recording) {
 }
 
 // ask asks until the run has ended: steps only grow, and none is missing in what was told.
-func ask(ctx context.Context, q *Query, i int, recorded chan struct{}) error {
+func ask(ctx context.Context, q *Query, i int, recorded func() bool) error {
 	newest := uint64(0)
 	for {
-		select {
-		case <-recorded:
+		if !recorded() {
 			return nil
-		default:
 		}
 		if i%2 == 0 {
 			if err := q.Refresh(ctx); err != nil {

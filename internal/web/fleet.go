@@ -254,7 +254,7 @@ func (s *Server) fleetRunPage(w http.ResponseWriter, r *http.Request) {
 
 // askedFleetRun is the run that a request asks for; if it is false, the request was answered.
 func (s *Server) askedFleetRun(w http.ResponseWriter, r *http.Request) (*fleetRunView, bool) {
-	part, err := stretchOf(r.URL.Query())
+	part, err := stretchIn(r)
 	if err != nil {
 		s.fail(w, r, http.StatusBadRequest, "Nothing is shown: "+err.Error()+".")
 		return nil, false

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -73,6 +74,14 @@ type sent struct {
 	data    []byte
 }
 
+// received are messages as a stream has them.
+func received(raw ...*natsjs.RawStreamMsg) (all []*sent) {
+	for _, m := range raw {
+		all = append(all, &sent{m.Subject, nats.Header(maps.Clone(m.Header)), bytes.Clone(m.Data)})
+	}
+	return all
+}
+
 func (m *sent) set(name string, value any) { m.header["Usp-"+name] = []string{fmt.Sprint(value)} }
 
 func (m *sent) get(name string) uint64 {
@@ -117,14 +126,33 @@ func forge(t *testing.T, all []*sent) natsjs.JetStream {
 	if _, err := c.JS.CreateStream(t.Context(), natsjs.StreamConfig{Name: "usp", Subjects: []string{"usp.>"}}); err != nil {
 		t.Fatal(err)
 	}
+	publish(t, c.JS, all)
+	return c.JS
+}
+
+// publish sends messages as anybody may, without what a server or a sink says of their places.
+func publish(t *testing.T, js natsjs.JetStream, all []*sent) {
+	t.Helper()
 	for _, m := range all {
 		header := maps.Clone(m.header)
 		maps.DeleteFunc(header, func(k string, _ []string) bool { return strings.HasPrefix(k, "Nats-") })
-		if _, err := c.JS.PublishMsg(t.Context(), &nats.Msg{Subject: m.subject, Header: header, Data: m.data}); err != nil {
+		if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: m.subject, Header: header, Data: m.data}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return c.JS
+}
+
+// replace makes a stream anew, with other messages.
+func replace(t *testing.T, js natsjs.JetStream, config natsjs.StreamConfig, all []*sent) {
+	t.Helper()
+	if err := js.DeleteStream(t.Context(), "usp"); err != nil {
+		t.Fatal(err)
+	}
+	config.Name, config.Subjects = "usp", []string{"usp.>"}
+	if _, err := js.CreateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, js, all)
 }
 
 // TestForged changes what a stream has of a real run in every way, and wants each found, with the ordinals it is about:
@@ -147,9 +175,9 @@ func TestForged(t *testing.T) {
 	}
 	telemetry, audit := "usp.telemetry."+dir.ID(), "usp.audit."+dir.ID()
 	genuine := func() (all []*sent, frames, entries []*sent, head *sent) {
-		for _, m := range append(messages(t, c, telemetry), messages(t, c, audit)...) {
-			s := &sent{m.Subject, nats.Header(maps.Clone(m.Header)), bytes.Clone(m.Data)}
-			switch all = append(all, s); s.header.Get("Usp-Kind") {
+		all = received(append(messages(t, c, telemetry), messages(t, c, audit)...)...)
+		for _, s := range all {
+			switch s.header.Get("Usp-Kind") {
 			case "frames":
 				frames = append(frames, s)
 			case "entries":
@@ -327,37 +355,14 @@ func logged(t *testing.T, r *sinktest.Recording, keyFile string) *digestlog.Log 
 // refused.
 func TestHeads(t *testing.T) {
 	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL(), MessageBytes: 2 << 10}
-	r := sinktest.Record(t)
-	to.Dir = r.Dir
 	keyFile := filepath.Join(t.TempDir(), "keys", "key")
-	l := logged(t, r, keyFile)
-	step := uint64(0)
-	grow := func(n int) {
-		t.Helper()
-		for range n {
-			step++
-			if _, err := l.Append(&digestlog.Entry{Kind: digestlog.KindStep, Step: step, Seq: step, Digests: make([][32]byte, 2)}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := l.Sync(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := l.SignHead(); err != nil {
-			t.Fatal(err)
-		}
-		r.Emit(1)
-	}
-	bring := func(want error) {
-		t.Helper()
-		if err := sink.Bring(t.Context(), bringing(r), jetstream.New(to)); want == nil && err != nil || want != nil && !strings.Contains(fmt.Sprint(err), want.Error()) {
-			t.Fatalf("%v, want %v", err, want)
-		}
-	}
+	g := grows(t, keyFile)
+	r := g.Recording
+	to.Dir = r.Dir
 	var old []byte
 	for i, n := range []int{1, 200, 700, 3, 1000} {
-		grow(n)
-		bring(nil)
+		g.emit(n)
+		g.bring(to)
 		cursor, err := os.ReadFile(r.Dir.Sink("jetstream"))
 		if err != nil {
 			t.Fatal(err)
@@ -374,48 +379,32 @@ func TestHeads(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if report := same(t, to, r); report.Heads != i+1 || report.Signed != l.Size() || report.Entries != l.Size() || report.Mine != l.Size() {
+		if report := same(t, to, r); report.Heads != i+1 || report.Signed != g.log.Size() || report.Entries != g.log.Size() || report.Mine != g.log.Size() {
 			t.Fatalf("after %d heads: %+v", i+1, report)
 		}
 	}
 
 	// Entries that came without their head, as when a process is killed between the two.
-	grow(10)
+	g.emit(10)
 	n := len(messages(t, connect(t, to), "usp.audit."+runID))
-	bring(nil)
+	g.bring(to)
 	all := messages(t, connect(t, to), "usp.audit."+runID)
 	if len(all) != n+2 || all[n].Header.Get("Usp-Kind") != "entries" || all[n+1].Header.Get("Usp-Kind") != "head" {
 		t.Fatalf("%d messages, want entries and a head behind %d", len(all), n)
 	}
-	var before []*sent
-	for _, m := range append(messages(t, connect(t, to), "usp.telemetry."+runID), all[:n+1]...) {
-		before = append(before, &sent{m.Subject, nats.Header(m.Header), m.Data})
-	}
+	before := received(append(messages(t, connect(t, to), "usp.telemetry."+runID), all[:n+1]...)...)
 	js := forge(t, before)
 	headless := to
 	headless.URL = js.Conn().ConnectedUrl()
-	if err := js.DeleteStream(t.Context(), "usp"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.CreateStream(t.Context(), natsjs.StreamConfig{Name: "usp", Subjects: []string{"usp.>"}, Discard: natsjs.DiscardNew, DenyDelete: true, DenyPurge: true}); err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range before {
-		maps.DeleteFunc(m.header, func(k string, _ []string) bool { return strings.HasPrefix(k, "Nats-") })
-		if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: m.subject, Header: m.header, Data: m.data}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	replace(t, js, natsjs.StreamConfig{Discard: natsjs.DiscardNew, DenyDelete: true, DenyPurge: true}, before)
 	r.Emit(1)
-	if err := sink.Bring(t.Context(), bringing(r), jetstream.New(headless)); err != nil {
-		t.Fatal(err)
-	}
-	if report := same(t, headless, r); report.Signed != l.Size() || report.Heads != 6 {
+	g.bring(headless)
+	if report := same(t, headless, r); report.Signed != g.log.Size() || report.Heads != 6 {
 		t.Errorf("the head did not come later: %+v", report)
 	}
 
 	// Another log of the same run id and the same telemetry.
-	if err := l.Close(); err != nil {
+	if err := g.log.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.RemoveAll(r.Dir.Digests()); err != nil {
@@ -427,11 +416,12 @@ func TestHeads(t *testing.T) {
 	if err := os.Mkdir(r.Dir.Digests(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	l = logged(t, r, keyFile)
-	step = 1
-	grow(3000)
-	bring(sink.ErrRefused)
-	if err := l.Abort(); err != nil {
+	g.log, g.step = logged(t, r, keyFile), 1
+	g.emit(3000)
+	if err := sink.Bring(t.Context(), bringing(r), jetstream.New(to)); !errors.Is(err, sink.ErrRefused) {
+		t.Fatalf("%v, want %v", err, sink.ErrRefused)
+	}
+	if err := g.log.Abort(); err != nil {
 		t.Fatal(err)
 	}
 	report, err := jetstream.Check(t.Context(), connect(t, to).JS, "usp", runID, jetstream.Against{Dir: r.Dir})

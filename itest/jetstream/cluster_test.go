@@ -68,17 +68,10 @@ func TestCluster(t *testing.T) {
 	ready(t, to)
 	r := sinktest.Record(t)
 	to.Dir = r.Dir
-	ended := make(chan struct{})
 	o := bringing(r)
 	o.SyncEvery, o.Timeout = 100*time.Millisecond, 5*time.Second
-	o.Follow = func() bool {
-		select {
-		case <-ended:
-			return false
-		default:
-			return true
-		}
-	}
+	follow, end := sinktest.Until()
+	o.Follow = follow
 	done := make(chan error, 1)
 	began := time.Now()
 	go func() { done <- sink.Bring(t.Context(), o, jetstream.New(to)) }()
@@ -107,7 +100,7 @@ func TestCluster(t *testing.T) {
 		time.Sleep(30 * time.Millisecond)
 	}
 	emitted := time.Since(began)
-	close(ended)
+	end()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

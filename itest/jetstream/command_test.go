@@ -12,22 +12,21 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// TestCommand has the program itself mirror a run while it records it, and hold the stream against it: alike, behind, and
-// not what it was.
-func TestCommand(t *testing.T) {
-	s := serve(t, server.Options{})
-	dir := t.TempDir()
-	program := filepath.Join(dir, "usp")
-	build := exec.Command("go", "build", "-o", program, "./cmd/usp")
+// program is usp in a directory of its own, with a stream to mirror its runs to: a command must exit with a code and say something.
+func program(t *testing.T, url string, env ...string) (dir string, usp func(code int, says string, args ...string)) {
+	t.Helper()
+	dir = t.TempDir()
+	path := filepath.Join(dir, "usp")
+	build := exec.Command("go", "build", "-o", path, "./cmd/usp")
 	build.Dir = "../.."
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	usp := func(want int, says string, args ...string) {
+	return dir, func(want int, says string, args ...string) {
 		t.Helper()
-		c := exec.Command(program, args...)
+		c := exec.Command(path, args...)
 		c.Dir = dir
-		c.Env = append(os.Environ(), "HOME="+dir, "XDG_CONFIG_HOME="+filepath.Join(dir, "config"), "USP_JETSTREAM_URL="+s.ClientURL())
+		c.Env = append(append(os.Environ(), "HOME="+dir, "XDG_CONFIG_HOME="+filepath.Join(dir, "config"), "USP_JETSTREAM_URL="+url), env...)
 		out, err := c.CombinedOutput()
 		code := 0
 		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
@@ -39,6 +38,13 @@ func TestCommand(t *testing.T) {
 			t.Errorf("usp %s exits with %d, want %d and %q:\n%s", strings.Join(args, " "), code, want, says, out)
 		}
 	}
+}
+
+// TestCommand has the program itself mirror a run while it records it, and hold the stream against it: alike, behind, and
+// not what it was.
+func TestCommand(t *testing.T) {
+	s := serve(t, server.Options{})
+	dir, usp := program(t, s.ClientURL())
 	usp(10, "has no stream usp", "runs", "--fleet", s.ClientURL())
 	usp(10, "has no stream usp", "serve", "--listen", "127.0.0.1:0", "--fleet", s.ClientURL())
 	usp(0, "ok    stream: jetstream.url: the server answers and has no stream usp yet", "doctor")

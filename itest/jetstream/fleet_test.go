@@ -205,19 +205,27 @@ func TestFleetOfReal(t *testing.T) {
 	}
 }
 
-// TestFleetResumed has records of several generations, the last with another schema.
-func TestFleetResumed(t *testing.T) {
+// resumed is a recording of several generations in a stream: so many records, then back to a step and as many as the next number says,
+// and so on.
+func resumed(t *testing.T, records int, more ...int) (jetstream.Options, *sinktest.Recording) {
+	t.Helper()
 	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL(), MessageBytes: 2 << 10}
 	r := sinktest.Record(t)
-	r.Emit(300)
-	r.Rewind(200)
-	r.Emit(50)
-	r.Rewind(220)
-	r.Emit(100)
+	r.Emit(records)
+	for i := 0; i < len(more); i += 2 {
+		r.Rewind(uint64(more[i]))
+		r.Emit(more[i+1])
+	}
 	to.Dir = r.Dir
 	if err := sink.Bring(t.Context(), bringing(r), jetstream.New(to)); err != nil {
 		t.Fatal(err)
 	}
+	return to, r
+}
+
+// TestFleetResumed has records of several generations, the last with another schema.
+func TestFleetResumed(t *testing.T) {
+	to, r := resumed(t, 300, 200, 50, 220, 100)
 	same(t, to, r)
 	f := newFleet(t, fleet.Options{Stream: to})
 	if v := look(t, f); v.Runs[0].Generation != 2 || v.Runs[0].Stored != 450 || v.Runs[0].Fault != "" {
@@ -239,24 +247,12 @@ func TestFleetResumed(t *testing.T) {
 
 // TestFleetMoved has each generation be recorded on another machine: the newest one counts.
 func TestFleetMoved(t *testing.T) {
-	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL(), MessageBytes: 2 << 10}
-	r := sinktest.Record(t)
-	r.Emit(300)
-	r.Rewind(200)
-	r.Emit(300)
-	r.Rewind(250)
-	r.Emit(300)
-	to.Dir = r.Dir
-	if err := sink.Bring(t.Context(), bringing(r), jetstream.New(to)); err != nil {
-		t.Fatal(err)
-	}
-	var all []*sent
-	for _, m := range messages(t, connect(t, to), "usp.telemetry."+runID) {
-		x := &sent{m.Subject, nats.Header(m.Header), m.Data}
+	to, r := resumed(t, 300, 200, 300, 250, 300)
+	all := received(messages(t, connect(t, to), "usp.telemetry."+r.Dir.ID())...)
+	for _, x := range all {
 		if x.header.Get("Usp-Kind") == "schema" {
 			x.set("Host", fmt.Sprintf("machine-%d", x.get("Generation")))
 		}
-		all = append(all, x)
 	}
 	for _, tt := range []struct {
 		n    int
@@ -272,21 +268,9 @@ func TestFleetMoved(t *testing.T) {
 
 // TestFleetOfOlderSinks has a stream of sinks that told of a schema once, though a later generation has it too.
 func TestFleetOfOlderSinks(t *testing.T) {
-	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL(), MessageBytes: 2 << 10}
-	r := sinktest.Record(t)
-	r.Emit(300)
-	r.Rewind(200)
-	r.Emit(300)
-	to.Dir = r.Dir
-	if err := sink.Bring(t.Context(), bringing(r), jetstream.New(to)); err != nil {
-		t.Fatal(err)
-	}
-	var all []*sent
-	for _, m := range messages(t, connect(t, to), "usp.telemetry."+runID) {
-		if m.Header.Get("Usp-Kind") != "schema" || len(all) == 0 {
-			all = append(all, &sent{m.Subject, nats.Header(m.Header), m.Data})
-		}
-	}
+	to, r := resumed(t, 300, 200, 300)
+	all := received(messages(t, connect(t, to), "usp.telemetry."+r.Dir.ID())...)
+	all = append(all[:1], slices.DeleteFunc(all[1:], func(m *sent) bool { return m.header.Get("Usp-Kind") == "schema" })...)
 	old := jetstream.Options{URL: forge(t, all).Conn().ConnectedUrl()}
 	f := newFleet(t, fleet.Options{Stream: old, Records: 50})
 	if v := look(t, f); len(v.Runs) != 1 || v.Runs[0].Fault != "" || len(v.Runs[0].Figures) != 3 || v.Runs[0].Generation != 1 {
@@ -318,51 +302,23 @@ func TestFleetOfOlderSinks(t *testing.T) {
 // TestFleetPutBack has a stream that lost what it had: the heads that were seen tell.
 func TestFleetPutBack(t *testing.T) {
 	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL()}
-	r := sinktest.Record(t)
-	to.Dir = r.Dir
-	keyFile := filepath.Join(t.TempDir(), "keys", "key")
-	l := logged(t, r, keyFile)
-	defer l.Close()
-	grow := grower(t, l, r)
-	bring := func() {
-		t.Helper()
-		if err := sink.Bring(t.Context(), bringing(r), jetstream.New(to)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	m, _, err := rundir.ReadManifest(vfs.OS(), r.Dir, 0)
+	g := grows(t, filepath.Join(t.TempDir(), "keys", "key"))
+	to.Dir = g.Dir
+	m, _, err := rundir.ReadManifest(vfs.OS(), g.Dir, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	grow(5)
-	bring()
-	var before []*sent
-	for _, x := range append(messages(t, connect(t, to), "usp.telemetry."+runID), messages(t, connect(t, to), "usp.audit."+runID)...) {
-		before = append(before, &sent{x.Subject, nats.Header(x.Header), x.Data})
-	}
+	g.emit(5)
+	g.bring(to)
+	c := connect(t, to)
+	before := received(append(messages(t, c, "usp.telemetry."+runID), messages(t, c, "usp.audit."+runID)...)...)
 	f := newFleet(t, fleet.Options{Stream: to, Keys: []string{m.Signer}})
-	grow(5)
-	bring()
-	if x := look(t, f).Runs[0]; !x.Head.Verified || x.Head.Size != l.Size() {
+	g.emit(5)
+	g.bring(to)
+	if x := look(t, f).Runs[0]; !x.Head.Verified || x.Head.Size != g.log.Size() {
 		t.Fatalf("%+v", x)
 	}
-	js := connect(t, to).JS
-	if err := js.DeleteStream(t.Context(), "usp"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.CreateStream(t.Context(), natsjs.StreamConfig{Name: "usp", Subjects: []string{"usp.>"}}); err != nil {
-		t.Fatal(err)
-	}
-	for _, x := range before {
-		for name := range x.header {
-			if strings.HasPrefix(name, "Nats-") {
-				delete(x.header, name)
-			}
-		}
-		if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: x.subject, Header: x.header, Data: x.data}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	replace(t, c.JS, natsjs.StreamConfig{}, before)
 	if x := look(t, f).Runs[0]; x.Head.Verified || !x.Head.Forged || !strings.Contains(x.Head.Fault, "put back") {
 		t.Errorf("an older state passes: %+v", x.Head)
 	}
@@ -445,10 +401,7 @@ func TestFleetOfMany(t *testing.T) {
 	r.Emit(50)
 	mirror(t, to, r, "r0000")
 	c := connect(t, to)
-	var all []*sent
-	for _, x := range messages(t, c, "usp.telemetry.r0000") {
-		all = append(all, &sent{x.Subject, nats.Header(x.Header), x.Data})
-	}
+	all := received(messages(t, c, "usp.telemetry.r0000")...)
 	var acks []natsjs.PubAckFuture
 	for i := 1; i < 2000; i++ {
 		for _, x := range all {

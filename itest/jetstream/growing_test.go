@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -25,22 +23,7 @@ import (
 // behind what the stream has, and is found to be what was signed.
 func TestResumed(t *testing.T) {
 	s := serve(t, server.Options{})
-	dir := t.TempDir()
-	program := filepath.Join(dir, "usp")
-	build := exec.Command("go", "build", "-o", program, "./cmd/usp")
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	usp := func(want string, args ...string) {
-		t.Helper()
-		c := exec.Command(program, args...)
-		c.Dir = dir
-		c.Env = append(os.Environ(), "HOME="+dir, "XDG_CONFIG_HOME="+filepath.Join(dir, "config"), "USP_JETSTREAM_URL="+s.ClientURL(), "USP_SINKS_PATIENCE=1s")
-		if out, err := c.CombinedOutput(); err != nil || !strings.Contains(string(out), want) {
-			t.Errorf("usp %s: %v, want %q:\n%s", strings.Join(args, " "), err, want, out)
-		}
-	}
+	dir, usp := program(t, s.ClientURL(), "USP_SINKS_PATIENCE=1s")
 	input := func(rows int) {
 		t.Helper()
 		text := "time,value\n"
@@ -52,13 +35,13 @@ func TestResumed(t *testing.T) {
 		}
 	}
 	input(20)
-	usp("20 stored", "run", "in.csv")
+	usp(0, "20 stored", "run", "in.csv")
 	for i, rows := range []int{30, 50} {
 		input(rows)
-		usp("stored", "run", "--resume", "latest")
-		usp(fmt.Sprintf("all %d frames", rows), "sink", "latest", "--status")
-		usp(fmt.Sprintf("%d of %d frames", rows, rows), "verify", "latest", "--stream")
-		usp(fmt.Sprintf("%d signed heads", i+2), "verify", "latest", "--stream")
+		usp(0, "stored", "run", "--resume", "latest")
+		usp(0, fmt.Sprintf("all %d frames", rows), "sink", "latest", "--status")
+		usp(0, fmt.Sprintf("%d of %d frames", rows, rows), "verify", "latest", "--stream")
+		usp(0, fmt.Sprintf("%d signed heads", i+2), "verify", "latest", "--stream")
 	}
 	v := look(t, newFleet(t, fleet.Options{Stream: jetstream.Options{URL: s.ClientURL()}}))
 	if len(v.Runs) != 1 || v.Runs[0].Stored != 50 || v.Runs[0].Generation != 2 || v.Runs[0].State != "clean" {
@@ -66,24 +49,51 @@ func TestResumed(t *testing.T) {
 	}
 }
 
-// grower makes a log grow by some entries and a signed head.
-func grower(t *testing.T, l *digestlog.Log, r *sinktest.Recording) func(n int) {
-	step := uint64(0)
-	return func(n int) {
-		t.Helper()
-		for range n {
-			step++
-			if _, err := l.Append(&digestlog.Entry{Kind: digestlog.KindStep, Step: step, Seq: step, Digests: make([][32]byte, 2)}); err != nil {
-				t.Fatal(err)
-			}
+// growing is a recording with a log. grow makes the log longer by some entries and a signed head.
+type growing struct {
+	*sinktest.Recording
+	t    *testing.T
+	log  *digestlog.Log
+	step uint64
+}
+
+// grows begins a recording whose log is signed with the key in a file.
+func grows(t *testing.T, keyFile string) *growing {
+	t.Helper()
+	r := sinktest.Record(t)
+	g := &growing{Recording: r, t: t, log: logged(t, r, keyFile)}
+	t.Cleanup(func() { g.log.Close() })
+	return g
+}
+
+func (g *growing) grow(n int) {
+	g.t.Helper()
+	for range n {
+		g.step++
+		if _, err := g.log.Append(&digestlog.Entry{Kind: digestlog.KindStep, Step: g.step, Seq: g.step, Digests: make([][32]byte, 2)}); err != nil {
+			g.t.Fatal(err)
 		}
-		if err := l.Sync(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := l.SignHead(); err != nil {
-			t.Fatal(err)
-		}
-		r.Emit(1)
+	}
+	if err := g.log.Sync(); err != nil {
+		g.t.Fatal(err)
+	}
+	if _, err := g.log.SignHead(); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// emit grows by some entries, and by a record.
+func (g *growing) emit(n int) {
+	g.t.Helper()
+	g.grow(n)
+	g.Emit(1)
+}
+
+// bring brings all of it to a stream.
+func (g *growing) bring(to jetstream.Options) {
+	g.t.Helper()
+	if err := sink.Bring(g.t.Context(), bringing(g.Recording), jetstream.New(to)); err != nil {
+		g.t.Fatal(err)
 	}
 }
 
@@ -91,14 +101,12 @@ func grower(t *testing.T, l *digestlog.Log, r *sinktest.Recording) func(n int) {
 // segment ends on the way.
 func TestHeadByHead(t *testing.T) {
 	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL()}
-	r := sinktest.Record(t)
+	g := grows(t, filepath.Join(t.TempDir(), "keys", "key"))
+	r := g.Recording
 	to.Dir = r.Dir
-	l := logged(t, r, filepath.Join(t.TempDir(), "keys", "key"))
-	defer l.Close()
-	grow := grower(t, l, r)
 	k := jetstream.New(to)
 	defer k.Close()
-	grow(1)
+	g.emit(1)
 	from, err := k.Begin(t.Context(), sink.Run{ID: runID, Schema: r.Schema}, sink.Cursor{})
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +115,7 @@ func TestHeadByHead(t *testing.T) {
 	defer f.Close()
 	steps := []int{1, 1, 2, 1, 1000, 1, 1}
 	for i, n := range steps {
-		grow(n)
+		g.emit(n)
 		b, err := f.Next()
 		if err != nil {
 			t.Fatal(err)
@@ -122,8 +130,8 @@ func TestHeadByHead(t *testing.T) {
 	if segments, err := fs.Glob(os.DirFS(r.Dir.Digests()), "*"); err != nil || len(segments) < 2 {
 		t.Fatalf("the log has the segments %v, %v; the test is to have several", segments, err)
 	}
-	if report := same(t, to, r); report.Heads != len(steps) || report.Signed != l.Size() {
-		t.Errorf("%d heads, the newest over %d entries; want %d over %d", report.Heads, report.Signed, len(steps), l.Size())
+	if report := same(t, to, r); report.Heads != len(steps) || report.Signed != g.log.Size() {
+		t.Errorf("%d heads, the newest over %d entries; want %d over %d", report.Heads, report.Signed, len(steps), g.log.Size())
 	}
 }
 
@@ -148,22 +156,18 @@ func (l *later) OpenFile(path string, flag int, perm fs.FileMode) (vfs.File, err
 // the run directory: that is no older copy.
 func TestCheckedWhileItGrows(t *testing.T) {
 	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL()}
-	r := sinktest.Record(t)
+	g := grows(t, filepath.Join(t.TempDir(), "keys", "key"))
+	r := g.Recording
 	to.Dir = r.Dir
-	l := logged(t, r, filepath.Join(t.TempDir(), "keys", "key"))
-	defer l.Close()
-	grow := grower(t, l, r)
-	bring := func() {
+	more := func() {
 		t.Helper()
-		if err := sink.Bring(t.Context(), bringing(r), jetstream.New(to)); err != nil {
-			t.Fatal(err)
-		}
+		g.emit(5)
+		g.bring(to)
 	}
-	grow(5)
-	bring()
-	fsys := &later{FS: vfs.OS(), path: r.Dir.Head(), then: func() { grow(5); bring() }}
+	more()
+	fsys := &later{FS: vfs.OS(), path: r.Dir.Head(), then: more}
 	report, err := jetstream.Check(t.Context(), connect(t, to).JS, "usp", runID, jetstream.Against{Dir: r.Dir, FS: fsys})
-	if err != nil || !report.OK() || report.Heads != 2 || report.Mine != l.Size() || fsys.then != nil {
+	if err != nil || !report.OK() || report.Heads != 2 || report.Mine != g.log.Size() || fsys.then != nil {
 		t.Errorf("%+v, %v", report, err)
 	}
 
@@ -172,8 +176,7 @@ func TestCheckedWhileItGrows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	grow(5)
-	bring()
+	more()
 	if err := errors.Join(os.Chmod(r.Dir.Head(), 0o600), os.WriteFile(r.Dir.Head(), old, 0o600)); err != nil {
 		t.Fatal(err)
 	}
@@ -186,21 +189,12 @@ func TestCheckedWhileItGrows(t *testing.T) {
 // TestLateHead has a head be signed after the records that it is about were brought, with no record behind them: it comes there.
 func TestLateHead(t *testing.T) {
 	to := jetstream.Options{URL: serve(t, server.Options{}).ClientURL()}
-	r := sinktest.Record(t)
-	to.Dir = r.Dir
-	l := logged(t, r, filepath.Join(t.TempDir(), "keys", "key"))
-	defer l.Close()
-	r.Emit(1)
-	ended := make(chan struct{})
-	o := bringing(r)
-	o.Follow = func() bool {
-		select {
-		case <-ended:
-			return false
-		default:
-			return true
-		}
-	}
+	g := grows(t, filepath.Join(t.TempDir(), "keys", "key"))
+	to.Dir = g.Dir
+	g.Emit(1)
+	o := bringing(g.Recording)
+	follow, end := sinktest.Until()
+	o.Follow = follow
 	done := make(chan error, 1)
 	go func() { done <- sink.Bring(t.Context(), o, jetstream.New(to)) }()
 	arrives := func(what string, is func(v fleet.Run) bool) {
@@ -219,18 +213,10 @@ func TestLateHead(t *testing.T) {
 	}
 	arrives("the record", func(v fleet.Run) bool { return v.Stored == 1 })
 	for i := range 3 {
-		if _, err := l.Append(&digestlog.Entry{Kind: digestlog.KindStep, Step: uint64(i + 1), Seq: uint64(i), Digests: make([][32]byte, 2)}); err != nil {
-			t.Fatal(err)
-		}
-		if err := l.Sync(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := l.SignHead(); err != nil {
-			t.Fatal(err)
-		}
-		arrives(fmt.Sprintf("head %d", i+1), func(v fleet.Run) bool { return v.Head.Size == l.Size() })
+		g.grow(1)
+		arrives(fmt.Sprintf("head %d", i+1), func(v fleet.Run) bool { return v.Head.Size == g.log.Size() })
 	}
-	close(ended)
+	end()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

@@ -87,7 +87,7 @@ func TestConformance(t *testing.T) {
 		o, through := jetstream.Options{URL: s.ClientURL()}, jetstream.Options{URL: p.url(), MessageBytes: 4 << 10}
 		return sinktest.Destination{
 			Open:  func() sink.Sink { return jetstream.New(through) },
-			Fault: p.fault,
+			Fault: p.fault, Late: true,
 			Held: func(t *testing.T) (all [][]byte) {
 				for _, m := range messages(t, connect(t, o), "usp.>") {
 					all = append(all, m.Data, fmt.Append(nil, m.Subject, m.Header))
@@ -103,8 +103,8 @@ func TestConformance(t *testing.T) {
 // bringing are the options of a quick sink.
 func bringing(r *sinktest.Recording) sink.Options {
 	return sink.Options{
-		Dir: r.Dir, Name: "jetstream", Poll: 5 * time.Millisecond, SyncEvery: 20 * time.Millisecond, Timeout: 10 * time.Second,
-		RetryFirst: 5 * time.Millisecond, RetryLongest: 100 * time.Millisecond,
+		Dir: r.Dir, Name: "jetstream", SyncEvery: 20 * time.Millisecond, Timeout: 10 * time.Second,
+		Pace: sink.Pace{Poll: 5 * time.Millisecond, RetryFirst: 5 * time.Millisecond, RetryLongest: 100 * time.Millisecond},
 	}
 }
 
@@ -162,17 +162,10 @@ func TestLostAcknowledgements(t *testing.T) {
 	direct, through := jetstream.Options{URL: s.ClientURL()}, jetstream.Options{URL: p.url(), MessageBytes: 2 << 10}
 	r := sinktest.Record(t)
 	rnd := rand.New(rand.NewPCG(1, 2))
-	ended := make(chan struct{})
 	o := bringing(r)
 	o.Timeout = 100 * time.Millisecond
-	o.Follow = func() bool {
-		select {
-		case <-ended:
-			return false
-		default:
-			return true
-		}
-	}
+	follow, end := sinktest.Until()
+	o.Follow = follow
 	done := make(chan error, 1)
 	go func() { done <- sink.Bring(t.Context(), o, jetstream.New(through)) }()
 	for range 20 {
@@ -185,7 +178,7 @@ func TestLostAcknowledgements(t *testing.T) {
 		time.Sleep(time.Duration(rnd.IntN(150)) * time.Millisecond)
 		p.set(func() { p.mute = false })
 	}
-	close(ended)
+	end()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
@@ -294,16 +287,9 @@ func TestServerAway(t *testing.T) {
 	to := jetstream.Options{URL: s.ClientURL()}
 	r := sinktest.Record(t)
 	to.Dir = r.Dir
-	ended := make(chan struct{})
 	b := bringing(r)
-	b.Follow = func() bool {
-		select {
-		case <-ended:
-			return false
-		default:
-			return true
-		}
-	}
+	follow, end := sinktest.Until()
+	b.Follow = follow
 	done := make(chan error, 1)
 	go func() { done <- sink.Bring(t.Context(), b, jetstream.New(to)) }()
 	r.Emit(1000)
@@ -329,7 +315,7 @@ func TestServerAway(t *testing.T) {
 	default:
 	}
 	serve(t, o)
-	close(ended)
+	end()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}

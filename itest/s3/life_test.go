@@ -157,7 +157,7 @@ func TestKilled(t *testing.T) {
 		_, err := in.Write(line)
 		check(t, err)
 		if i%25 == 0 {
-			m.settle(s, i)
+			s.settle()
 		}
 	}
 	check(t, in.Close())
@@ -182,7 +182,7 @@ func TestKilled(t *testing.T) {
 }
 
 // settle gives what sends the time to see a snapshot: until the store was asked once more, and for a while at most.
-func (m *machine) settle(s *store, _ int) {
+func (s *store) settle() {
 	before := s.asked("PUT ")
 	for range 40 {
 		if s.asked("PUT ") > before {

@@ -484,9 +484,14 @@ func TestAccessible(t *testing.T) {
 	guarded, err := Serve(p.usp, p.dir, "--token-file", secret)
 	must(t, err)
 	t.Cleanup(func() { guarded.End() })
+	wantAccessible(t, []string{p.URL, p.URL + "run/" + id, p.URL + "run/" + id + "?from=20&until=60", p.URL + "run/latest", p.URL + "compare", p.URL + "compare?a=" + id + "&b=" + other, guarded.URL + "login"})
+}
+
+// wantAccessible has axe look at pages, light and dark, with all that can be opened on them open.
+func wantAccessible(t *testing.T, pages []string) {
+	t.Helper()
 	script := axe(t)
 	tab := browser(t)
-	pages := []string{p.URL, p.URL + "run/" + id, p.URL + "run/" + id + "?from=20&until=60", p.URL + "run/latest", p.URL + "compare", p.URL + "compare?a=" + id + "&b=" + other, guarded.URL + "login"}
 	for _, scheme := range []string{"light", "dark"} {
 		for _, url := range pages {
 			prefer(t, tab, scheme)

@@ -315,7 +315,7 @@ func TestComesBack(t *testing.T) {
 		r.Emit(20)
 		r.Roll()
 	}
-	o := sink.Options{Dir: r.Dir, Name: "otlp", RetryFirst: time.Millisecond, SyncEvery: 1}
+	o := sink.Options{Dir: r.Dir, Name: "otlp", SyncEvery: 1, Pace: sink.Pace{RetryFirst: time.Millisecond}}
 	if err := sink.Bring(t.Context(), o, open(t, otlp.Options{Endpoint: d.serve(t).URL, Interval: time.Millisecond})); err != nil {
 		t.Fatal(err)
 	}

@@ -187,7 +187,7 @@ func TestFaults(t *testing.T) {
 				r.Roll()
 			}
 			fsys := vfs.Inject(vfs.OS(), vfs.Rule{Op: kind, Nth: nth, Err: syscall.ENOSPC})
-			o := sink.Options{Dir: r.Dir, Name: "parquet", RetryFirst: time.Millisecond}
+			o := sink.Options{Dir: r.Dir, Name: "parquet", Pace: sink.Pace{RetryFirst: time.Millisecond}}
 			if err := sink.Bring(t.Context(), o, parquet.New(parquet.Options{Dir: dir, FS: fsys})); err != nil {
 				t.Fatal(err)
 			}

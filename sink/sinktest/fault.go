@@ -59,17 +59,10 @@ func faulty(t *testing.T, d Destination, how Fault) {
 		}
 	}
 
-	recorded := make(chan struct{})
 	o := options(r)
 	o.Timeout = 200 * time.Millisecond // of a call that is not answered
-	o.Follow = func() bool {
-		select {
-		case <-recorded:
-			return false
-		default:
-			return true
-		}
-	}
+	follow, end := Until()
+	o.Follow = follow
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := make(chan error, 1)
@@ -93,7 +86,7 @@ func faulty(t *testing.T, d Destination, how Fault) {
 		go func() { done <- sink.Bring(t.Context(), o, d.Open()) }()
 	}
 	d.Fault(t, Well)
-	close(recorded)
+	end()
 	select {
 	case err := <-done:
 		if err != nil {

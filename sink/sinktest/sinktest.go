@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,6 +36,10 @@ type Destination struct {
 	Fault func(t *testing.T, how Fault)
 	// Blocks says that a call to a Silent destination waits however long it takes, as one to a file system does.
 	Blocks bool
+
+	// Late says that what a killed process had under way can come there when the next one has begun, which gets an error then and begins
+	// anew.
+	Late bool
 
 	// Held is all that is there, names and values, uncompressed. nil: it is in the run directory.
 	Held func(t *testing.T) [][]byte
@@ -107,7 +112,10 @@ func check(t *testing.T, d Destination, rows []Row) {
 }
 
 func options(r *Recording) sink.Options {
-	return sink.Options{Dir: r.Dir, Name: "test", Poll: time.Millisecond, SyncEvery: time.Millisecond, RetryFirst: time.Millisecond, RetryLongest: 20 * time.Millisecond}
+	return sink.Options{
+		Dir: r.Dir, Name: "test", SyncEvery: time.Millisecond,
+		Pace: sink.Pace{Poll: time.Millisecond, RetryFirst: time.Millisecond, RetryLongest: 20 * time.Millisecond},
+	}
 }
 
 func straight(t *testing.T, d Destination) {
@@ -129,22 +137,43 @@ func straight(t *testing.T, d Destination) {
 
 // feeder brings a run to a sink by hand, so that it can be left at any moment.
 type feeder struct {
-	t    *testing.T
-	r    *Recording
-	sink sink.Sink
-	f    *sink.Follower
+	t     *testing.T
+	r     *Recording
+	at    sink.Cursor // with which it began
+	late  bool        // Destination.Late
+	sink  sink.Sink
+	f     *sink.Follower
+	tries int // that have failed
 }
 
 func feed(t *testing.T, r *Recording, d Destination, at sink.Cursor) *feeder {
 	t.Helper()
-	f := &feeder{t: t, r: r, sink: d.Open()}
-	from, err := f.sink.Begin(t.Context(), sink.Run{ID: r.Dir.ID(), Schema: r.Schema}, at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.f = sink.Follow(r.fsys, r.Dir, from.Next)
+	f := &feeder{t: t, r: r, at: at, late: d.Late, sink: d.Open()}
+	f.begin()
 	t.Cleanup(func() { f.f.Close() })
 	return f
+}
+
+func (f *feeder) begin() {
+	f.t.Helper()
+	from, err := f.sink.Begin(f.t.Context(), sink.Run{ID: f.r.Dir.ID(), Schema: f.r.Schema}, f.at)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.f = sink.Follow(f.r.fsys, f.r.Dir, from.Next)
+}
+
+// again begins anew, as sink.Bring does after a failure, and writes what was written so far, where something can have come late.
+func (f *feeder) again(err error) {
+	f.t.Helper()
+	if f.tries++; f.tries > 3 || !f.late {
+		f.t.Fatal(err)
+	}
+	end := f.f.Position()
+	_ = f.f.Close() // only read
+	for f.begin(); f.f.Position() < end; {
+		f.write(1)
+	}
 }
 
 // write brings so many batches; false: there are no more.
@@ -156,7 +185,7 @@ func (f *feeder) write(n int) bool {
 			return false
 		}
 		if err := f.sink.Write(f.t.Context(), b); err != nil {
-			f.t.Fatal(err)
+			f.again(err)
 		}
 	}
 	return true
@@ -165,8 +194,9 @@ func (f *feeder) write(n int) bool {
 func (f *feeder) sync() sink.Cursor {
 	f.t.Helper()
 	at, err := f.sink.Sync(f.t.Context())
-	if err != nil {
-		f.t.Fatal(err)
+	for err != nil {
+		f.again(err)
+		at, err = f.sink.Sync(f.t.Context())
 	}
 	return sink.Cursor{Next: at.Next, State: slices.Clone(at.State)}
 }
@@ -238,20 +268,19 @@ func lostCursor(t *testing.T, d Destination) {
 	check(t, d, want(t, r))
 }
 
+// Until is sink.Pace.Follow for a run that is recorded until end is called.
+func Until() (follow func() bool, end func()) {
+	var over atomic.Bool
+	return func() bool { return !over.Load() }, func() { over.Store(true) }
+}
+
 // following brings a run while it is recorded, with a process that is ended politely in the middle.
 func following(t *testing.T, d Destination) {
 	r := Record(t)
 	r.Emit(10)
-	recorded := make(chan struct{})
 	o := options(r)
-	o.Follow = func() bool {
-		select {
-		case <-recorded:
-			return false
-		default:
-			return true
-		}
-	}
+	follow, end := Until()
+	o.Follow = follow
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- sink.Bring(ctx, o, d.Open()) }()
@@ -270,7 +299,7 @@ func following(t *testing.T, d Destination) {
 		r.Roll()
 		time.Sleep(time.Millisecond)
 	}
-	close(recorded)
+	end()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
