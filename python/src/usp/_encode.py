@@ -85,7 +85,11 @@ class Emitter:
         if plan is _SLOW or (type(step) is not int and not _host_integer(step)):
             return self._slow(step, values, time)
         try:
-            row = given if plan is None else [v if c is None else c(v) for c, v in zip(plan, given, strict=True)]
+            row = given
+            if plan:
+                row = list(given)
+                for i, convert in plan:
+                    row[i] = convert(row[i])
             payload = self._pack(step, time_ns() if time is None else time, *row)
         except FieldError:
             raise
@@ -96,12 +100,10 @@ class Emitter:
         self._ring._publish(payload, int(step))
 
     def _plan(self, types: tuple[type, ...]) -> Any:
-        """Returns how to convert values of these types, and keeps it: a tuple, None for as they are, or _SLOW."""
-        plan: Any = tuple(map(_converter, self._fields, types))
-        if any(c is _SLOW for c in plan):
+        """Returns how to convert values of these types, and keeps it: which places, and with what, or _SLOW."""
+        plan: Any = tuple((i, c) for i, c in enumerate(map(_converter, self._fields, types)) if c is not None)
+        if any(c is _SLOW for _, c in plan):
             plan = _SLOW
-        elif all(c is None for c in plan):
-            plan = None
         if len(self._plans) < 256:  # a program that makes types as it goes must not fill memory
             self._plans[types] = plan
         return plan
@@ -144,7 +146,7 @@ def _converter(f: Field, t: type) -> Any:
     if issubclass(t, (list, tuple)):
         return lambda v: _sequence(f, v, real)
     if numpy is not None and issubclass(t, numpy.ndarray):
-        return lambda v: _array(f, v, real)
+        return _doubles(f, numpy.dtype("<f8")) if f.type == "f64" and f.len != 1 else lambda v: _array(f, v, real)
     if issubclass(t, _BUFFERS):
         return lambda v: _buffer(f, v)
     if issubclass(t, _NO_NUMBERS):
@@ -206,11 +208,15 @@ def _sequence(f: Field, values: list[Any] | tuple[Any, ...], real: bool) -> Any:
     return _finish(f, out)
 
 
+def _doubles(f: Field, plain: Any) -> Any:
+    """Returns what takes arrays for a vector of float64, of which most are of the type plain."""
+    n = f.len
+    return lambda v: v.tobytes() if v.dtype is plain and v.size == n else _array(f, v, True)
+
+
 def _array(f: Field, v: Any, real: bool) -> Any:
     """A numpy array, of any strides and byte order."""
     d = v.dtype
-    if d.str == "<f8" and f.type == "f64" and v.size == f.len != 1:
-        return v.tobytes()  # most are
     if d.kind not in "fiub":
         if d.kind == "V" and d.names is None:
             raise _Elsewhere  # a float type that numpy does not know itself
