@@ -15,7 +15,7 @@ import (
 func TestReadPipe(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(path, 0o600); err != nil {
-		t.Skip(err)
+		t.Skipf("NOT CHECKED: no named pipe can be made here: %v", err)
 	}
 	opened := make(chan vfs.File, 1)
 	go func() {
