@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from common import SCALARS, WEIGHTS
 from states import STATES, Well, small_disk
 
 MEDIAN, P99 = 1.02, 1.05  # bars
-LAST_CORE = (os.cpu_count() or 1) - 1  # the recorder's, with --apart
+LAST_CORE = (os.cpu_count() or 1) - 1  # usp's, with --apart
 WAYS = {  # workload, seconds of a step, steps in a block, calls of a scan
     "t1": ("transport", 100e-6, 2000, 1),
     "scan": ("transport", 100e-6, 2000, 50),
@@ -141,6 +142,10 @@ def alternate(args: argparse.Namespace, state: Well, run: Any) -> tuple[tuple[li
     steps = round(WAYS[args.way][2] * state.longer * args.scale)
     for each in (plain, emitting, plain, emitting):
         carry, _ = each(carry, min(steps, 500))
+    if args.apart:  # the queue's thread began with the first step
+        for thread in threading.enumerate():
+            if thread.name.startswith("usp-") and thread.native_id is not None:
+                os.sched_setaffinity(thread.native_id, {LAST_CORE})
     state.begin()
     blocks: tuple[list[Any], list[Any]] = ([], [])
     cpu, wall = time.process_time(), time.perf_counter()
@@ -222,7 +227,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="steps of a block, to the usual number")
     parser.add_argument("--dir", default=tempfile.gettempdir(), help="where usp writes, but for the full disk")
     parser.add_argument(
-        "--apart", action="store_true", help="leave a core to the recorder: the loop is bound to the other ones"
+        "--apart", action="store_true", help="leave a core to usp, recorder and threads: the loop is bound to the others"
     )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     for name in ("--way", "--state", "--out"):
