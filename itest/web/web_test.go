@@ -137,11 +137,35 @@ func browser(t testing.TB) context.Context {
 func do(t testing.TB, tab context.Context, steps ...chromedp.Action[chromedp.Void]) {
 	t.Helper()
 	for _, step := range steps {
-		err := chromedp.Do(tab, step)
-		for tries := 0; err != nil && tries < 5 && strings.Contains(err.Error(), "node with given id"); tries++ {
-			err = chromedp.Do(tab, step)
+		must(t, doOne(tab, step))
+	}
+}
+
+func doOne(tab context.Context, step chromedp.Action[chromedp.Void]) error {
+	err := chromedp.Do(tab, step)
+	for tries := 0; err != nil && tries < 5 && strings.Contains(err.Error(), "node with given id"); tries++ {
+		err = chromedp.Do(tab, step)
+	}
+	return err
+}
+
+// Only a step whose node was replaced is done again, and not for ever.
+func TestStepAgain(t *testing.T) {
+	tab := browser(t)
+	for _, tt := range []struct {
+		text         string
+		fails, calls int
+	}{{"Could not find node with given id (-32000)", 2, 3}, {"No node with given id found (-32000)", 99, 6}, {"the page is gone", 1, 1}} {
+		calls := 0
+		err := doOne(tab, func(context.Context, *chromedp.Target) (v chromedp.Void, err error) {
+			if calls++; calls <= tt.fails {
+				err = errors.New(tt.text)
+			}
+			return v, err
+		})
+		if calls != tt.calls || (err == nil) != (calls > tt.fails) {
+			t.Errorf("%q, %d times: done %d times, %v", tt.text, tt.fails, calls, err)
 		}
-		must(t, err)
 	}
 }
 
