@@ -60,7 +60,7 @@ func newLocal(t testing.TB, run string, like ...*local) *local {
 	var err error
 	l.signer, l.key, err = digestlog.LoadOrCreateKey(l.fs, "/signing.key", rand.Reader)
 	check(t, err)
-	l.log, err = digestlog.Open(l.dir.Digests(), digestlog.Options{FS: l.fs, RunID: run, Signer: l.signer, HeadPath: l.dir.Head()})
+	l.log, err = digestlog.Open(l.dir.Digests(), digestlog.Options{FS: l.fs, RunID: run, Signer: l.signer, HeadPath: l.dir.Head(), SegmentSize: 64 << 10})
 	check(t, err)
 	l.open(nil)
 	return l

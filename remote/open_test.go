@@ -127,9 +127,6 @@ func TestAltered(t *testing.T) {
 		was := s.objects[key]
 		unused := i == 3 // the proof of the older one, which the newer refers to by its sum
 		stride := 1
-		if testing.Short() {
-			stride = 5
-		}
 		if strings.HasSuffix(key, rundir.SnapshotSuffix) {
 			stride = max(stride, len(was.data)/300)
 		}
@@ -175,7 +172,7 @@ func TestAltered(t *testing.T) {
 		}
 		s.objects[key] = was
 	}
-	if least := 500 / map[bool]int{false: 1, true: 5}[testing.Short()]; passed < least || refused < least {
+	if least := 500; passed < least || refused < least {
 		t.Errorf("%d were passed over, %d refused, %d loaded", passed, refused, loaded)
 	}
 }

@@ -145,9 +145,6 @@ var errAway = fmt.Errorf("%w: test", ErrUnreachable)
 // TestOutage has the store away for an hour while snapshots are taken and pruned, and the process killed in the middle: what still is here comes, once,
 // and what retention took meanwhile is counted.
 func TestOutage(t *testing.T) {
-	if testing.Short() {
-		t.Skip("NOT CHECKED with -short: an hour without the store")
-	}
 	synctest.Test(t, func(t *testing.T) {
 		l, s := newLocal(t, testRun), newMemStore()
 		var ended atomic.Bool
@@ -244,11 +241,8 @@ func TestInterrupted(t *testing.T) {
 	if calls < 20 {
 		t.Fatalf("only %d calls", calls)
 	}
-	cut, every := 0, 1
-	if testing.Short() {
-		every = 23 // which is no divisor of the calls for one snapshot
-	}
-	for n := 0; n < calls; n += every {
+	cut := 0
+	for n := range calls {
 		for _, behind := range []bool{false, true} {
 			for _, killed := range []bool{false, true} {
 				synctest.Test(t, func(t *testing.T) {
@@ -514,9 +508,6 @@ func TestConflict(t *testing.T) {
 
 // TestHeals brings again what somebody has damaged or removed there, as long as it is here.
 func TestHeals(t *testing.T) {
-	if testing.Short() {
-		t.Skip("NOT CHECKED with -short: what was damaged or removed there is sent again")
-	}
 	l := newLocal(t, testRun)
 	a, b := l.snapshot(1, 10), l.snapshot(2, 10)
 	l.sign()

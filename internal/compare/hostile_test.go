@@ -26,7 +26,7 @@ type scribe struct {
 
 func newScribe(t testing.TB, fsys vfs.FS, dir string) *scribe {
 	t.Helper()
-	log, err := digestlog.Open(rundir.At(dir).Digests(), digestlog.Options{FS: fsys, RunID: runID, Now: func() time.Time { return time.Unix(0, 0) }})
+	log, err := digestlog.Open(rundir.At(dir).Digests(), digestlog.Options{FS: fsys, RunID: runID, SegmentSize: 64 << 10, Now: func() time.Time { return time.Unix(0, 0) }})
 	check(t, err)
 	return &scribe{t: t, log: log}
 }

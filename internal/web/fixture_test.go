@@ -75,7 +75,7 @@ func newFixture(t testing.TB, fsys vfs.FS, runs, name string, s *record.Schema, 
 	f.must(err)
 	f.must(vfs.MkdirAll(fsys, f.dir.Telemetry(), 0o755))
 	f.must(vfs.MkdirAll(fsys, f.dir.Snapshots(), 0o755))
-	f.log, err = digestlog.Open(f.dir.Digests(), digestlog.Options{FS: fsys, RunID: runID(name), Signer: f.signer, Now: func() time.Time { return created }})
+	f.log, err = digestlog.Open(f.dir.Digests(), digestlog.Options{FS: fsys, RunID: runID(name), Signer: f.signer, SegmentSize: 64 << 10, Now: func() time.Time { return created }})
 	f.must(err)
 	f.lock, err = fsys.Lock(f.dir.Path())
 	f.must(err)
