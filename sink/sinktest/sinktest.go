@@ -114,7 +114,7 @@ func check(t *testing.T, d Destination, rows []Row) {
 func options(r *Recording) sink.Options {
 	return sink.Options{
 		Dir: r.Dir, Name: "test", SyncEvery: time.Millisecond,
-		Pace: sink.Pace{Poll: time.Millisecond, RetryFirst: time.Millisecond, RetryLongest: 20 * time.Millisecond},
+		Pace: sink.Pace{Poll: time.Millisecond, RetryFirst: time.Millisecond, RetryLongest: 20 * time.Millisecond, Patience: time.Minute}, // for ever would hide why
 	}
 }
 
