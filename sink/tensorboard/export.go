@@ -35,6 +35,12 @@ func Export(ctx context.Context, o Options, run sink.Run, batches iter.Seq2[*sin
 	if _, err := o.fs().Stat(x.File); err == nil {
 		return x, fmt.Errorf("tensorboard: %s: %w", x.File, fs.ErrExist) // before the work, not behind it
 	}
+	var made []string // directories that are not there yet, the innermost first
+	for _, d := range []string{dir, o.Dir} {
+		if _, err := o.fs().Stat(d); errors.Is(err, fs.ErrNotExist) {
+			made = append(made, d)
+		}
+	}
 	if err := vfs.MkdirAll(o.fs(), dir, dirMode); err != nil {
 		return x, fmt.Errorf("tensorboard: %w", err)
 	}
@@ -60,6 +66,9 @@ func Export(ctx context.Context, o Options, run sink.Run, batches iter.Seq2[*sin
 		return enc.flush(1)
 	})
 	if err != nil {
+		for _, d := range made {
+			_ = o.fs().Remove(d) // if nobody has put anything there
+		}
 		return x, fmt.Errorf("tensorboard: %w", err)
 	}
 	return x, nil

@@ -396,6 +396,27 @@ func TestCrashes(t *testing.T) {
 	}
 }
 
+// TestExportFails leaves nothing of an export that fails, but what was there.
+func TestExportFails(t *testing.T) {
+	f := story(t)
+	mem := vfs.NewMem()
+	check(t, vfs.MkdirAll(mem, "mine", 0o755))
+	lost := errors.New("lost")
+	failing := func(yield func(*sink.Batch, error) bool) { _ = yield(f.list[0], nil) && yield(nil, lost) }
+	for _, dir := range []string{"new", "mine"} {
+		_, err := tensorboard.Export(t.Context(), tensorboard.Options{Dir: dir, FS: mem}, sink.Run{ID: runID, Schema: f.schema}, failing)
+		if !errors.Is(err, lost) {
+			t.Errorf("%s: %v", dir, err)
+		}
+		if _, err := mem.Stat(filepath.Join(dir, runID)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: the run's directory is left: %v", dir, err)
+		}
+		if _, err := mem.Stat(dir); (err == nil) != (dir == "mine") {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+}
+
 // TestBegin wants a file that is gone or was cut begun anew, and one of somebody else left alone.
 func TestBegin(t *testing.T) {
 	f := story(t)
