@@ -123,7 +123,7 @@ func (p *pyramids) work(ctx context.Context) (ready bool) {
 		case built.Left > 0:
 			return true // it is wanted again by who still looks at it
 		default:
-			p.settle(run, func() { p.tried, p.triedAny = which, true })
+			p.settle(run, func() { p.tried, p.triedAny, p.read = which, true, time.Time{} }) // who asks next looks for what was made
 		}
 		return true
 	}

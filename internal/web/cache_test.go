@@ -213,7 +213,9 @@ func TestBackgroundOrder(t *testing.T) {
 		t.Error("the one that made way does not ask again")
 	}
 	ps[0].work(t.Context())
-	ps[0].read = time.Time{}
+	if x := ps[0].progress(7, 7); !x.Going { // by who asked before it was done: the end is yet to be seen
+		t.Errorf("what was made and not looked at yet is %+v", x)
+	}
 	if e, err := ps[0].Extent(t.Context()); err != nil || e.Progress != (Progress{}) || b.take() != nil {
 		t.Errorf("%+v, %v", e.Progress, err)
 	}

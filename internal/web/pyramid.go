@@ -28,7 +28,7 @@ type pyramids struct {
 
 	mu     sync.Mutex
 	q      *pyramid.Query
-	read   time.Time // when the end was looked at
+	read   time.Time // when the end was looked at; zero: it is to be
 	part   bool      // q answers though aggregates are missing
 	run    [32]byte  // of which the rest is
 	cancel context.CancelFunc
@@ -147,7 +147,7 @@ func (p *pyramids) progress(unbuilt, segments int) (x Progress) {
 	_, which := p.q.Missing()
 	switch {
 	case p.cache != nil && p.fault == nil:
-		x.Going = !p.triedAny || which != p.tried
+		x.Going = !p.triedAny || which != p.tried || p.read.IsZero()
 	default:
 		x.Going = !p.whole && !p.unreadable
 	}
