@@ -223,7 +223,7 @@ func resumed(t *testing.T, records int, more ...int) (jetstream.Options, *sinkte
 	return to, r
 }
 
-// TestFleetResumed has records of several generations, the last with another schema.
+// TestFleetResumed has records of several generations.
 func TestFleetResumed(t *testing.T) {
 	to, r := resumed(t, 300, 200, 50, 220, 100)
 	same(t, to, r)
