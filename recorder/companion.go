@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
+
+	"github.com/usp-project/usp/internal/priority"
 )
 
 // CompanionOptions is a process that is started beside a recorder, for what is to follow the run without being able to
@@ -16,9 +18,6 @@ type CompanionOptions struct {
 	Command []string      `json:"command,omitempty"` // the path of the run directory is appended; empty: none
 	Wait    time.Duration `json:"wait,omitempty"`    // how long the recorder's process waits for it when the run has ended; default 10 s
 }
-
-// companionNice is the lowest priority: beside a recorder that wants all of a processor the companion gets one seventieth of it.
-const companionNice = 19
 
 // companion is that process.
 type companion struct {
@@ -45,8 +44,8 @@ func startCompanion(o Options, dir string) *companion {
 		return nil
 	}
 	// From its first instruction: to start takes time of a processor that the recorder may need. Those of its threads
-	// that there are by now it sees to itself. Best effort.
-	_ = syscall.Setpriority(syscall.PRIO_PROCESS, cmd.Process.Pid, companionNice)
+	// that there are by now it sees to itself. It stays in the recorder's session, of whose share it gets what that leaves.
+	priority.LowerProcess(cmd.Process.Pid)
 	p := &companion{cmd: cmd, done: make(chan struct{}), log: o.Logger, wait: c.Wait, grace: 5 * time.Second}
 	go func() {
 		defer close(p.done)

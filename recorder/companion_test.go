@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/usp-project/usp/internal/priority"
 )
 
 func TestCompanion(t *testing.T) {
@@ -100,15 +102,15 @@ func TestCompanionStuck(t *testing.T) {
 
 // TestCompanionPriority: a companion has the lowest priority from the beginning.
 func TestCompanionPriority(t *testing.T) {
-	if mine, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0); err != nil || runtime.GOOS == "linux" && mine == 20-companionNice {
+	if mine, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0); err != nil || runtime.GOOS == "linux" && mine == 20-priority.Lowest {
 		t.Skipf("NOT CHECKED: this process has the lowest priority itself (%d, %v)", mine, err)
 	}
 	o := Options{Logger: slog.New(slog.DiscardHandler), Companion: CompanionOptions{Command: []string{"/bin/sh", "-c", `while :; do sleep 0.01; done`}}} // until it is asked to end
 	p := startCompanion(o, t.TempDir())
 	defer p.end(t.Context())
-	want := companionNice
+	want := priority.Lowest
 	if runtime.GOOS == "linux" {
-		want = 20 - companionNice // as the system call has it
+		want = 20 - priority.Lowest // as the system call has it
 	}
 	if got, err := syscall.Getpriority(syscall.PRIO_PROCESS, p.cmd.Process.Pid); err != nil || got != want {
 		t.Errorf("its priority is %d, %v; want %d", got, err, want)

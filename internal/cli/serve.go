@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usp-project/usp/internal/fleet"
+	"github.com/usp-project/usp/internal/priority"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/systemd"
 	"github.com/usp-project/usp/internal/vfs"
@@ -297,7 +298,7 @@ func (a *app) webOptions(f serveFlags, token string, runs *fleet.Fleet) web.Opti
 	}
 	cache, fault := a.openCache()
 	return web.Options{
-		Cache: cache, CacheFault: fault, Yield: yieldThread,
+		Cache: cache, CacheFault: fault, Yield: priority.LowerThread,
 		FS: a.fs, Runs: a.cfg.Run.Dir, Now: a.now, Logger: a.logger(), Hosts: hosts, Token: token, Version: versions(), Metrics: a.runMetrics().handler(runs), Fleet: runs,
 		Status: func(r *rundir.Run) string { return a.runRow(r).Status },
 		Live: func(id string) *web.Live {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/usp-project/usp/internal/priority"
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/recorder"
@@ -79,7 +80,7 @@ func (a *app) sink(ctx context.Context, run string, f sinkFlags) error {
 		return usageError(errors.New("no destination is configured: name one in usp.toml, such as dir in the section [parquet], or in the environment, such as USP_PARQUET_DIR; usp config show lists them"))
 	}
 	if f.follow {
-		yieldProcessor()
+		priority.LowerSelf()
 	}
 	lock, err := a.lockSinks(ctx, dir, f.follow)
 	if err != nil {

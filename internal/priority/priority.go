@@ -1,0 +1,13 @@
+// Package priority makes what runs beside a step loop give way to it on processors that both want.
+//
+// Of threads and single processes the lowest priority is for good: who is not privileged cannot take it back. A process
+// that leads a session of its own can lower the whole session and raise it again, where Linux schedules sessions as groups
+// (autogroup, sched(7)). There that is the only thing that counts beside another session: a thread's own priority only
+// says what it gets of its session's share.
+//
+// All of it is best effort: where it cannot be had, processors are shared as the system does it.
+package priority
+
+// Lowest is the lowest priority of those that get some of a processor for sure: beside one thread of ordinary priority,
+// one seventieth.
+const Lowest = 19

@@ -1,0 +1,119 @@
+package priority
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// childEnv makes this test's program do what one of the children is for, and print what came of it.
+const childEnv = "USP_PRIORITY_TEST"
+
+func TestMain(m *testing.M) {
+	if name := os.Getenv(childEnv); name != "" {
+		children[name]()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+var children = map[string]func(){
+	"session": func() {
+		set := Session()
+		if set == nil {
+			fmt.Print("none")
+			return
+		}
+		for _, low := range []bool{true, true, false, true} {
+			if err := set(low); err != nil {
+				fmt.Print(err)
+			}
+			text, _ := os.ReadFile(sessionFile)
+			fmt.Print(string(text[bytes.LastIndexByte(text, ' ')+1:]))
+		}
+	},
+	"self": func() { // threads that there are, and one that is made later
+		there, over := make(chan struct{}), make(chan struct{})
+		thread := func() { runtime.LockOSThread(); there <- struct{}{}; <-over }
+		go thread()
+		<-there
+		LowerSelf()
+		go thread()
+		<-there
+		tasks, _ := os.ReadDir("/proc/self/task")
+		for _, task := range tasks {
+			fmt.Println(niceOf(task.Name()))
+		}
+		close(over)
+	},
+	"thread": func() {
+		runtime.LockOSThread()
+		LowerThread()
+		mine, first := niceOf(fmt.Sprint(syscall.Gettid())), niceOf(fmt.Sprint(os.Getpid()))
+		fmt.Println(mine, syscall.Gettid() == os.Getpid() || first != Lowest)
+	},
+}
+
+func niceOf(task string) int {
+	text, _ := os.ReadFile("/proc/self/task/" + task + "/stat")
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	n := 0
+	fmt.Sscan(fields[16], &n) // nice is field 19 of proc_pid_stat(5), the third is the first here
+	return n
+}
+
+// child runs this program as one of the children and returns what it printed.
+func child(t *testing.T, name string, attr *syscall.SysProcAttr) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), childEnv+"="+name)
+	cmd.SysProcAttr = attr
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return string(out)
+}
+
+// TestSession: who leads a session lowers and raises it; nobody else does.
+func TestSession(t *testing.T) {
+	if got := child(t, "session", nil); got != "none" {
+		t.Errorf("in another's session: %q", got)
+	}
+	if on, err := os.ReadFile("/proc/sys/kernel/sched_autogroup_enabled"); err != nil || !bytes.HasPrefix(on, []byte("1")) {
+		t.Skip("NOT CHECKED: what a session of its own does; this system does not schedule sessions as groups")
+	}
+	if got, want := child(t, "session", &syscall.SysProcAttr{Setsid: true}), "19\n19\n0\n19\n"; got != want {
+		t.Errorf("in its own session: %q, want %q", got, want)
+	}
+}
+
+func TestLower(t *testing.T) {
+	if niceOf(fmt.Sprint(os.Getpid())) == Lowest {
+		t.Skip("NOT CHECKED: this process has the lowest priority itself")
+	}
+	if got := child(t, "self", nil); strings.Trim(got, "19\n") != "" || strings.Count(got, "19\n") < 3 {
+		t.Errorf("a process lowered itself, its threads have %q", got)
+	}
+	if got := child(t, "thread", nil); got != "19 true\n" {
+		t.Errorf("a thread lowered itself: %q", got)
+	}
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	LowerProcess(cmd.Process.Pid)
+	if got, err := syscall.Getpriority(syscall.PRIO_PROCESS, cmd.Process.Pid); err != nil || got != 20-Lowest { // as the system call has it
+		t.Errorf("another process lowered: %d, %v", got, err)
+	}
+}
