@@ -116,7 +116,9 @@ func (s *supervisor) launch() (*exec.Cmd, *output, error) {
 	out := &output{forward: &s.said}
 	cmd.Stdout = &out.stdout
 	cmd.Stderr = out
-	cmd.SysProcAttr = ownGroup() // a Ctrl-C in the terminal is for the loop; the recorder still has to store its end
+	// A Ctrl-C in the terminal is for the loop; the recorder still has to store its end. And what a session gets of the
+	// processors is its own affair: the recorder's gives way to the loop's.
+	cmd.SysProcAttr = ownSession()
 	if err := cmd.Start(); err != nil {
 		return nil, nil, fmt.Errorf("usp: start the recorder: %w", err)
 	}

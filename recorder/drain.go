@@ -62,6 +62,7 @@ type work struct {
 func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) {
 	payload := r.newPayload()
 	pace := newPace(r.ring.Header().Slots, r.opts.CommitInterval)
+	yield := yielder{set: r.opts.Yield}
 	looked := r.opts.Now()
 	cur, err := r.takeFree(failed)
 	if err != nil {
@@ -87,6 +88,7 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		if n > 0 && cur.began.IsZero() {
 			cur.began = since
 		}
+		yield.look(looked, stop || ended || pace.behind(n+r.backlog()) || r.snapshotLate(looked))
 		r.releaseAreas()
 		staged, ok := r.nextStaged()
 		full := cur.size() >= r.opts.CommitBytes // and the ring has more, perhaps
@@ -116,6 +118,9 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		}
 	}
 }
+
+// backlog is how many records are still in the ring.
+func (r *Recorder) backlog() int { return int(max(r.ring.Produced(), r.next) - r.next) }
 
 // untilDue is how long the batch may still wait for more.
 func (r *Recorder) untilDue(b *batch) time.Duration {

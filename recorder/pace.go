@@ -32,13 +32,16 @@ func newPace(slots int, commit time.Duration) *pace {
 // slowest reports whether the wait has reached its longest.
 func (p *pace) slowest() bool { return p.d == p.longest }
 
+// behind reports whether a look came late at which there were n items.
+func (p *pace) behind(n int) bool { return n >= p.busy }
+
 // next returns how long to wait after a look that found n items.
 func (p *pace) next(n int) time.Duration {
 	switch {
 	case n >= p.full:
 		p.d = 0
 		return 0
-	case n >= p.busy:
+	case p.behind(n):
 		p.d /= 2
 	default:
 		p.d *= 2

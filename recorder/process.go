@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/usp-project/usp/internal/priority"
 	"github.com/usp-project/usp/internal/vfs"
 )
 
@@ -33,6 +34,9 @@ func Process(path string, o Options, stdout, stderr io.Writer) int {
 	defer stop()
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	}
+	if o.Yield == nil {
+		o.Yield = priority.Session()
 	}
 	sum, beside, err := attachAndRun(ctx, path, o)
 	if err == nil {

@@ -112,6 +112,7 @@ type stats struct {
 	lostStorage, held, unsaved atomic.Uint64
 	fault                      atomic.Uint64 // errno
 	ended                      atomic.Bool   // the producer is gone or done; the drainer's
+	saving                     atomic.Int64  // since when a snapshot is being written, ns since 1970; 0: none is
 }
 
 // Summary is what a generation amounted to. Stored + Lost = Emitted.

@@ -366,6 +366,26 @@ def test_a_killed_recorder_is_replaced(capfd: pytest.CaptureFixture[str]) -> Non
     assert run.summary is not None and run.summary.complete
 
 
+def test_the_recorder_gives_way() -> None:
+    """A session of its own is also what lets the loop come first on a processor that both want."""
+    try:
+        groups = Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip() == "1"
+    except FileNotFoundError:
+        groups = False
+    if not groups:
+        pytest.skip("NOT CHECKED: the recorder's priority; this system does not schedule sessions as groups")
+
+    def priority(pid: int) -> list[str]:
+        return Path(f"/proc/{pid}/autogroup").read_text().split()  # group, "nice", nice
+
+    with api.Run(fields=FIELDS) as run:
+        run.emit(0, values(0))
+        pid = recorder_of(run)
+        until(lambda: priority(pid)[2] == "19")
+        assert priority(pid)[0] != priority(os.getpid())[0]
+        assert priority(os.getpid())[2] != "19"
+
+
 def test_a_stopped_recorder_stops_nothing(ring_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USP_RING_SLOTS", "1024")
     run = api.Run(fields=FIELDS, drain_timeout=60)

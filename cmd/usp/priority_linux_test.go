@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// sessionNice is the priority of the session that a process is in.
+func sessionNice(t testing.TB, pid int) (group, nice int) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/autogroup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscanf(string(text), "/autogroup-%d nice %d", &group, &nice); err != nil {
+		t.Fatalf("%v: %q", err, text)
+	}
+	return group, nice
+}
+
+func needSessions(t testing.TB) {
+	t.Helper()
+	if on, err := os.ReadFile("/proc/sys/kernel/sched_autogroup_enabled"); err != nil || !bytes.HasPrefix(on, []byte("1")) {
+		t.Skip("NOT CHECKED: which priority a recorder has; this system does not schedule sessions as groups")
+	}
+}
+
+// untilNice waits for the priority of a recorder's session.
+func untilNice(t testing.TB, pid, want int) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		_, nice := sessionNice(t, pid)
+		if nice == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the recorder's session has the priority %d, never %d", nice, want)
+		}
+	}
+}
+
+// TestRecorderYields: a recorder gives way to its loop as long as it keeps up, and has its share when it does not, also without privileges.
+func TestRecorderYields(t *testing.T) {
+	needSessions(t)
+	users := map[string]*syscall.Credential{"as this user": nil}
+	if os.Geteuid() == 0 {
+		users["as nobody"] = &syscall.Credential{Uid: 65534, Gid: 65534}
+	}
+	for name, as := range users {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			runs := filepath.Join(w.dir, "runs")
+			if err := os.Mkdir(runs, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if as != nil {
+				w.readableBy(int(as.Uid), runs, w.ring)
+			}
+			l := w.startLoop(runs, as)
+			l.steps(20, time.Millisecond)
+			pid := w.recorderPID(nil)
+			mine, _ := sessionNice(t, os.Getpid())
+			if group, _ := sessionNice(t, pid); group == mine {
+				t.Fatal("the recorder is in its loop's session")
+			}
+			untilNice(t, pid, 19)
+			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			l.steps(5000, 0)
+			if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			untilNice(t, pid, 0)
+			untilNice(t, pid, 19)
+			if e := l.close(); e.Error != "" || e.Summary.Lost != 0 {
+				t.Errorf("the loop ended with %+v", e)
+			}
+		})
+	}
+}
+
+// TestBusyMachine: on a machine that others keep busy, a recorder that gives way loses nothing of a loop that takes thousands of
+// steps a second there. Of 17,000 a second one of ordinary priority loses a quarter too.
+func TestBusyMachine(t *testing.T) {
+	if os.Getenv("TORTURE") != "1" {
+		t.Skip("NOT CHECKED: a recorder beside programs that compute on every processor; make torture does")
+	}
+	w := newWorld(t)
+	runs := filepath.Join(w.dir, "runs")
+	if err := os.Mkdir(runs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l := w.startLoop(runs, nil)
+	for range 2 * runtime.NumCPU() {
+		cmd := exec.Command("sh", "-c", "while :; do :; done")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { kill(cmd.Process.Pid); _ = cmd.Wait() })
+	}
+	began := time.Now()
+	var most uint64
+	const turns, steps = 1000, 100
+	for range turns {
+		time.Sleep(time.Second / 100)
+		p := l.steps(steps, 0)
+		most = max(most, p.Position-p.Stored-p.Lost)
+	}
+	took := time.Since(began)
+	e := l.close()
+	t.Logf("%.0f steps/s, at most %d not yet stored; the end took %v", turns*steps/took.Seconds(), most, e.Took)
+	if e.Error != "" || e.Summary.Lost != 0 || e.Summary.Stored != e.Summary.Emitted {
+		t.Errorf("the loop ended with %+v", e)
+	}
+}

@@ -1,0 +1,60 @@
+package recorder_test
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/usp-project/usp/internal/vfs"
+)
+
+// TestYields: a recorder that keeps up gives way. It does not where it finds many records at once, while a snapshot takes long, and at the end.
+func TestYields(t *testing.T) {
+	m := vfs.NewMem()
+	p := newProducer(t, ringConfig{areas: 1})
+	o := options(m)
+	var looks atomic.Int64
+	o.Now = func() time.Time { return time.Unix(1_800_000_000, 5e6*looks.Add(1)) } // a second passes in 200 looks
+	changes := make(chan bool, 100)
+	o.Yield = func(low bool) error { changes <- low; return nil }
+	want := func(low bool, when string) {
+		t.Helper()
+		select {
+		case got := <-changes:
+			if got != low {
+				t.Fatalf("%s: lowered %v, want %v", when, got, low)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: its priority stays as it was", when)
+		}
+	}
+	x := start(t, p.Path(), o)
+	want(true, "from the beginning")
+	p.emit(40)
+	want(false, "many records at once")
+	want(true, "nothing to do")
+	written := make(chan struct{})
+	release := sync.OnceFunc(func() { close(written) })
+	defer release()
+	m.SetHook(func(op vfs.Op) {
+		if strings.Contains(op.Name, "/snapshots/") {
+			<-written
+		}
+	})
+	p.emit(1)
+	if !p.stage() {
+		t.Fatal("no free staging area")
+	}
+	want(false, "a snapshot that takes long")
+	release()
+	want(true, "it is written")
+	check(t, p.Close(true))
+	x.finish()
+	want(false, "the end")
+	if len(changes) > 0 {
+		t.Errorf("%d changes more than there was reason for", len(changes))
+	}
+	verifyOK(t, m)
+}

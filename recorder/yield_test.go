@@ -1,0 +1,74 @@
+package recorder
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestYielder(t *testing.T) {
+	type look struct {
+		after   time.Duration
+		presses bool
+		want    bool // low afterwards
+	}
+	const ms = time.Millisecond
+	refused := errors.New("not now")
+	tests := []struct {
+		name   string
+		errs   []error // of the calls, in order; then none
+		looks  []look
+		called []bool
+	}{
+		{"low from the first look", nil, []look{{0, false, true}, {25 * ms, false, true}}, []bool{true}},
+		{"raised at once, lowered when nothing has pressed for a while", nil,
+			[]look{{0, false, true}, {25 * ms, true, false}, {25 * ms, true, false}, {calm - ms, false, false}, {ms, false, true}}, []bool{true, false, true}},
+		{"presses from the start", nil, []look{{0, true, false}, {calm - ms, false, false}, {ms, false, true}}, []bool{true}},
+		{"what presses again starts the time anew", nil,
+			[]look{{0, true, false}, {calm - ms, true, false}, {calm - ms, false, false}, {ms, false, true}}, []bool{true}},
+		{"tried again at the next look", []error{refused, nil, refused, refused},
+			[]look{{0, false, false}, {25 * ms, false, true}, {25 * ms, true, true}, {25 * ms, true, true}, {25 * ms, true, false}}, []bool{true, true, false, false, false}},
+		{"a chance to raise it that passed", []error{nil, refused}, []look{{0, false, true}, {25 * ms, true, true}, {25 * ms, false, true}, {calm, false, true}}, []bool{true, false}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var called []bool
+			y := yielder{set: func(low bool) error {
+				called = append(called, low)
+				if n := len(called); n <= len(test.errs) {
+					return test.errs[n-1]
+				}
+				return nil
+			}}
+			now := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+			for i, l := range test.looks {
+				now = now.Add(l.after)
+				if y.look(now, l.presses); y.low != l.want {
+					t.Errorf("look %d: low %v, want %v", i, y.low, l.want)
+				}
+			}
+			if !slices.Equal(called, test.called) {
+				t.Errorf("called with %v, want %v", called, test.called)
+			}
+		})
+	}
+	var none yielder
+	none.look(time.Now(), false)
+	none.look(time.Now(), true)
+}
+
+func TestSnapshotLate(t *testing.T) {
+	now := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+	var r Recorder
+	if r.snapshotLate(now) {
+		t.Error("late where none is written")
+	}
+	r.stats.saving.Store(now.UnixNano())
+	if r.snapshotLate(now.Add(late)) {
+		t.Error("late before its time")
+	}
+	if !r.snapshotLate(now.Add(late + 1)) {
+		t.Error("not late after its time")
+	}
+}
