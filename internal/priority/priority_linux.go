@@ -41,7 +41,7 @@ func Session() func(low bool) error {
 		return nil
 	}
 	text, err := os.ReadFile(sessionFile)
-	if err != nil {
+	if err != nil || syscall.Access(sessionFile, 2) != nil { // 2: writing; /proc may be mounted without
 		return nil
 	}
 	var group, was int
