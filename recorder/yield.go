@@ -3,28 +3,36 @@ package recorder
 import "time"
 
 const (
-	calm = time.Second // how long nothing presses before the priority is lowered
-	late = time.Second // a snapshot that takes longer presses
+	calm  = time.Second            // how long nothing presses before the priority is lowered
+	sated = 10 * time.Second       // how long it is not, where the machine has no processor for who is low
+	tardy = 100 * time.Millisecond // between two looks: four times the longest pause
+	late  = time.Second            // a snapshot that takes longer presses
 )
 
 // yielder gives the step loop the precedence on a processor that both want, as long as nothing presses: a recorder that is
 // woken late has the ring to make up for it. Where there are many records at one look, it has not enough.
 type yielder struct {
-	set     func(low bool) error // nil: it cannot be had
-	low     bool
-	pressed time.Time // when something did, the last time
+	set    func(low bool) error // nil: it cannot be had
+	low    bool
+	late   bool      // the last look came late
+	looked time.Time // the last look
+	until  time.Time // not before then is it lowered
 }
 
-// look is told at each look at the ring whether something presses.
+// look is told at each look at the ring whether something presses. Two looks in a row that come late do: others leave no processor to who
+// is low. One alone may follow a stop of the process.
 func (y *yielder) look(now time.Time, presses bool) {
-	switch {
-	case y.set == nil:
-	case presses:
-		y.pressed = now
-		y.change(false)
-	case now.Sub(y.pressed) >= calm:
-		y.change(true)
+	if y.set == nil {
+		return
 	}
+	late := !y.looked.IsZero() && now.Sub(y.looked) > tardy
+	if late && y.late {
+		y.until = now.Add(sated)
+	} else if presses && y.until.Before(now.Add(calm)) {
+		y.until = now.Add(calm)
+	}
+	y.late, y.looked = late, now
+	y.change(!now.Before(y.until))
 }
 
 // change lowers or raises the priority, where it is not so. What fails is tried again at the next look.

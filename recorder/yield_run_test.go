@@ -16,7 +16,7 @@ func TestYields(t *testing.T) {
 	p := newProducer(t, ringConfig{areas: 1})
 	o := options(m)
 	var looks atomic.Int64
-	o.Now = func() time.Time { return time.Unix(1_800_000_000, 5e6*looks.Add(1)) } // a second passes in 200 looks
+	o.Now = func() time.Time { return time.Unix(1_800_000_000, 1e6*looks.Add(1)) } // a second passes in 1000 looks
 	changes := make(chan bool, 100)
 	o.Yield = func(low bool) error { changes <- low; return nil }
 	want := func(low bool, when string) {

@@ -9,7 +9,7 @@ import (
 
 func TestYielder(t *testing.T) {
 	type look struct {
-		after   time.Duration
+		after   time.Duration // since the last look; where it is longer than tardy+1, others were between, 25 ms apart
 		presses bool
 		want    bool // low afterwards
 	}
@@ -23,13 +23,16 @@ func TestYielder(t *testing.T) {
 	}{
 		{"low from the first look", nil, []look{{0, false, true}, {25 * ms, false, true}}, []bool{true}},
 		{"raised at once, lowered when nothing has pressed for a while", nil,
-			[]look{{0, false, true}, {25 * ms, true, false}, {25 * ms, true, false}, {calm - ms, false, false}, {ms, false, true}}, []bool{true, false, true}},
-		{"presses from the start", nil, []look{{0, true, false}, {calm - ms, false, false}, {ms, false, true}}, []bool{true}},
+			[]look{{0, false, true}, {25 * ms, true, false}, {25 * ms, true, false}, {calm - 2*ms, false, false}, {2 * ms, false, true}}, []bool{true, false, true}},
+		{"presses from the start", nil, []look{{0, true, false}, {calm - 2*ms, false, false}, {2 * ms, false, true}}, []bool{true}},
 		{"what presses again starts the time anew", nil,
-			[]look{{0, true, false}, {calm - ms, true, false}, {calm - ms, false, false}, {ms, false, true}}, []bool{true}},
+			[]look{{0, true, false}, {calm - ms, true, false}, {calm - 2*ms, false, false}, {2 * ms, false, true}}, []bool{true}},
 		{"tried again at the next look", []error{refused, nil, refused, refused},
 			[]look{{0, false, false}, {25 * ms, false, true}, {25 * ms, true, true}, {25 * ms, true, true}, {25 * ms, true, false}}, []bool{true, true, false, false, false}},
-		{"a chance to raise it that passed", []error{nil, refused}, []look{{0, false, true}, {25 * ms, true, true}, {25 * ms, false, true}, {calm, false, true}}, []bool{true, false}},
+		{"one late look, as after a stop", nil, []look{{0, false, true}, {tardy + 1, false, true}, {25 * ms, false, true}, {tardy + 1, false, true}}, []bool{true}},
+		{"looks come late where others take all there is", nil,
+			[]look{{0, false, true}, {tardy + 1, false, true}, {tardy + 1, false, false}, {calm, false, false}, {25 * ms, true, false}, {sated - calm - 26*ms, false, false}, {ms, false, true}}, []bool{true, false, true}},
+		{"raised at the next look, if it still is to be", []error{nil, refused}, []look{{0, false, true}, {25 * ms, true, true}, {25 * ms, false, false}, {calm, false, true}}, []bool{true, false, false, true}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -43,6 +46,10 @@ func TestYielder(t *testing.T) {
 			}}
 			now := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 			for i, l := range test.looks {
+				for ; l.after > tardy+1; l.after -= 25 * ms { // others, at which nothing presses
+					now = now.Add(25 * ms)
+					y.look(now, false)
+				}
 				now = now.Add(l.after)
 				if y.look(now, l.presses); y.low != l.want {
 					t.Errorf("look %d: low %v, want %v", i, y.low, l.want)

@@ -232,7 +232,7 @@ func TestVerifyWhileRecording(t *testing.T) {
 // was resumed to the end of its input.
 func TestInterrupted(t *testing.T) {
 	w := newWorld(t)
-	input := w.writeSeries("series.csv", long(25_000), 5)
+	input := w.writeSeries("series.csv", 25_000, 5)
 	cmd := w.command("run", input, "--json")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/usp-project/usp/internal/priority"
 )
 
 // sessionNice is the priority of the session that a process is in.
@@ -70,7 +72,7 @@ func TestRecorderYields(t *testing.T) {
 			if group, _ := sessionNice(t, pid); group == mine {
 				t.Fatal("the recorder is in its loop's session")
 			}
-			untilNice(t, pid, 19)
+			untilNice(t, pid, priority.Low)
 			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 				t.Fatal(err)
 			}
@@ -79,7 +81,7 @@ func TestRecorderYields(t *testing.T) {
 				t.Fatal(err)
 			}
 			untilNice(t, pid, 0)
-			untilNice(t, pid, 19)
+			untilNice(t, pid, priority.Low)
 			if e := l.close(); e.Error != "" || e.Summary.Lost != 0 {
 				t.Errorf("the loop ended with %+v", e)
 			}

@@ -11,3 +11,7 @@ package priority
 // Lowest is the lowest priority of those that get some of a processor for sure: beside one thread of ordinary priority,
 // one seventieth.
 const Lowest = 19
+
+// Low is the priority of a session that gives way: beside another session it gets a tenth of a processor for sure. With the lowest one a recorder that
+// others leave nothing to is too late to notice.
+const Low = 10

@@ -45,13 +45,13 @@ func Session() func(low bool) error {
 		return nil
 	}
 	var group, was int
-	if _, err := fmt.Sscanf(string(text), "/autogroup-%d nice %d", &group, &was); err != nil || was >= Lowest {
+	if _, err := fmt.Sscanf(string(text), "/autogroup-%d nice %d", &group, &was); err != nil || was >= Low {
 		return nil
 	}
 	return func(low bool) error {
 		nice := was
 		if low {
-			nice = Lowest
+			nice = Low
 		}
 		return os.WriteFile(sessionFile, strconv.AppendInt(nil, int64(nice), 10), 0)
 	}

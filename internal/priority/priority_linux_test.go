@@ -92,7 +92,7 @@ func TestSession(t *testing.T) {
 	if on, err := os.ReadFile("/proc/sys/kernel/sched_autogroup_enabled"); err != nil || !bytes.HasPrefix(on, []byte("1")) {
 		t.Skip("NOT CHECKED: what a session of its own does; this system does not schedule sessions as groups")
 	}
-	if got, want := child(t, "session", &syscall.SysProcAttr{Setsid: true}), "19\n19\n0\n19\n"; got != want {
+	if got, want := child(t, "session", &syscall.SysProcAttr{Setsid: true}), "10\n10\n0\n10\n"; got != want {
 		t.Errorf("in its own session: %q, want %q", got, want)
 	}
 }

@@ -381,9 +381,9 @@ def test_the_recorder_gives_way() -> None:
     with api.Run(fields=FIELDS) as run:
         run.emit(0, values(0))
         pid = recorder_of(run)
-        until(lambda: priority(pid)[2] == "19")
+        until(lambda: priority(pid)[2] == "10")
         assert priority(pid)[0] != priority(os.getpid())[0]
-        assert priority(os.getpid())[2] != "19"
+        assert priority(os.getpid())[2] != "10"
 
 
 def test_a_stopped_recorder_stops_nothing(ring_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
