@@ -89,9 +89,9 @@ func TestRecorderYields(t *testing.T) {
 	}
 }
 
-// TestBusyMachine: on a machine that others keep busy, a recorder that gives way loses nothing of a loop that takes thousands of
+// TestTortureBusyMachine: on a machine that others keep busy, a recorder that gives way loses nothing of a loop that takes thousands of
 // steps a second there. Of 17,000 a second one of ordinary priority loses a quarter too.
-func TestBusyMachine(t *testing.T) {
+func TestTortureBusyMachine(t *testing.T) {
 	if os.Getenv("TORTURE") != "1" {
 		t.Skip("NOT CHECKED: a recorder beside programs that compute on every processor; make torture does")
 	}
