@@ -14,12 +14,16 @@ import (
 	"github.com/usp-project/usp/internal/priority"
 )
 
-// sessionNice is the priority of the session that a process is in.
+// sessionNice is the priority of the session that a process is in. That of the system's first process has no group, and
+// its file is empty.
 func sessionNice(t testing.TB, pid int) (group, nice int) {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/autogroup", pid))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(text) == 0 {
+		return 0, 0
 	}
 	if _, err := fmt.Sscanf(string(text), "/autogroup-%d nice %d", &group, &nice); err != nil {
 		t.Fatalf("%v: %q", err, text)
