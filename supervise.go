@@ -80,36 +80,40 @@ func (s *supervisor) start(ctx context.Context) error {
 	if s.options, err = json.Marshal(s.opts.Recorder); err != nil {
 		return fmt.Errorf("usp: recorder options: %w", err)
 	}
-	cmd, out, err := s.launch()
+	p, err := s.launch()
 	if err != nil {
 		return err
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
 	deadline := s.opts.Now().Add(startTimeout)
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for s.ring.Consumer().Phase == ring.ConsumerNone {
 		select {
-		case err := <-exited:
-			return recorderError(err, out)
+		case err := <-p.exited:
+			return recorderError(err, p.out)
 		case <-ctx.Done():
-			cmd.Process.Kill()
-			<-exited
+			p.kill()
 			return ctx.Err()
 		case <-tick.C:
 			if s.opts.Now().After(deadline) {
-				cmd.Process.Kill()
-				<-exited
+				p.kill()
 				return fmt.Errorf("usp: the recorder did not open its run directory in %v", startTimeout)
 			}
 		}
 	}
-	go s.watch(exited, out)
+	go s.watch(p)
 	return nil
 }
 
-func (s *supervisor) launch() (*exec.Cmd, *output, error) {
+// process is a recorder that was started.
+type process struct {
+	pid    int
+	kill   func()       // and wait
+	exited <-chan error // what came of it, once
+	out    *output
+}
+
+func (s *supervisor) launch() (*process, error) {
 	cmd := exec.Command(s.command[0], append(s.command[1:len(s.command):len(s.command)], s.path)...)
 	cmd.Env = append(os.Environ(), recorderEnv+"=1")
 	cmd.Stdin = bytes.NewReader(s.options)
@@ -120,28 +124,33 @@ func (s *supervisor) launch() (*exec.Cmd, *output, error) {
 	// processors is its own affair: the recorder's gives way to the loop's.
 	cmd.SysProcAttr = ownSession()
 	if err := cmd.Start(); err != nil {
-		return nil, nil, fmt.Errorf("usp: start the recorder: %w", err)
+		return nil, fmt.Errorf("usp: start the recorder: %w", err)
 	}
-	return cmd, out, nil
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	kill := func() { cmd.Process.Kill(); <-exited }
+	return &process{pid: cmd.Process.Pid, kill: kill, exited: exited, out: out}, nil
 }
 
 // watch replaces a recorder that died, with growing pauses, until one has closed the generation.
-func (s *supervisor) watch(exited <-chan error, out *output) {
+func (s *supervisor) watch(p *process) {
 	defer close(s.done)
+	lift := newLifter(s.path)
+	defer lift.close()
 	pause := time.Duration(0)
 	for {
 		began := s.opts.Now()
-		err := <-exited
+		err := p.wait(lift)
 		if err == nil {
 			var sum recorder.Summary
-			if err = json.Unmarshal(out.stdout.Bytes(), &sum); err == nil {
+			if err = json.Unmarshal(p.out.stdout.Bytes(), &sum); err == nil {
 				s.mu.Lock()
 				s.summary, s.err = &sum, nil
 				s.mu.Unlock()
 				return
 			}
 		}
-		err = recorderError(err, out)
+		err = recorderError(err, p.out)
 		s.opts.Logger.Warn("recorder died; starting it again", "err", err, "pause", pause)
 		s.mu.Lock()
 		s.err = err
@@ -151,17 +160,24 @@ func (s *supervisor) watch(exited <-chan error, out *output) {
 		}
 		time.Sleep(pause)
 		pause = min(max(2*pause, firstPause), longestPause)
-		cmd, next, err := s.launch()
-		if err != nil {
+		if p, err = s.launch(); err != nil {
 			s.mu.Lock()
 			s.err = err
 			s.mu.Unlock()
 			return
 		}
-		out = next
-		ch := make(chan error, 1)
-		go func() { ch <- cmd.Wait() }()
-		exited = ch
+	}
+}
+
+// wait returns what came of the process when it has ended, and sees until then that it gets what it needs.
+func (p *process) wait(lift *lifter) error {
+	for {
+		select {
+		case err := <-p.exited:
+			return err
+		case <-lift.when():
+			lift.look(p.pid)
+		}
 	}
 }
 

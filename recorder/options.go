@@ -36,10 +36,10 @@ type Options struct {
 	ConfigSum      string           `json:"config_sha256"`  // for the manifest; hexadecimal, may be empty
 	Version        string           `json:"version"`        // for the manifest; version of the program
 
-	// Yield lowers the priority of what this process is scheduled by, or raises it to what it was; an error of it is
-	// tried again. The drainer has it low while the recorder keeps up, so that the step loop comes first on a processor that
-	// both want. Default: none; Process has one where the system lets it.
-	Yield func(low bool) error `json:"-"`
+	// Yield lowers the priority of what this process is scheduled by, or raises it to what it was, and says whether it was
+	// low before; an error of it is tried again. The drainer has it low while the recorder keeps up, so that the step loop
+	// comes first on a processor that both want. Default: none; Process has one where the system lets it.
+	Yield func(low bool) (before bool, err error) `json:"-"`
 
 	FS     vfs.FS           `json:"-"` // default vfs.OS()
 	Logger *slog.Logger     `json:"-"` // default discards

@@ -20,13 +20,16 @@ type pace struct {
 	busy, full int // records found at once that shorten it
 }
 
+// Behind returns how many records wait in a ring of so many slots when its recorder does not keep up any more.
+func Behind(slots int) int { return max(1, slots/32) }
+
 // newPace is for a ring of so many slots, and records that are to be durable within so long. A producer that the recorder
 // can follow must not overrun an empty ring within the longest wait; for a small ring that cannot be had, and the wait
 // is 1 ms. Two looks at least share a commit interval.
 func newPace(slots int, commit time.Duration) *pace {
 	most := max(min(commit/2, longestPause), shortestPause)
 	longest := min(max(time.Duration(min(slots, 1<<20))*soonestSlot, time.Millisecond), most)
-	return &pace{longest: longest, busy: max(1, slots/32), full: max(1, slots/8)}
+	return &pace{longest: longest, busy: Behind(slots), full: max(1, slots/8)}
 }
 
 // slowest reports whether the wait has reached its longest.

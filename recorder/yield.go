@@ -12,15 +12,15 @@ const (
 // yielder gives the step loop the precedence on a processor that both want, as long as nothing presses: a recorder that is
 // woken late has the ring to make up for it. Where there are many records at one look, it has not enough.
 type yielder struct {
-	set    func(low bool) error // nil: it cannot be had
+	set    func(low bool) (before bool, err error) // nil: it cannot be had
 	low    bool
 	late   bool      // the last look came late
 	looked time.Time // the last look
 	until  time.Time // not before then is it lowered
 }
 
-// look is told at each look at the ring whether something presses. Two looks in a row that come late do: others leave no processor to who
-// is low. One alone may follow a stop of the process.
+// look is told at each look at the ring whether something presses. Two looks in a row that come late do: others leave no
+// processor to who is low. One alone may follow a stop of the process.
 func (y *yielder) look(now time.Time, presses bool) {
 	if y.set == nil {
 		return
@@ -35,10 +35,19 @@ func (y *yielder) look(now time.Time, presses bool) {
 	y.change(!now.Before(y.until))
 }
 
-// change lowers or raises the priority, where it is not so. What fails is tried again at the next look.
+// change lowers or raises the priority, where it is not so. What fails is tried again at the next look. Where somebody
+// else has raised it, this recorder was too late: it has no processor when it is low.
 func (y *yielder) change(low bool) {
-	if y.low != low && y.set(low) == nil {
-		y.low = low
+	if y.low == low {
+		return
+	}
+	before, err := y.set(low)
+	if err != nil {
+		return
+	}
+	y.low = low
+	if !low && !before {
+		y.until = y.looked.Add(sated)
 	}
 }
 

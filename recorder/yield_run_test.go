@@ -18,7 +18,7 @@ func TestYields(t *testing.T) {
 	var looks atomic.Int64
 	o.Now = func() time.Time { return time.Unix(1_800_000_000, 1e6*looks.Add(1)) } // a second passes in 1000 looks
 	changes := make(chan bool, 100)
-	o.Yield = func(low bool) error { changes <- low; return nil }
+	o.Yield = func(low bool) (before bool, err error) { changes <- low; return !low, nil }
 	want := func(low bool, when string) {
 		t.Helper()
 		select {

@@ -37,12 +37,12 @@ func TestYielder(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			var called []bool
-			y := yielder{set: func(low bool) error {
+			y := yielder{set: func(low bool) (before bool, err error) {
 				called = append(called, low)
 				if n := len(called); n <= len(test.errs) {
-					return test.errs[n-1]
+					err = test.errs[n-1]
 				}
-				return nil
+				return !low, err
 			}}
 			now := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 			for i, l := range test.looks {
@@ -63,6 +63,28 @@ func TestYielder(t *testing.T) {
 	var none yielder
 	none.look(time.Now(), false)
 	none.look(time.Now(), true)
+}
+
+// TestYielderRaised: where somebody else has raised it, it is too late when it is low, and stays as it is for long.
+func TestYielderRaised(t *testing.T) {
+	is := false
+	y := yielder{set: func(low bool) (before bool, err error) {
+		before, is = is, low
+		return before, nil
+	}}
+	now := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+	y.look(now, false)
+	if is = false; !y.low {
+		t.Fatal("not low in the beginning")
+	}
+	raised := now.Add(time.Millisecond)
+	y.look(raised, true)
+	for now = raised; is == false && now.Before(raised.Add(time.Minute)); now = now.Add(25 * time.Millisecond) {
+		y.look(now, false)
+	}
+	if after := now.Sub(raised); after < sated || after > sated+50*time.Millisecond {
+		t.Errorf("low again after %v, want %v", after, sated)
+	}
 }
 
 func TestSnapshotLate(t *testing.T) {

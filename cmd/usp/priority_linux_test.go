@@ -52,7 +52,8 @@ func untilNice(t testing.TB, pid, want int) {
 	}
 }
 
-// TestRecorderYields: a recorder gives way to its loop as long as it keeps up, and has its share when it does not, also without privileges.
+// TestRecorderYields: a recorder gives way to its loop as long as it keeps up, and has its share when it does not, also
+// without privileges: from the loop, where it cannot do anything itself, and from itself, where there is no loop that could.
 func TestRecorderYields(t *testing.T) {
 	needSessions(t)
 	users := map[string]*syscall.Credential{"as this user": nil}
@@ -76,16 +77,24 @@ func TestRecorderYields(t *testing.T) {
 			if group, _ := sessionNice(t, pid); group == mine {
 				t.Fatal("the recorder is in its loop's session")
 			}
-			untilNice(t, pid, priority.Low)
-			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-				t.Fatal(err)
+			untilNice(t, pid, priority.Lowest)
+			signal := func(pid int, s syscall.Signal) {
+				if err := syscall.Kill(pid, s); err != nil {
+					t.Fatal(err)
+				}
 			}
+			signal(pid, syscall.SIGSTOP)
 			l.steps(5000, 0)
-			if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+			untilNice(t, pid, 0)
+
+			signal(l.cmd.Process.Pid, syscall.SIGSTOP)
+			if err := os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", pid), fmt.Append(nil, priority.Lowest), 0); err != nil {
 				t.Fatal(err)
 			}
+			signal(pid, syscall.SIGCONT)
 			untilNice(t, pid, 0)
-			untilNice(t, pid, priority.Low)
+			signal(l.cmd.Process.Pid, syscall.SIGCONT)
+			untilNice(t, pid, priority.Lowest)
 			if e := l.close(); e.Error != "" || e.Summary.Lost != 0 {
 				t.Errorf("the loop ended with %+v", e)
 			}

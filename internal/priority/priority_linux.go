@@ -28,31 +28,70 @@ func LowerSelf() {
 // LowerThread makes the calling thread give way to all others.
 func LowerThread() { _ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, Lowest) } // of Linux, 0 is the calling thread alone
 
-const sessionFile = "/proc/self/autogroup"
+// ordinary is the priority that a new session has.
+const ordinary = 0
 
-// Session returns what lowers the priority of all that runs in this process's session, and raises it to what it was. It returns nil
-// where sessions have none, and where this process does not lead its session: the others there have not asked for it.
-// An error may pass: of unprivileged processes the system takes ten such calls a second, all together.
-func Session() func(low bool) error {
-	if id, _, errno := syscall.RawSyscall(syscall.SYS_GETSID, 0, 0, 0); errno != 0 || int(id) != os.Getpid() {
+// sessionFile holds the priority of the session that a process is in.
+func sessionFile(pid string) string { return "/proc/" + pid + "/autogroup" }
+
+// readSession fails for the session of the system's first process, which is in no group: its file is empty.
+func readSession(file string) (nice int, err error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	var group int
+	if _, err := fmt.Sscanf(string(text), "/autogroup-%d nice %d", &group, &nice); err != nil {
+		return 0, fmt.Errorf("%s: %q: %w", file, text, err)
+	}
+	return nice, nil
+}
+
+func writeSession(file string, nice int) error {
+	return os.WriteFile(file, strconv.AppendInt(nil, int64(nice), 10), 0)
+}
+
+// Sessions reports whether this system schedules sessions as groups that have a priority.
+func Sessions() bool {
+	on, err := os.ReadFile("/proc/sys/kernel/sched_autogroup_enabled")
+	return err == nil && bytes.HasPrefix(on, []byte("1"))
+}
+
+// Session returns what gives all that runs in this process's session the lowest priority, or the one that it has now, and
+// says whether it had the lowest before. It returns nil where sessions have none, and where this process does not lead its
+// session: the others there have not asked for it. An error may pass: of unprivileged processes the system takes ten such
+// calls a second, all together.
+func Session() func(low bool) (before bool, err error) {
+	if id, _, errno := syscall.RawSyscall(syscall.SYS_GETSID, 0, 0, 0); errno != 0 || int(id) != os.Getpid() || !Sessions() {
 		return nil
 	}
-	if on, err := os.ReadFile("/proc/sys/kernel/sched_autogroup_enabled"); err != nil || !bytes.HasPrefix(on, []byte("1")) {
+	file := sessionFile("self")
+	was, err := readSession(file)
+	if err != nil || was >= Lowest || syscall.Access(file, 2) != nil { // 2: writing; /proc may be mounted without
 		return nil
 	}
-	text, err := os.ReadFile(sessionFile)
-	if err != nil || syscall.Access(sessionFile, 2) != nil { // 2: writing; /proc may be mounted without
-		return nil
-	}
-	var group, was int
-	if _, err := fmt.Sscanf(string(text), "/autogroup-%d nice %d", &group, &was); err != nil || was >= Low {
-		return nil
-	}
-	return func(low bool) error {
-		nice := was
-		if low {
-			nice = Low
+	return func(low bool) (before bool, err error) {
+		nice, err := readSession(file)
+		if err != nil {
+			return false, err
 		}
-		return os.WriteFile(sessionFile, strconv.AppendInt(nil, int64(nice), 10), 0)
+		want := was
+		if low {
+			want = Lowest
+		}
+		if nice != want {
+			err = writeSession(file, want)
+		}
+		return nice == Lowest, err
 	}
+}
+
+// RaiseSession gives the session of another process ordinary priority, if it has the lowest. An error may pass, as with
+// Session.
+func RaiseSession(pid int) error {
+	file := sessionFile(strconv.Itoa(pid))
+	if nice, err := readSession(file); err != nil || nice != Lowest {
+		return err
+	}
+	return writeSession(file, ordinary)
 }

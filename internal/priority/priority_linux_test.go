@@ -1,11 +1,13 @@
 package priority
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,12 +32,20 @@ var children = map[string]func(){
 			return
 		}
 		for _, low := range []bool{true, true, false, true} {
-			if err := set(low); err != nil {
-				fmt.Print(err)
-			}
-			text, _ := os.ReadFile(sessionFile)
-			fmt.Print(string(text[bytes.LastIndexByte(text, ' ')+1:]))
+			before, err := set(low)
+			nice, _ := readSession(sessionFile("self"))
+			fmt.Println(before, nice, err)
 		}
+	},
+	"raised": func() { // the parent raises it, between two lines
+		set := Session()
+		for range 2 {
+			before, err := set(true)
+			fmt.Println(before, err)
+			_, _ = fmt.Scanln()
+		}
+		before, err := set(false)
+		fmt.Println(before, err)
 	},
 	"self": func() { // threads that there are, and one that is made later
 		there, over := make(chan struct{}), make(chan struct{})
@@ -89,11 +99,71 @@ func TestSession(t *testing.T) {
 	if got := child(t, "session", nil); got != "none" {
 		t.Errorf("in another's session: %q", got)
 	}
+	needSessions(t)
+	if got, want := child(t, "session", &syscall.SysProcAttr{Setsid: true}), "false 19 <nil>\ntrue 19 <nil>\ntrue 0 <nil>\nfalse 19 <nil>\n"; got != want {
+		t.Errorf("in its own session: %q, want %q", got, want)
+	}
+}
+
+// needSessions does not ask the package.
+func needSessions(t *testing.T) {
 	if on, err := os.ReadFile("/proc/sys/kernel/sched_autogroup_enabled"); err != nil || !bytes.HasPrefix(on, []byte("1")) {
 		t.Skip("NOT CHECKED: what a session of its own does; this system does not schedule sessions as groups")
 	}
-	if got, want := child(t, "session", &syscall.SysProcAttr{Setsid: true}), "10\n10\n0\n10\n"; got != want {
-		t.Errorf("in its own session: %q, want %q", got, want)
+}
+
+// TestRaiseSession: who has the lowest priority is raised and finds that out; all others stay as they are.
+func TestRaiseSession(t *testing.T) {
+	needSessions(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), childEnv+"=raised")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	lines := bufio.NewScanner(out)
+	nice := func() int {
+		n, err := readSession(sessionFile(strconv.Itoa(cmd.Process.Pid)))
+		if err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	for i, want := range []string{"false <nil>", "false <nil>", "true <nil>"} {
+		if lines.Scan(); lines.Text() != want {
+			t.Fatalf("line %d: %q, want %q", i, lines.Text(), want)
+		}
+		if i == 0 {
+			if err := RaiseSession(cmd.Process.Pid); err != nil || nice() != ordinary {
+				t.Errorf("raised: %v, it has %d", err, nice())
+			}
+		}
+		fmt.Fprintln(in)
+	}
+	for _, other := range []int{5, Lowest - 1} {
+		other := other
+		if err := writeSession(sessionFile(strconv.Itoa(cmd.Process.Pid)), other); err != nil {
+			t.Skip("NOT CHECKED: whether others stay as they are: ", err)
+		}
+		if err := RaiseSession(cmd.Process.Pid); err != nil || nice() != other {
+			t.Errorf("one that somebody gave %d: %v, it has %d", other, err, nice())
+		}
+	}
+	if err := RaiseSession(1 << 30); err == nil {
+		t.Error("no error of a process that is not there")
 	}
 }
 

@@ -13,5 +13,11 @@ func LowerSelf() { LowerProcess(0) }
 // LowerThread does nothing where a thread has no priority of its own.
 func LowerThread() {}
 
+// Sessions reports false: sessions are not scheduled as groups.
+func Sessions() bool { return false }
+
 // Session returns nil: the session's share of the processors cannot be changed.
-func Session() func(low bool) error { return nil }
+func Session() func(low bool) (before bool, err error) { return nil }
+
+// RaiseSession does nothing.
+func RaiseSession(pid int) error { return nil }

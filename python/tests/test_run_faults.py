@@ -16,6 +16,7 @@ import pytest
 from runs import closed, line, program, until, usp, verified
 
 import usp as api
+from usp import _recorder
 
 FIELDS = api.fields(loss=("metric", 1), rho=("digest", 4))
 LOOP = """
@@ -366,8 +367,15 @@ def test_a_killed_recorder_is_replaced(capfd: pytest.CaptureFixture[str]) -> Non
     assert run.summary is not None and run.summary.complete
 
 
-def test_the_recorder_gives_way() -> None:
-    """A session of its own is also what lets the loop come first on a processor that both want."""
+def session(pid: int) -> tuple[str, str]:
+    """The group that a process's session is, and its priority. That of the system's first process has an empty file."""
+    text = Path(f"/proc/{pid}/autogroup").read_text().split()
+    return (text[0], text[2]) if text else ("", "0")
+
+
+@pytest.fixture
+def sessions() -> None:
+    """Sessions are scheduled as groups; else the test is skipped."""
     try:
         groups = Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip() == "1"
     except FileNotFoundError:
@@ -375,17 +383,46 @@ def test_the_recorder_gives_way() -> None:
     if not groups:
         pytest.skip("NOT CHECKED: the recorder's priority; this system does not schedule sessions as groups")
 
-    def session(pid: int) -> tuple[str, str]:
-        text = Path(f"/proc/{pid}/autogroup").read_text().split()
-        # The session of the system's first process has no group, and its file is empty.
-        return (text[0], text[2]) if text else ("", "0")
 
+@pytest.mark.usefixtures("sessions")
+def test_the_recorder_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session of its own is also what lets the loop come first on a processor that both want. A recorder that others
+    leave nothing to, as to a stopped one, gets what it needs from the loop's side."""
+    monkeypatch.setenv("USP_RING_SLOTS", "1024")
     with api.Run(fields=FIELDS) as run:
+        assert run._session is not None
+        ring = run._session.ring
         run.emit(0, values(0))
         pid = recorder_of(run)
-        until(lambda: session(pid)[1] == "10")
+        until(lambda: ring.consumer().position == 1 and session(pid)[1] == "19")
         assert session(pid)[0] != session(os.getpid())[0]
-        assert session(os.getpid())[1] != "10"
+        assert session(os.getpid())[1] != "19"
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for step in range(1, 32):
+                run.emit(step, values(step))
+            time.sleep(2 * _recorder.LOOK)
+            assert session(pid)[1] == "19", "31 of 1024 are no reason"
+            run.emit(32, values(32))
+            until(lambda: session(pid)[1] == "0")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert run.summary is not None and run.summary.complete and run.summary["stored"] == 33
+
+
+@pytest.mark.usefixtures("sessions")
+def test_the_recorder_of_a_run_that_ends_is_raised() -> None:
+    run = api.Run(fields=FIELDS)
+    pid = recorder_of(run)
+    until(lambda: session(pid)[1] == "19")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.warns(api.IncompleteWarning):
+            run.close()
+        until(lambda: session(pid)[1] == "0")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert closed(Path(run.dir))
 
 
 def test_a_stopped_recorder_stops_nothing(ring_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 The recorder is a process of its own, in a session of its own: the terminal's Ctrl-C is for the loop, and the death of
 the loop is not that of its recorder, which stores what is in the ring and closes the run. One daemon thread attends to
-it. It sleeps in the kernel unless the recorder prints or ends, and nothing that emits ever waits for it.
+it. It sleeps in the kernel unless the recorder prints or ends, but for a look four times a second whether the recorder
+needs more of the processors than it leaves itself; nothing that emits ever waits for it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ._errors import RecorderError
 START_TIMEOUT = 30.0  # seconds for a recorder to open its run directory
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before a recorder that died is started again; the first time at once
 REPEAT_AFTER = 60.0  # seconds after which a message that was passed on is passed on again
+LOOK = 0.25  # seconds between two looks whether the recorder is to be raised
 POLL = 0.002  # seconds between two looks at the ring while waiting
 ATTACHED, DONE = 1, 2  # the consumer's phases, as in doc/format/ring.md
 
@@ -62,10 +64,12 @@ class Recorder:
         consumer: Callable[[], Consumer],
         env: Mapping[str, str] | None = None,
         stderr: TextIO | None = None,
+        behind: Callable[[], bool] | None = None,
     ) -> None:
         """command is run with env added to this process's environment, here and as it is now, however often it is run.
 
-        consumer tells how far it is. What it prints goes to stderr, or to what sys.stderr is at that time.
+        consumer tells how far it is, behind whether it does not keep up or is to come to an end. What it prints goes to
+        stderr, or to what sys.stderr is at that time.
         """
         self.summary: dict[str, Any] | None = None  # what the recorder said when it had closed the generation
         self.error: RecorderError | None = None  # why the last recorder ended
@@ -73,6 +77,7 @@ class Recorder:
         self.done = threading.Event()  # set when no recorder will be started any more and none of ours is running
         self._command = list(command)
         self._consumer: Callable[[], Consumer] | None = consumer
+        self._behind = behind if behind is not None and sessions() else None
         self._env = {**os.environ, **(env or {})}
         self._cwd = os.getcwd()
         self._said = Messages(stderr)
@@ -105,6 +110,8 @@ class Recorder:
         """Starts no recorder any more. One that is running goes on, and what it prints is still passed on."""
         self._quit.set()
         self._consumer = None
+        if self._behind is not None:
+            self._behind = lambda: True
 
     def forked(self) -> None:
         """In a child of os.fork(): lets go of the recorder, which is the parent's."""
@@ -190,7 +197,9 @@ class Recorder:
         printed = bytearray()
         try:
             while True:
-                ready = [fd for fd, _ in poller.poll(None if ended >= 0 else 500)]
+                if (behind := self._behind) is not None and behind():
+                    raise_session(process.pid)
+                ready = [fd for fd, _ in poller.poll(1000 * LOOK if behind is not None or ended < 0 else None)]
                 over = ended in ready or ended < 0 and process.poll() is not None
                 for fd, keep in ((out, printed.extend), (err, self._said.feed)):
                     if (over or fd in ready) and not drain(fd, keep):
@@ -208,6 +217,31 @@ def end_of(process: subprocess.Popen[bytes]) -> int:
         return os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else -1
     except OSError:
         return -1
+
+
+def sessions() -> bool:
+    """Whether the system schedules sessions as groups that have a priority."""
+    try:
+        with open("/proc/sys/kernel/sched_autogroup_enabled", "rb") as file:
+            return file.read(1) == b"1"
+    except OSError:
+        return False
+
+
+def raise_session(pid: int) -> None:
+    """Gives the session of a recorder that has the lowest priority, nice 19, the ordinary one.
+
+    A recorder lowers it itself while it keeps up. Then others may leave it too little to notice that it does not any more.
+    """
+    path = f"/proc/{pid}/autogroup"
+    try:
+        with open(path, "rb") as file:
+            low = file.read().split()[-1:] == [b"19"]
+        if low:
+            with open(path, "wb", buffering=0) as file:
+                file.write(b"0")
+    except OSError:
+        pass  # tried again at the next look: the system takes only so many a second
 
 
 def drain(fd: int, keep: Callable[[bytes], Any]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -104,7 +105,10 @@ class Session:
         self.path = self.ring.path
         self.emit: Callable[..., Any] = self.ring.emitter(self.slow)
         if plan.command is not None:
-            recorder = Recorder([*plan.command, self.path], self.ring.consumer, plan.env, plan.stderr)
+            recorder = Recorder(
+                [*plan.command, self.path], self.ring.consumer, plan.env, plan.stderr,
+                functools.partial(behind, self.ring, plan.slots),
+            )  # fmt: skip
             try:
                 recorder.start()
             except BaseException:
@@ -239,6 +243,14 @@ class Session:
         for name in [*(f"{self.path}.stage{i}" for i in range(self.plan.staging_areas)), self.path]:
             with contextlib.suppress(OSError):
                 os.unlink(name)
+
+
+def behind(ring: Ring, slots: int) -> bool:
+    """Whether the recorder does not keep up with a ring of so many slots, 1/32 of which waits for it, or is to end."""
+    try:
+        return ring.ended or ring.position - ring.consumer().position >= max(1, slots // 32)
+    except ValueError:  # closed meanwhile
+        return True
 
 
 def ended(part: Any, timeout: float) -> str:

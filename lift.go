@@ -1,0 +1,56 @@
+package usp
+
+import (
+	"time"
+
+	"github.com/usp-project/usp/internal/priority"
+	"github.com/usp-project/usp/recorder"
+	"github.com/usp-project/usp/ring"
+)
+
+// liftInterval is how often a recorder is looked at. It is a part of the patience that the end of a run has with one that makes
+// no progress.
+const liftInterval = 250 * time.Millisecond
+
+// lifter raises the priority of a recorder that has lowered it and is left too little by others to notice that it does not keep
+// up any more, or that the run has ended.
+type lifter struct {
+	ring   *ring.Consumer // looks only; the producer is for the goroutine that emits
+	behind uint64         // so many records wait for a recorder that does not keep up
+	tick   *time.Ticker
+}
+
+// newLifter returns nil where a recorder cannot be raised, or its ring not looked at.
+func newLifter(path string) *lifter {
+	if !priority.Sessions() {
+		return nil
+	}
+	c, err := ring.Open(path)
+	if err != nil { // such as one that a recorder has finished with and removed
+		return nil
+	}
+	return &lifter{ring: c, behind: uint64(recorder.Behind(c.Header().Slots)), tick: time.NewTicker(liftInterval)}
+}
+
+// when returns the channel of the times to look, one that never sends for nil.
+func (l *lifter) when() <-chan time.Time {
+	if l == nil {
+		return nil
+	}
+	return l.tick.C
+}
+
+// look raises the recorder that runs as the given process, if it needs that. An error passes with the next look.
+func (l *lifter) look(pid int) {
+	state := l.ring.State()
+	if state == ring.StateClosed || state == ring.StateFailed || l.ring.Produced() >= l.ring.Published().Position+l.behind {
+		_ = priority.RaiseSession(pid)
+	}
+}
+
+func (l *lifter) close() {
+	if l != nil {
+		l.tick.Stop()
+		_ = l.ring.Close()
+	}
+}
