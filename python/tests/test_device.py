@@ -32,16 +32,31 @@ FIELDS = [
 ]
 
 
-@pytest.fixture(params=[True, False], ids=["native", "pure"])
+# What is about the queue alone, and not about the way to it.
+by_itself = pytest.mark.parametrize("queue_of", ["native", "pure"], indirect=True)
+
+
+@pytest.fixture(params=["native", "pure", "emitter"])
 def queue_of(ring_dir: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., tuple[DeviceQueue, Ring]]]:
-    """Makes queues on rings of their own; closes both afterwards."""
+    """Makes queues on rings of their own; closes both afterwards. With "emitter" records are put by way of that."""
     made: list[tuple[DeviceQueue, Ring]] = []
-    if request.param and (why := native_available()):
+    native = request.param != "pure"
+    if native and (why := native_available()):
         pytest.skip(f"the extension is not here: {why}")
 
     def make(fields: list[Field] | None = None, **options: Any) -> tuple[DeviceQueue, Ring]:
-        ring = make_ring(ring_dir, fields or FIELDS, f"run{len(made)}", native=request.param)
+        ring = make_ring(ring_dir, fields or FIELDS, f"run{len(made)}", native=native)
         queue = DeviceQueue(ring, ring.schema, **options)
+        if request.param == "emitter":
+            emit = ring.emitter(queue.put)
+            queue.serve(emit.__self__)
+
+            def put(*args: Any, **kwargs: Any) -> bool:
+                dropped = queue.dropped
+                emit(*args, **kwargs)
+                return queue.dropped == dropped
+
+            queue.put = put  # type: ignore[method-assign]
         made.append((queue, ring))
         return queue, ring
 
@@ -170,10 +185,11 @@ def test_a_blocked_device_and_a_full_queue_do_not_hold_the_caller(queue_of: Any)
     assert (queue.records, queue.written, queue.dropped) == (101, 8, 93)
 
 
+@by_itself
 def test_host_records_keep_their_place_behind_queued_ones(queue_of: Any) -> None:
     queue, ring = queue_of(SCALAR)
     emit = ring.emitter(queue.put)
-    queue.emitter = emit.__self__
+    queue.serve(emit.__self__)
     emit(1, {"loss": 1.0})
     assert ring.position == 1
     begin = slow(0.4)
@@ -211,6 +227,7 @@ def test_many_records_all_arrive_in_order(queue_of: Any) -> None:
     assert rows[:, 2].view(np.float64).tolist() == list(range(3000))
 
 
+@by_itself
 def test_puts_of_several_threads_are_all_accounted_for(queue_of: Any) -> None:
     queue, ring = queue_of(SCALAR, capacity=64)
     x = jnp.float32(1)
@@ -436,6 +453,7 @@ def test_pack_leaks_nothing_and_traces_once(queue_of: Any) -> None:
 # The end
 
 
+@by_itself
 def test_after_close_put_raises(queue_of: Any) -> None:
     queue, _ = queue_of(SCALAR)
     queue.put(1, {"loss": jnp.float32(1)})

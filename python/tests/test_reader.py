@@ -116,7 +116,7 @@ def test_records_of_all_kinds_keep_their_order(ring_dir: Path) -> None:
     """Those that the extension writes, those that it leaves to Python, of the host, and stacked, as chance has it."""
     queue, ring = queue_of(ring_dir, SCALAR, capacity=1 << 14)
     emit = ring.emitter(queue.put)
-    queue.emitter = emit.__self__
+    queue.serve(emit.__self__)
     rng = random.Random(5)
     number = jax.jit(lambda i: i.astype(jnp.float32))
     step, kinds, begin = 0, ("device", "device", "bfloat16", "host", "stacked"), slow(0.02)
@@ -149,7 +149,7 @@ def test_records_of_all_kinds_keep_their_order(ring_dir: Path) -> None:
 def test_a_record_on_its_way_into_the_queue_keeps_those_of_the_host_behind_it(ring_dir: Path) -> None:
     queue, ring = queue_of(ring_dir, SCALAR)
     emit = ring.emitter(queue.put)
-    queue.emitter = emit.__self__
+    queue.serve(emit.__self__)
     begin = slow(0.2)
     emit(1, {"loss": begin()})
     with queue._lock:  # as in the middle of a put

@@ -73,7 +73,7 @@ class _Check:
 
 
 class _Entry(NamedTuple):
-    """Records that wait. The extension knows the order."""
+    """Records that wait. The extension knows the order, and makes bare tuples."""
 
     steps: Any  # int, or an array; times too
     times: Any
@@ -94,9 +94,8 @@ class DeviceQueue:
     def __init__(self, ring: Sink, schema: Schema, capacity: int = 1024, emitter: Any = None) -> None:
         if capacity < 1:
             raise ValueError(f"queue of {capacity} records: want at least 1")
-        self.records = 0
         self.dropped = 0
-        self.emitter = emitter
+        self._records = 0  # put by Python
         self._ring, self._schema, self._capacity = ring, schema, capacity
         self._checks = [_Check(f) for f in schema.fields]
         self._many_checks = [_Check(f) for f in schema.fields]
@@ -115,9 +114,18 @@ class DeviceQueue:
         self._thread: threading.Thread | None = None
         self._buffer: Any = None
         self._reader = ring.reader()
+        self.serve(emitter)
         self._written = 0  # by Python
         self._odd = 0  # grows while the reader leaves everything to Python
         self._left_out = 0  # looks for which it is not asked
+
+    def serve(self, emitter: Any) -> None:
+        """Makes the emitter, None for none, the one whose records keep their place behind those here."""
+        self.emitter = emitter
+        if self._reader is not None:
+            self._reader.attach(self._entries, self._capacity, self._lock, emitter)
+            if emitter is not None:
+                emitter.reader = self._reader
 
     # ---- the calling thread
 
@@ -178,6 +186,11 @@ class DeviceQueue:
         return self._append(_Entry(steps, times, leaves, packed, many, watch), many, first, last)
 
     @property
+    def records(self) -> int:
+        """Number of records that were put, also of those dropped."""
+        return self._records + (self._reader.queued if self._reader is not None else 0)
+
+    @property
     def written(self) -> int:
         """Number of records that are in the ring."""
         return self._written + (self._reader.written if self._reader is not None else 0)
@@ -190,12 +203,17 @@ class DeviceQueue:
         with self._lock:
             if type(first) is int:
                 self._ring.advance(first, last)
-            self.records += n
+            self._records += n
             if len(self._entries) >= self._capacity:
                 self.dropped += n
                 return False
             if self.emitter is not None:
                 self.emitter.deferred = True
+            if self._reader is not None and self._thread is not None:
+                # Before the entry is there: a thread that goes to rest after it closes it again.
+                self._reader.open = True
+                if self._gone is not None or self._message:
+                    self._reader.open = False
             self._entries.append(entry)
         if self._thread is None:
             self._begin()
@@ -251,6 +269,8 @@ class DeviceQueue:
         if v.sharding is not c.sharding or v.is_deleted():
             c.copy = start(v, "the packed array")
             c.sharding = v.sharding
+            if many is None and not c.copy and self._reader is not None:
+                self._reader.learn(len(self._checks), v)
         elif c.copy:
             v.copy_to_host_async()
         watch.append(v)
@@ -323,6 +343,8 @@ class DeviceQueue:
         """In a child of a fork: the thread and the ring are the parent's; put raises ForkedError."""
         self._gone = ForkedError
         self._abandoned = True
+        if self._reader is not None:
+            self._reader.end(True)
         self._entries = deque()
         self._thread = None
 
@@ -345,7 +367,7 @@ class DeviceQueue:
                     pause = _PAUSE
             if self._reader is not None and not self._left_out:
                 before = self._reader.written
-                if self._reader.run(self._entries, self._capacity, self._lock, self.emitter):
+                if self._reader.run():
                     pause = _PAUSE_MAX
                     continue
                 self._odd = 0 if self._reader.written > before else min(2 * self._odd + 1, 255)
@@ -364,6 +386,8 @@ class DeviceQueue:
     def _rest(self) -> None:
         """Waits for an entry, or the end."""
         self._idle = True
+        if self._reader is not None:
+            self._reader.open = False
         if not self._entries and not self._closing:
             self._wake.wait()
         self._wake.clear()
@@ -377,7 +401,7 @@ class DeviceQueue:
     def _drain(self) -> int:
         """Writes a group of the entries that are ready, in order; returns how many it was, of stacked ones a group."""
         group: list[_Entry] = []
-        for entry in list(islice(self._entries, _GROUP)):
+        for entry in map(_Entry._make, list(islice(self._entries, _GROUP))):
             stacked = entry.many is not None
             if (stacked and group) or not all(map(ready, entry.watch)):
                 break
@@ -487,6 +511,8 @@ class DeviceQueue:
         if key not in self._told and len(self._told) < 16:
             self._told.add(key)
             self._message += f"{n} record{'' if n == 1 else 's'} {why}; dropped and counted. "
+            if self._reader is not None:
+                self._reader.open = False  # the next record comes by Python, which says it
 
 
 _MASK = (1 << 64) - 1

@@ -14,6 +14,7 @@
 typedef struct {
     PyObject_HEAD usp_WriterObject *writer;
     PyObject *slow;
+    PyObject *reader; /* of the queue of device values; NULL before there is one */
     char deferred;
     uint64_t calls;
     usp_fields fields;
@@ -43,12 +44,14 @@ static int emitter_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(e->writer);
     Py_VISIT(e->slow);
+    Py_VISIT(e->reader);
     return 0;
 }
 
 static int emitter_clear(PyObject *self) {
     Emitter *e = (Emitter *)self;
     Py_CLEAR(e->slow);
+    Py_CLEAR(e->reader);
     return 0;
 }
 
@@ -142,11 +145,24 @@ static enum usp_found encode(Emitter *e, PyObject *const arg[3], uint64_t *words
     return usp_time_word(arg[2], words + 1);
 }
 
+/* What is not for the ring at once: a record of device values, most of which the queue takes as they are. */
+static PyObject *pass_on(Emitter *e, PyObject *const arg[3]) {
+    switch (e->reader == NULL ? 0 : usp_reader_put(e->reader, arg[0], arg[1], arg[2])) {
+    case 0:
+        return PyObject_CallFunctionObjArgs(e->slow, arg[0], arg[1], arg[2], NULL);
+    case 1:
+        e->deferred = 1; /* before anybody else has the interpreter's lock */
+        Py_INCREF(Py_None);
+        return Py_None;
+    }
+    return NULL;
+}
+
 static PyObject *hand_over(Emitter *e, PyObject *const arg[3]) {
     PyObject *result = NULL;
     uint64_t stack[ON_STACK], *words = stack;
     if (e->deferred || !PyDict_Check(arg[1]))
-        return PyObject_CallFunctionObjArgs(e->slow, arg[0], arg[1], arg[2], NULL);
+        return pass_on(e, arg);
     if (e->fields.words > ON_STACK && (words = PyMem_Malloc(8 * e->fields.words)) == NULL)
         return PyErr_NoMemory();
     switch (encode(e, arg, words)) {
@@ -161,7 +177,7 @@ static PyObject *hand_over(Emitter *e, PyObject *const arg[3]) {
         break;
     }
     case USP_ELSEWHERE:
-        result = PyObject_CallFunctionObjArgs(e->slow, arg[0], arg[1], arg[2], NULL);
+        result = pass_on(e, arg);
         break;
     case USP_ERROR:
         break;
@@ -199,6 +215,28 @@ static int set_deferred(PyObject *self, PyObject *value, void *closure) {
     return 0;
 }
 
+static PyObject *get_reader(PyObject *self, void *closure) {
+    (void)closure;
+    PyObject *reader = ((Emitter *)self)->reader;
+    reader = reader == NULL ? Py_None : reader;
+    Py_INCREF(reader);
+    return reader;
+}
+
+static int set_reader(PyObject *self, PyObject *value, void *closure) {
+    (void)closure;
+    if (value == NULL || !usp_is_reader(value)) {
+        PyErr_SetString(PyExc_TypeError, "want a Reader");
+        return -1;
+    }
+    Emitter *e = (Emitter *)self;
+    PyObject *old = e->reader;
+    Py_INCREF(value);
+    e->reader = value;
+    Py_XDECREF(old);
+    return 0;
+}
+
 static PyMethodDef methods[] = {
     {"emit", (PyCFunction)(void (*)(void))emitter_emit, METH_FASTCALL | METH_KEYWORDS,
      "emit($self, step, values, time=None)\n--\n\nEmits one record; see usp._encode.Emitter."},
@@ -206,7 +244,8 @@ static PyMethodDef methods[] = {
 };
 
 static PyGetSetDef getset[] = {
-    {"deferred", get_deferred, set_deferred, "While true, every record goes to slow.", NULL},
+    {"deferred", get_deferred, set_deferred, "While true, every record goes to the queue: to reader, or to slow.", NULL},
+    {"reader", get_reader, set_reader, "What takes records of device values before slow does.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -12,10 +12,14 @@
 
 typedef struct {
     PyObject_HEAD usp_fields fields;
-    PyObject **known; /* of each field the type, aval and sharding of an array that fits; NULL before there is one */
+    PyObject **known; /* of each field, then of the packed record, the type, aval and sharding of an array that fits;
+                       * NULL before there is one */
     usp_WriterObject *writer;
-    uint64_t written;
-    char ending, given_up;
+    PyObject *entries, *lock, *emitter; /* the queue, what guards it, and what is to send host records there; NULL before
+                                         * there is one */
+    Py_ssize_t capacity;
+    uint64_t queued, written;
+    char open, ending, given_up;
 } Reader;
 
 enum { TYPE, AVAL, SHARDING, KNOWN };
@@ -34,7 +38,8 @@ enum state {
 #define PAUSE_MAX 16000000 /* ns between looks, less where a quarter of the queue gets ready in it */
 #define BREATH 20000       /* ns, the least pause: after none the lock would be taken again before anyone woke */
 
-static PyObject *is_deleted, *is_ready, *aval, *sharding, *popleft, *locked, *deferred; /* names */
+static PyObject *is_deleted, *is_ready, *aval, *sharding, *append, *popleft, *locked, *deferred; /* names */
+static PyTypeObject *reader_type;
 
 static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *writer, *fields;
@@ -50,7 +55,7 @@ static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         Py_DECREF(r);
         return NULL;
     }
-    r->known = PyMem_Calloc((size_t)r->fields.count * KNOWN, sizeof(PyObject *));
+    r->known = PyMem_Calloc((size_t)(r->fields.count + 1) * KNOWN, sizeof(PyObject *));
     if (r->known == NULL) {
         Py_DECREF(r);
         return PyErr_NoMemory();
@@ -61,11 +66,14 @@ static PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 static void reader_dealloc(PyObject *self) {
     Reader *r = (Reader *)self;
     PyTypeObject *type = Py_TYPE(self);
-    for (Py_ssize_t i = 0; r->known != NULL && i < r->fields.count * KNOWN; i++)
+    for (Py_ssize_t i = 0; r->known != NULL && i < (r->fields.count + 1) * KNOWN; i++)
         Py_CLEAR(r->known[i]);
     PyMem_Free(r->known);
     usp_fields_clear(&r->fields);
     Py_CLEAR(r->writer);
+    Py_CLEAR(r->entries);
+    Py_CLEAR(r->lock);
+    Py_CLEAR(r->emitter);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
 }
@@ -91,7 +99,7 @@ static PyObject *reader_learn(PyObject *self, PyObject *args) {
     PyObject *array;
     if (!PyArg_ParseTuple(args, "nO", &i, &array))
         return NULL;
-    if (i < 0 || i >= r->fields.count)
+    if (i < 0 || i > r->fields.count)
         return PyErr_Format(PyExc_IndexError, "field %zd of %zd", i, r->fields.count);
     PyObject *const names[KNOWN] = {NULL, aval, sharding};
     for (int k = 0; k < KNOWN; k++) {
@@ -112,10 +120,10 @@ static int alike(PyObject *const known[KNOWN], PyObject *v) {
            same(v, sharding, &known[SHARDING]) && ask(v, is_deleted) == 0;
 }
 
-static PyObject *reader_leaves(PyObject *self, PyObject *values) {
-    Reader *r = (Reader *)self;
-    if (!PyDict_Check(values) || PyDict_Size(values) != r->fields.count)
-        Py_RETURN_NONE;
+/* The values in the order of the fields, in a new list; NULL, perhaps with an exception set, if one is not alike. */
+static PyObject *named(Reader *r, PyObject *values) {
+    if (PyDict_Size(values) != r->fields.count)
+        return NULL;
     PyObject *leaves = PyList_New(r->fields.count);
     for (Py_ssize_t i = 0; leaves != NULL && i < r->fields.count; i++) {
         PyObject *v = PyDict_GetItemWithError(values, r->fields.at[i].name);
@@ -123,10 +131,96 @@ static PyObject *reader_leaves(PyObject *self, PyObject *values) {
         if (v == NULL || PyList_SetItem(leaves, i, v) < 0 || !alike(&r->known[i * KNOWN], v))
             Py_CLEAR(leaves);
     }
+    return leaves;
+}
+
+/* The same of a packed record. */
+static PyObject *single(Reader *r, PyObject *value) {
+    PyObject *leaves = alike(&r->known[r->fields.count * KNOWN], value) ? PyList_New(1) : NULL;
+    Py_INCREF(value);
+    if (leaves == NULL || PyList_SetItem(leaves, 0, value) < 0) {
+        if (leaves == NULL)
+            Py_DECREF(value);
+        Py_CLEAR(leaves);
+    }
+    return leaves;
+}
+
+static PyObject *reader_leaves(PyObject *self, PyObject *values) {
+    PyObject *leaves = PyDict_Check(values) ? named((Reader *)self, values) : NULL;
     if (leaves != NULL)
         return leaves;
     PyErr_Clear();
     Py_RETURN_NONE;
+}
+
+static PyObject *entry_of(PyObject *step, PyObject *time, PyObject *leaves, int packed) {
+    PyObject *now = time, *entry;
+    if (time == Py_None) {
+        struct timespec t;
+        clock_gettime(CLOCK_REALTIME, &t);
+        if ((now = PyLong_FromLongLong((long long)t.tv_sec * 1000000000 + t.tv_nsec)) == NULL)
+            return NULL;
+    } else {
+        Py_INCREF(now);
+    }
+    entry = PyTuple_Pack(ENTRY, step, now, leaves, packed ? Py_True : Py_False, Py_None, leaves);
+    Py_DECREF(now);
+    return entry;
+}
+
+int usp_is_reader(PyObject *object) { return Py_TYPE(object) == reader_type; }
+
+int usp_reader_put(PyObject *self, PyObject *step, PyObject *values, PyObject *time) {
+    Reader *r = (Reader *)self;
+    if (!r->open || !PyLong_CheckExact(step) || (time != Py_None && !PyLong_CheckExact(time)))
+        return 0;
+    uint64_t number = PyLong_AsUnsignedLongLong(step);
+    int packed = !PyDict_Check(values), put = 0;
+    PyObject *leaves = PyErr_Occurred() ? NULL : packed ? single(r, values) : named(r, values);
+    PyObject *entry = leaves == NULL ? NULL : entry_of(step, time, leaves, packed);
+    /* From here on nothing lets go of the interpreter's lock: memory was taken, at which garbage may have been collected
+     * and other threads have run. */
+    if (entry != NULL && r->open && PyObject_Size(r->entries) < r->capacity && ask(r->lock, locked) == 0 &&
+        usp_writer_advance(r->writer->handle, number, number) == USP_OK) {
+        PyObject *done = PyObject_CallMethodObjArgs(r->entries, append, entry, NULL);
+        put = done == NULL ? -1 : 1;
+        r->queued += done != NULL;
+        Py_XDECREF(done);
+    }
+    Py_XDECREF(entry);
+    Py_XDECREF(leaves);
+    if (put == 0)
+        PyErr_Clear();
+    return put;
+}
+
+static PyObject *reader_attach(PyObject *self, PyObject *args) {
+    Reader *r = (Reader *)self;
+    PyObject *old[] = {r->entries, r->lock, r->emitter}, *entries, *lock, *emitter;
+    if (!PyArg_ParseTuple(args, "OnOO", &entries, &r->capacity, &lock, &emitter))
+        return NULL;
+    Py_INCREF(entries);
+    Py_INCREF(lock);
+    Py_INCREF(emitter);
+    r->entries = entries;
+    r->lock = lock;
+    r->emitter = emitter;
+    for (size_t i = 0; i < sizeof old / sizeof *old; i++)
+        Py_XDECREF(old[i]);
+    Py_RETURN_NONE;
+}
+
+static PyObject *get_open(PyObject *self, void *closure) {
+    (void)closure;
+    return PyBool_FromLong(((Reader *)self)->open);
+}
+
+static int set_open(PyObject *self, PyObject *value, void *closure) {
+    (void)closure;
+    Reader *r = (Reader *)self;
+    r->open = value == Py_True && r->entries != NULL && !r->ending;
+    return 0;
 }
 
 /* Whether all arrays can be read without a wait. One that is deleted must not be asked whether it is ready. */
@@ -246,15 +340,17 @@ static void doze(long ns) {
 
 /* The loop of the queue's thread. Between a look at given_up and the count of what was written, the interpreter's lock
  * is not let go of. */
-static PyObject *reader_run(PyObject *self, PyObject *args) {
+static PyObject *reader_run(PyObject *self, PyObject *unused) {
     Reader *r = (Reader *)self;
-    PyObject *entries, *lock, *emitter;
-    Py_ssize_t capacity, n;
+    (void)unused;
+    Py_ssize_t n;
     uint64_t first;
     enum state state = WAITS;
-    if (!PyArg_ParseTuple(args, "OnOO", &entries, &capacity, &lock, &emitter))
+    if (r->entries == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the reader has no queue");
         return NULL;
-    long pause = PyObject_Size(entries) > GROUP ? BREATH : PAUSE;
+    }
+    long pause = PyObject_Size(r->entries) > GROUP ? BREATH : PAUSE;
     Py_ssize_t found = 0; /* at this look */
     uint64_t *rows = PyMem_Malloc(8 * r->fields.words * GROUP);
     if (rows == NULL)
@@ -262,25 +358,25 @@ static PyObject *reader_run(PyObject *self, PyObject *args) {
     while (!r->given_up) {
         if (!r->ending)
             doze(found ? BREATH : pause);
-        n = group_words(&r->fields, entries, rows, &state);
+        n = group_words(&r->fields, r->entries, rows, &state);
         if (n > 0 && !r->given_up) {
             if (usp_writer_put_block(r->writer->handle, rows, r->fields.words, (size_t)n, &first) != USP_OK) {
                 state = ANOTHER; /* the ring is gone: Python says so */
                 break;
             }
             r->written += (uint64_t)n;
-            take_off(n, entries, lock, emitter);
+            take_off(n, r->entries, r->lock, r->emitter);
         }
         if (state == ANOTHER)
             break;
         found += n;
         if (n == GROUP)
             continue;
-        if (found == 0 && PyObject_Size(entries) <= 0 && (r->ending || pause == PAUSE_MAX))
+        if (found == 0 && PyObject_Size(r->entries) <= 0 && (r->ending || pause == PAUSE_MAX))
             break;
         if (n == 0 && r->ending)
             doze(PAUSE);
-        pause = next_pause(pause, found, capacity);
+        pause = next_pause(pause, found, r->capacity);
         found = 0;
     }
     PyMem_Free(rows);
@@ -290,8 +386,14 @@ static PyObject *reader_run(PyObject *self, PyObject *args) {
 static PyObject *reader_end(PyObject *self, PyObject *given_up) {
     Reader *r = (Reader *)self;
     r->ending = 1;
+    r->open = 0;
     r->given_up = (char)(given_up == Py_True);
     Py_RETURN_NONE;
+}
+
+static PyObject *get_queued(PyObject *self, void *closure) {
+    (void)closure;
+    return PyLong_FromUnsignedLongLong(((Reader *)self)->queued);
 }
 
 static PyObject *get_written(PyObject *self, void *closure) {
@@ -300,17 +402,25 @@ static PyObject *get_written(PyObject *self, void *closure) {
 }
 
 static PyMethodDef methods[] = {
-    {"learn", reader_learn, METH_VARARGS, "learn(field, array)\n\nTakes an array that fits as what the next are like."},
+    {"attach", reader_attach, METH_VARARGS,
+     "attach(entries, capacity, lock, emitter)\n\nSays what the queue is, and who puts host records there."},
+    {"learn", reader_learn, METH_VARARGS,
+     "learn(field, array)\n\nTakes an array that fits as what the next are like; of the packed record, after the last "
+     "field."},
     {"leaves", reader_leaves, METH_O,
      "leaves(values) -> list | None\n\nThe values in the order of the fields, if each is an array like the one learned."},
-    {"run", reader_run, METH_VARARGS,
-     "run(entries, capacity, lock, emitter) -> bool\n\nWrites entries as they get ready. True if there were none for "
+    {"run", reader_run, METH_NOARGS,
+     "run() -> bool\n\nWrites entries as they get ready. True if there were none for "
      "long, or after end; False if the first is not for here."},
     {"end", reader_end, METH_O, "end(given_up)\n\nMakes run write what is ready and return; nothing, if given up."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef getset[] = {
+    {"open", get_open, set_open,
+     "Whether an emitter may put records on the queue by itself: the queue's thread is awake, and there is nothing to "
+     "tell the caller.", NULL},
+    {"queued", get_queued, NULL, "Records that an emitter has put on the queue.", NULL},
     {"written", get_written, NULL, "Records written.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -331,7 +441,7 @@ int usp_add_reader(PyObject *module) {
         PyObject **name;
         const char *text;
     } names[] = {{&is_deleted, "is_deleted"}, {&is_ready, "is_ready"}, {&aval, "aval"}, {&sharding, "sharding"},
-                 {&popleft, "popleft"}, {&locked, "locked"}, {&deferred, "deferred"}};
+                 {&append, "append"}, {&popleft, "popleft"}, {&locked, "locked"}, {&deferred, "deferred"}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if ((*names[i].name = PyUnicode_InternFromString(names[i].text)) == NULL)
             return -1;
@@ -340,6 +450,6 @@ int usp_add_reader(PyObject *module) {
         Py_XDECREF(type);
         return -1;
     }
-    Py_DECREF(type);
+    reader_type = (PyTypeObject *)type;
     return 0;
 }
