@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,29 @@ def test_what_the_thread_has_to_tell_is_told_by_the_next(way: Any) -> None:
     emit(6, value(6))
     assert queue.close() == 0
     assert [r[0] for r in records(ring)] == [0, 1, 2, 4, 5, 6]
+
+
+def test_nothing_of_it_stays(ring_dir: Path) -> None:
+    """Emitter, queue and reader know each other; whoever used them lets go of all."""
+    ring = make_ring(ring_dir, SCALAR)
+
+    class Owner:
+        def __init__(self) -> None:
+            self.emit = ring.emitter(self.slow)
+            self.queue = DeviceQueue(ring, ring.schema, emitter=self.emit.__self__)  # type: ignore[attr-defined]
+
+        def slow(self, step: int, values: Any, time: int | None = None) -> None:
+            self.queue.put(step, values, time)
+
+    owner = Owner()
+    for step in range(50):
+        owner.emit(step, value(step))
+    assert owner.queue.close() == 0 and owner.queue._reader.queued > 0
+    gone = [weakref.ref(owner), weakref.ref(owner.queue)]
+    del owner
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+    ring.close()
 
 
 def test_threads_that_emit_at_once_are_all_accounted_for(way: Any) -> None:

@@ -114,6 +114,8 @@ class DeviceQueue:
         self._thread: threading.Thread | None = None
         self._buffer: Any = None
         self._reader = ring.reader()
+        if self._reader is not None:
+            self._reader.attach(self._entries, capacity, self._lock)
         self.serve(emitter)
         self._written = 0  # by Python
         self._odd = 0  # grows while the reader leaves everything to Python
@@ -122,10 +124,8 @@ class DeviceQueue:
     def serve(self, emitter: Any) -> None:
         """Makes the emitter, None for none, the one whose records keep their place behind those here."""
         self.emitter = emitter
-        if self._reader is not None:
-            self._reader.attach(self._entries, self._capacity, self._lock, emitter)
-            if emitter is not None:
-                emitter.reader = self._reader
+        if self._reader is not None and emitter is not None:
+            emitter.reader = self._reader
 
     # ---- the calling thread
 
@@ -367,7 +367,7 @@ class DeviceQueue:
                     pause = _PAUSE
             if self._reader is not None and not self._left_out:
                 before = self._reader.written
-                if self._reader.run():
+                if self._reader.run(self.emitter):
                     pause = _PAUSE_MAX
                     continue
                 self._odd = 0 if self._reader.written > before else min(2 * self._odd + 1, 255)

@@ -15,8 +15,7 @@ typedef struct {
     PyObject **known; /* of each field, then of the packed record, the type, aval and sharding of an array that fits;
                        * NULL before there is one */
     usp_WriterObject *writer;
-    PyObject *entries, *lock, *emitter; /* the queue, what guards it, and what is to send host records there; NULL before
-                                         * there is one */
+    PyObject *entries, *lock; /* the queue and what guards it; NULL before there is one */
     Py_ssize_t capacity;
     uint64_t queued, written;
     char open, ending, given_up;
@@ -73,7 +72,6 @@ static void reader_dealloc(PyObject *self) {
     Py_CLEAR(r->writer);
     Py_CLEAR(r->entries);
     Py_CLEAR(r->lock);
-    Py_CLEAR(r->emitter);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
 }
@@ -197,17 +195,17 @@ int usp_reader_put(PyObject *self, PyObject *step, PyObject *values, PyObject *t
 
 static PyObject *reader_attach(PyObject *self, PyObject *args) {
     Reader *r = (Reader *)self;
-    PyObject *old[] = {r->entries, r->lock, r->emitter}, *entries, *lock, *emitter;
-    if (!PyArg_ParseTuple(args, "OnOO", &entries, &r->capacity, &lock, &emitter))
+    PyObject *entries, *lock;
+    if (r->entries != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the reader has a queue");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "OnO", &entries, &r->capacity, &lock))
         return NULL;
     Py_INCREF(entries);
     Py_INCREF(lock);
-    Py_INCREF(emitter);
     r->entries = entries;
     r->lock = lock;
-    r->emitter = emitter;
-    for (size_t i = 0; i < sizeof old / sizeof *old; i++)
-        Py_XDECREF(old[i]);
     Py_RETURN_NONE;
 }
 
@@ -340,9 +338,8 @@ static void doze(long ns) {
 
 /* The loop of the queue's thread. Between a look at given_up and the count of what was written, the interpreter's lock
  * is not let go of. */
-static PyObject *reader_run(PyObject *self, PyObject *unused) {
+static PyObject *reader_run(PyObject *self, PyObject *emitter) {
     Reader *r = (Reader *)self;
-    (void)unused;
     Py_ssize_t n;
     uint64_t first;
     enum state state = WAITS;
@@ -365,7 +362,7 @@ static PyObject *reader_run(PyObject *self, PyObject *unused) {
                 break;
             }
             r->written += (uint64_t)n;
-            take_off(n, r->entries, r->lock, r->emitter);
+            take_off(n, r->entries, r->lock, emitter);
         }
         if (state == ANOTHER)
             break;
@@ -403,14 +400,14 @@ static PyObject *get_written(PyObject *self, void *closure) {
 
 static PyMethodDef methods[] = {
     {"attach", reader_attach, METH_VARARGS,
-     "attach(entries, capacity, lock, emitter)\n\nSays what the queue is, and who puts host records there."},
+     "attach(entries, capacity, lock)\n\nSays what the queue is. Once."},
     {"learn", reader_learn, METH_VARARGS,
      "learn(field, array)\n\nTakes an array that fits as what the next are like; of the packed record, after the last "
      "field."},
     {"leaves", reader_leaves, METH_O,
      "leaves(values) -> list | None\n\nThe values in the order of the fields, if each is an array like the one learned."},
-    {"run", reader_run, METH_NOARGS,
-     "run() -> bool\n\nWrites entries as they get ready. True if there were none for "
+    {"run", reader_run, METH_O,
+     "run(emitter) -> bool\n\nWrites entries as they get ready. True if there were none for "
      "long, or after end; False if the first is not for here."},
     {"end", reader_end, METH_O, "end(given_up)\n\nMakes run write what is ready and return; nothing, if given up."},
     {NULL, NULL, 0, NULL},
