@@ -77,6 +77,20 @@ func (osFS) Lock(name string) (io.Closer, error) {
 
 type osFile struct{ *os.File }
 
+// piece is how many bytes are handed to the system at once.
+const piece = 16 << 10
+
+// WriteAt writes a piece at a time. Many kernels take no processor from a system call before its end, and who has
+// precedence over this process would wait while they copy all of it.
+func (f osFile) WriteAt(p []byte, off int64) (n int, err error) {
+	for {
+		m, err := f.File.WriteAt(p[n:min(n+piece, len(p))], off+int64(n))
+		if n += m; err != nil || n == len(p) {
+			return n, err
+		}
+	}
+}
+
 func (f osFile) Datasync() error { return f.do("fdatasync", datasync) }
 
 func (f osFile) Preallocate(size int64) error {
