@@ -13,7 +13,7 @@ import (
 	"github.com/usp-project/usp/ring"
 )
 
-// TestLifter: a recorder's session that has the lowest priority is raised when the ring shows that it needs more, and not before.
+// TestLifter: a recorder's session that has low priority is raised when the ring shows that it needs more, and not before.
 func TestLifter(t *testing.T) {
 	if !priority.Sessions() {
 		t.Skip("NOT CHECKED: whether a recorder is raised; this system does not schedule sessions as groups")
@@ -24,7 +24,7 @@ func TestLifter(t *testing.T) {
 		finish  func(*ring.Producer) error
 		want    string
 	}{
-		"keeps up":           {behind - 1, nil, "19"},
+		"keeps up":           {behind - 1, nil, "10"},
 		"does not keep up":   {behind, nil, "0"},
 		"is to end":          {0, func(p *ring.Producer) error { return p.Finish(true) }, "0"},
 		"is to end a failed": {0, func(p *ring.Producer) error { return p.Finish(false) }, "0"},
@@ -44,7 +44,7 @@ func TestLifter(t *testing.T) {
 			}
 			defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 			file := fmt.Sprintf("/proc/%d/autogroup", cmd.Process.Pid)
-			if err := os.WriteFile(file, []byte("19"), 0); err != nil {
+			if err := os.WriteFile(file, []byte("10"), 0); err != nil {
 				t.Skip("NOT CHECKED: whether a recorder is raised: ", err)
 			}
 			lift := newLifter(p.Path())

@@ -394,15 +394,15 @@ def test_the_recorder_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
         ring = run._session.ring
         run.emit(0, values(0))
         pid = recorder_of(run)
-        until(lambda: ring.consumer().position == 1 and session(pid)[1] == "19")
+        until(lambda: ring.consumer().position == 1 and session(pid)[1] == "10")
         assert session(pid)[0] != session(os.getpid())[0]
-        assert session(os.getpid())[1] != "19"
+        assert session(os.getpid())[1] != "10"
         os.kill(pid, signal.SIGSTOP)
         try:
             for step in range(1, 32):
                 run.emit(step, values(step))
             time.sleep(2 * _recorder.LOOK)
-            assert session(pid)[1] == "19", "31 of 1024 are no reason"
+            assert session(pid)[1] == "10", "31 of 1024 are no reason"
             run.emit(32, values(32))
             until(lambda: session(pid)[1] == "0")
         finally:
@@ -414,7 +414,7 @@ def test_the_recorder_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_recorder_of_a_run_that_ends_is_raised() -> None:
     run = api.Run(fields=FIELDS)
     pid = recorder_of(run)
-    until(lambda: session(pid)[1] == "19")
+    until(lambda: session(pid)[1] == "10")
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.warns(api.IncompleteWarning):

@@ -229,14 +229,14 @@ def sessions() -> bool:
 
 
 def raise_session(pid: int) -> None:
-    """Gives the session of a recorder that has the lowest priority, nice 19, the ordinary one.
+    """Gives the session of a recorder that has low priority, nice 10, the ordinary one.
 
     A recorder lowers it itself while it keeps up. Then others may leave it too little to notice that it does not any more.
     """
     path = f"/proc/{pid}/autogroup"
     try:
         with open(path, "rb") as file:
-            low = file.read().split()[-1:] == [b"19"]
+            low = file.read().split()[-1:] == [b"10"]
         if low:
             with open(path, "wb", buffering=0) as file:
                 file.write(b"0")
