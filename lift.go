@@ -13,10 +13,11 @@ import (
 const liftInterval = 250 * time.Millisecond
 
 // lifter raises the priority of a recorder that has lowered it and is left too little by others to notice that it does not keep
-// up any more, or that the run has ended.
+// up any more, that a state waits to be saved, or that the run has ended.
 type lifter struct {
 	ring   *ring.Consumer // looks only; the producer is for the goroutine that emits
 	behind uint64         // so many records wait for a recorder that does not keep up
+	staged uint64         // 1 + the ticket of the state that nobody had taken at the last look; 0: there was none
 	tick   *time.Ticker
 }
 
@@ -43,9 +44,19 @@ func (l *lifter) when() <-chan time.Time {
 // look raises the recorder that runs as the given process, if it needs that. An error passes with the next look.
 func (l *lifter) look(pid int) {
 	state := l.ring.State()
-	if state == ring.StateClosed || state == ring.StateFailed || l.ring.Produced() >= l.ring.Published().Position+l.behind {
+	if l.untaken() || state == ring.StateClosed || state == ring.StateFailed || l.ring.Produced() >= l.ring.Published().Position+l.behind {
 		_ = priority.RaiseSession(pid)
 	}
+}
+
+// untaken says whether the oldest staged state waits since the last look at least: one recorder looks ten times meanwhile.
+func (l *lifter) untaken() bool {
+	before := l.staged
+	l.staged = 0
+	if ticket, ok := l.ring.Untaken(); ok {
+		l.staged = 1 + ticket
+	}
+	return l.staged != 0 && l.staged == before
 }
 
 func (l *lifter) close() {

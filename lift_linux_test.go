@@ -13,7 +13,7 @@ import (
 	"github.com/usp-project/usp/ring"
 )
 
-// TestLifter: a recorder's session that has low priority is raised when the ring shows that it needs more, and not before.
+// TestLifter: a recorder's session that has the lowest priority is raised when the ring shows that it needs more, and not before.
 func TestLifter(t *testing.T) {
 	if !priority.Sessions() {
 		t.Skip("NOT CHECKED: whether a recorder is raised; this system does not schedule sessions as groups")
@@ -21,17 +21,23 @@ func TestLifter(t *testing.T) {
 	const slots, behind = 64, 2
 	for name, test := range map[string]struct {
 		records int
+		states  int // staged, one before each of the first looks
+		taken   bool
+		looks   int
 		finish  func(*ring.Producer) error
 		want    string
 	}{
-		"keeps up":           {behind - 1, nil, "10"},
-		"does not keep up":   {behind, nil, "0"},
-		"is to end":          {0, func(p *ring.Producer) error { return p.Finish(true) }, "0"},
-		"is to end a failed": {0, func(p *ring.Producer) error { return p.Finish(false) }, "0"},
-		"ring was let go":    {0, func(p *ring.Producer) error { return p.Close(true) }, "0"},
+		"keeps up":           {behind - 1, 0, false, 3, nil, "19"},
+		"does not keep up":   {behind, 0, false, 1, nil, "0"},
+		"a state is new":     {0, 1, false, 1, nil, "19"},
+		"a state waits":      {0, 1, false, 2, nil, "0"},
+		"states are taken":   {0, 3, true, 3, nil, "19"},
+		"is to end":          {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0"},
+		"is to end a failed": {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(false) }, "0"},
+		"ring was let go":    {0, 0, false, 1, func(p *ring.Producer) error { return p.Close(true) }, "0"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, err := ring.Create(ring.Config{Path: filepath.Join(t.TempDir(), "ring"), RunID: "r", Schema: []byte("s"), PayloadLen: 8, Slots: slots})
+			p, err := ring.Create(ring.Config{Path: filepath.Join(t.TempDir(), "ring"), RunID: "r", Schema: []byte("s"), PayloadLen: 8, Slots: slots, StagingAreas: 1, StagingCapacity: 1})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -44,7 +50,7 @@ func TestLifter(t *testing.T) {
 			}
 			defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 			file := fmt.Sprintf("/proc/%d/autogroup", cmd.Process.Pid)
-			if err := os.WriteFile(file, []byte("10"), 0); err != nil {
+			if err := os.WriteFile(file, []byte("19"), 0); err != nil {
 				t.Skip("NOT CHECKED: whether a recorder is raised: ", err)
 			}
 			lift := newLifter(p.Path())
@@ -57,7 +63,24 @@ func TestLifter(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			lift.look(cmd.Process.Pid)
+			recorder, err := ring.Open(p.Path())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer recorder.Close()
+			for n := range test.looks {
+				if n < test.states {
+					if !p.Stage(1, 0, 1, func([]byte) {}) {
+						t.Fatal("no free staging area")
+					}
+				}
+				lift.look(cmd.Process.Pid)
+				if test.taken {
+					if s, ok := recorder.Staged(); !ok || s.Release() != nil {
+						t.Fatal("no state to take")
+					}
+				}
+			}
 			text, err := os.ReadFile(file)
 			if err != nil || !strings.HasSuffix(string(text), " nice "+test.want+"\n") {
 				t.Errorf("%q, %v; want nice %s", text, err, test.want)

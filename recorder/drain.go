@@ -88,7 +88,7 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		if n > 0 && cur.began.IsZero() {
 			cur.began = since
 		}
-		yield.look(looked, stop || ended || pace.behind(n+r.backlog()) || r.staged > 0)
+		yield.look(looked, stop || ended || pace.behind(n+r.backlog()) || r.snapshotLate(looked))
 		r.releaseAreas()
 		staged, ok := r.nextStaged()
 		full := cur.size() >= r.opts.CommitBytes // and the ring has more, perhaps
@@ -137,7 +137,6 @@ func (r *Recorder) nextStaged() (*ring.Staged, bool) {
 	}
 	if s := r.waiting; s != nil && s.Seq <= r.next {
 		r.waiting = nil
-		r.staged++
 		return s, true
 	}
 	return nil, false
@@ -149,7 +148,6 @@ func (r *Recorder) releaseAreas() {
 	for {
 		select {
 		case s := <-r.released:
-			r.staged--
 			if err := s.Release(); err != nil {
 				r.logger().Error("a staging area cannot be given back", "step", s.Step, "err", err)
 			}

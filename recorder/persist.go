@@ -101,6 +101,8 @@ func (r *Recorder) endWithout(step uint64, n int) {
 // hold a well-formed state is reported and dropped: the run goes on.
 func (r *Recorder) persistOne(failed context.Context, job *snapshotJob) (refused bool, err error) {
 	s := job.staged
+	r.stats.saving.Store(r.opts.Now().UnixNano())
+	defer r.stats.saving.Store(0)
 	err = r.publishSnapshot(failed, job)
 	if !r.refused && isStorage(err) {
 		err = r.publishSnapshot(failed, job) // an error of one file says nothing about the next

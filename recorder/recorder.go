@@ -72,7 +72,6 @@ type Recorder struct {
 	steps   *stepMaker
 	encoder digestlog.Encoder
 	waiting *ring.Staged // a snapshot request taken before all its records were
-	staged  int          // snapshots handed on whose areas are not given back yet
 	next    uint64       // next sequence number to take from the ring
 
 	// The writer's.
@@ -113,6 +112,7 @@ type stats struct {
 	lostStorage, held, unsaved atomic.Uint64
 	fault                      atomic.Uint64 // errno
 	ended                      atomic.Bool   // the producer is gone or done; the drainer's
+	saving                     atomic.Int64  // since when a snapshot is being written, ns since 1970; 0: none is
 }
 
 // Summary is what a generation amounted to. Stored + Lost = Emitted.

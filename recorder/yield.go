@@ -6,6 +6,7 @@ const (
 	calm  = time.Second            // how long nothing presses before the priority is lowered
 	sated = 10 * time.Second       // how long it is not, where the machine has no processor for who is low
 	tardy = 100 * time.Millisecond // between two looks: four times the longest pause
+	late  = time.Second            // a snapshot that takes longer presses
 )
 
 // yielder gives the step loop the precedence on a processor that both want, as long as nothing presses: a recorder that is
@@ -24,10 +25,7 @@ func (y *yielder) look(now time.Time, presses bool) {
 	if y.set == nil {
 		return
 	}
-	if y.looked.IsZero() { // it has to show first that it keeps up
-		y.looked, y.until = now, now.Add(sated)
-	}
-	late := now.Sub(y.looked) > tardy
+	late := !y.looked.IsZero() && now.Sub(y.looked) > tardy
 	if late && y.late {
 		y.until = now.Add(sated)
 	} else if presses && y.until.Before(now.Add(calm)) {
@@ -51,4 +49,10 @@ func (y *yielder) change(low bool) {
 	if !low && !before {
 		y.until = y.looked.Add(sated)
 	}
+}
+
+// snapshotLate says whether the persister has been at work on one for long.
+func (r *Recorder) snapshotLate(now time.Time) bool {
+	began := r.stats.saving.Load()
+	return began != 0 && now.UnixNano()-began > int64(late)
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/usp-project/usp/internal/vfs"
 )
 
-// TestYields: a recorder that has kept up for a while gives way. It does not where it finds many records at once, while a snapshot is to be written, and at the end.
+// TestYields: a recorder that keeps up gives way. It does not where it finds many records at once, while a snapshot takes long, and at the end.
 func TestYields(t *testing.T) {
 	m := vfs.NewMem()
 	p := newProducer(t, ringConfig{areas: 1})
@@ -47,7 +47,7 @@ func TestYields(t *testing.T) {
 	if !p.stage() {
 		t.Fatal("no free staging area")
 	}
-	want(false, "a snapshot is to be written")
+	want(false, "a snapshot that takes long")
 	release()
 	want(true, "it is written")
 	check(t, p.Close(true))

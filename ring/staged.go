@@ -62,6 +62,27 @@ func (c *Consumer) Staged() (*Staged, bool) {
 	return nil, false
 }
 
+// Untaken returns the ticket of the oldest state that is ready and that nobody has taken yet. It takes nothing and changes
+// nothing: it is for one that looks on while another consumer is at work.
+func (c *Consumer) Untaken() (ticket uint64, ok bool) {
+	for i := range c.areas {
+		a := &c.areas[i]
+		if !c.mapArea(a, i) {
+			continue
+		}
+		err := a.m.guarded(func() {
+			if load(a.m.at(areaState)) != areaReady {
+				return
+			}
+			if t := load(a.m.at(areaTicket)); !ok || t < ticket {
+				ticket, ok = t, true
+			}
+		})
+		a.bad = err != nil // truncated
+	}
+	return ticket, ok
+}
+
 // oldest returns the state with the lowest ticket of those that are ready.
 func (c *Consumer) oldest() (best *Staged) {
 	for i := range c.areas {

@@ -59,6 +59,51 @@ func TestStageAndTake(t *testing.T) {
 	}
 }
 
+// TestUntaken: one that looks on sees the oldest state that nobody has taken, and leaves it for the consumer.
+func TestUntaken(t *testing.T) {
+	p := mustCreate(t, Config{StagingAreas: 3, StagingCapacity: 10, StagingCRC: true})
+	c, other := mustOpen(t, p.Path()), mustOpen(t, p.Path())
+	want := func(ticket uint64, ok bool, when string) {
+		t.Helper()
+		if got, there := other.Untaken(); got != ticket || there != ok {
+			t.Errorf("%s: ticket %d, %v; want %d, %v", when, got, there, ticket, ok)
+		}
+	}
+	take := func() *Staged {
+		t.Helper()
+		s, ok := c.Staged()
+		if !ok {
+			t.Fatal("no state")
+		}
+		return s
+	}
+	want(0, false, "nothing staged")
+	stageText(p, 1, "first")
+	stageText(p, 2, "second")
+	want(0, true, "two staged")
+	want(0, true, "again")
+	first := take()
+	want(1, true, "the first is taken")
+	if err := first.Release(); err != nil {
+		t.Fatal(err)
+	}
+	stageText(p, 3, "third") // in the area of the first
+	want(1, true, "a later one in an earlier area")
+	take()
+	want(2, true, "the second is taken")
+	take()
+	want(0, false, "all are taken")
+	p.Stage(4, 0, 1, func([]byte) { want(0, false, "being filled") })
+	want(3, true, "filled")
+	if err := os.Truncate(areaPath(p.Path(), 2), 0); err != nil {
+		t.Fatal(err)
+	}
+	want(0, false, "truncated")
+	if other.Discarded() != 0 {
+		t.Error("who looks on has discarded a state")
+	}
+}
+
 func TestStageFillPanics(t *testing.T) {
 	p := mustCreate(t, Config{StagingAreas: 1, StagingCapacity: 10})
 	c := mustOpen(t, p.Path())

@@ -77,7 +77,7 @@ func TestRecorderYields(t *testing.T) {
 			if group, _ := sessionNice(t, pid); group == mine {
 				t.Fatal("the recorder is in its loop's session")
 			}
-			untilNice(t, pid, priority.Low)
+			untilNice(t, pid, priority.Lowest)
 			signal := func(pid int, s syscall.Signal) {
 				if err := syscall.Kill(pid, s); err != nil {
 					t.Fatal(err)
@@ -88,13 +88,13 @@ func TestRecorderYields(t *testing.T) {
 			untilNice(t, pid, 0)
 
 			signal(l.cmd.Process.Pid, syscall.SIGSTOP)
-			if err := os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", pid), fmt.Append(nil, priority.Low), 0); err != nil {
+			if err := os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", pid), fmt.Append(nil, priority.Lowest), 0); err != nil {
 				t.Fatal(err)
 			}
 			signal(pid, syscall.SIGCONT)
 			untilNice(t, pid, 0)
 			signal(l.cmd.Process.Pid, syscall.SIGCONT)
-			untilNice(t, pid, priority.Low)
+			untilNice(t, pid, priority.Lowest)
 			if e := l.close(); e.Error != "" || e.Summary.Lost != 0 {
 				t.Errorf("the loop ended with %+v", e)
 			}

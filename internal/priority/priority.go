@@ -9,10 +9,6 @@
 package priority
 
 // Lowest is the lowest priority of those that get some of a processor for sure: beside one thread, or one session, of
-// ordinary priority one seventieth.
+// ordinary priority one seventieth. Beside several that may be too little for a process to notice that it needs more; who
+// lowers a session should have somebody else who raises it, with RaiseSession.
 const Lowest = 19
-
-// Low is the priority of a session that gives way: beside another session it gets a tenth of a processor for sure. With the
-// lowest one a recorder that others leave nothing to is too late to notice that a snapshot is to be written. Who lowers a
-// session should have somebody else who raises it, with RaiseSession.
-const Low = 10

@@ -57,8 +57,8 @@ func Sessions() bool {
 	return err == nil && bytes.HasPrefix(on, []byte("1"))
 }
 
-// Session returns what gives all that runs in this process's session low priority, or the one that it has now, and
-// says whether it had it before. It returns nil where sessions have none, and where this process does not lead its
+// Session returns what gives all that runs in this process's session the lowest priority, or the one that it has now, and
+// says whether it had the lowest before. It returns nil where sessions have none, and where this process does not lead its
 // session: the others there have not asked for it. An error may pass: of unprivileged processes the system takes ten such
 // calls a second, all together.
 func Session() func(low bool) (before bool, err error) {
@@ -67,7 +67,7 @@ func Session() func(low bool) (before bool, err error) {
 	}
 	file := sessionFile("self")
 	was, err := readSession(file)
-	if err != nil || was >= Low || syscall.Access(file, 2) != nil { // 2: writing; /proc may be mounted without
+	if err != nil || was >= Lowest || syscall.Access(file, 2) != nil { // 2: writing; /proc may be mounted without
 		return nil
 	}
 	return func(low bool) (before bool, err error) {
@@ -77,20 +77,20 @@ func Session() func(low bool) (before bool, err error) {
 		}
 		want := was
 		if low {
-			want = Low
+			want = Lowest
 		}
 		if nice != want {
 			err = writeSession(file, want)
 		}
-		return nice == Low, err
+		return nice == Lowest, err
 	}
 }
 
-// RaiseSession gives the session of another process ordinary priority, if it has the low one. An error may pass, as with
+// RaiseSession gives the session of another process ordinary priority, if it has the lowest. An error may pass, as with
 // Session.
 func RaiseSession(pid int) error {
 	file := sessionFile(strconv.Itoa(pid))
-	if nice, err := readSession(file); err != nil || nice != Low {
+	if nice, err := readSession(file); err != nil || nice != Lowest {
 		return err
 	}
 	return writeSession(file, ordinary)

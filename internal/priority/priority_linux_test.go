@@ -100,7 +100,7 @@ func TestSession(t *testing.T) {
 		t.Errorf("in another's session: %q", got)
 	}
 	needSessions(t)
-	if got, want := child(t, "session", &syscall.SysProcAttr{Setsid: true}), "false 10 <nil>\ntrue 10 <nil>\ntrue 0 <nil>\nfalse 10 <nil>\n"; got != want {
+	if got, want := child(t, "session", &syscall.SysProcAttr{Setsid: true}), "false 19 <nil>\ntrue 19 <nil>\ntrue 0 <nil>\nfalse 19 <nil>\n"; got != want {
 		t.Errorf("in its own session: %q, want %q", got, want)
 	}
 }
@@ -112,7 +112,7 @@ func needSessions(t *testing.T) {
 	}
 }
 
-// TestRaiseSession: who has low priority is raised and finds that out; all others stay as they are.
+// TestRaiseSession: who has the lowest priority is raised and finds that out; all others stay as they are.
 func TestRaiseSession(t *testing.T) {
 	needSessions(t)
 	self, err := os.Executable()
@@ -153,7 +153,7 @@ func TestRaiseSession(t *testing.T) {
 		}
 		fmt.Fprintln(in)
 	}
-	for _, other := range []int{5, Low + 1} {
+	for _, other := range []int{5, Lowest - 1} {
 		other := other
 		if err := writeSession(sessionFile(strconv.Itoa(cmd.Process.Pid)), other); err != nil {
 			t.Skip("NOT CHECKED: whether others stay as they are: ", err)

@@ -394,15 +394,15 @@ def test_the_recorder_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
         ring = run._session.ring
         run.emit(0, values(0))
         pid = recorder_of(run)
-        until(lambda: ring.consumer().position == 1 and session(pid)[1] == "10")
+        until(lambda: ring.consumer().position == 1 and session(pid)[1] == "19")
         assert session(pid)[0] != session(os.getpid())[0]
-        assert session(os.getpid())[1] != "10"
+        assert session(os.getpid())[1] != "19"
         os.kill(pid, signal.SIGSTOP)
         try:
             for step in range(1, 32):
                 run.emit(step, values(step))
             time.sleep(2 * _recorder.LOOK)
-            assert session(pid)[1] == "10", "31 of 1024 are no reason"
+            assert session(pid)[1] == "19", "31 of 1024 are no reason"
             run.emit(32, values(32))
             until(lambda: session(pid)[1] == "0")
         finally:
@@ -414,7 +414,7 @@ def test_the_recorder_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_recorder_of_a_run_that_ends_is_raised() -> None:
     run = api.Run(fields=FIELDS)
     pid = recorder_of(run)
-    until(lambda: session(pid)[1] == "10")
+    until(lambda: session(pid)[1] == "19")
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.warns(api.IncompleteWarning):
@@ -423,6 +423,23 @@ def test_the_recorder_of_a_run_that_ends_is_raised() -> None:
     finally:
         os.kill(pid, signal.SIGCONT)
     assert closed(Path(run.dir))
+
+
+@pytest.mark.usefixtures("sessions")
+def test_the_recorder_is_raised_for_a_state_that_it_does_not_take() -> None:
+    with api.Run(fields=FIELDS) as run:
+        run.emit(1, values(1))
+        assert run.snapshot(1, {"x": 1.0}, force=True)
+        pid = recorder_of(run)
+        until(lambda: session(pid)[1] == "19")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            run.emit(2, values(2))
+            assert run.snapshot(2, {"x": 2.0}, force=True)
+            until(lambda: session(pid)[1] == "0")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert run.summary is not None and run.summary["snapshots"] == 2
 
 
 def test_a_stopped_recorder_stops_nothing(ring_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ringreader
 from rings import make, native, payload  # noqa: F401
+
+from usp import _session
+from usp._recorder import LOOK
 from usp._ring import Ring
 
 CAPACITY = 10_000
@@ -62,6 +66,59 @@ def test_order_is_that_of_the_requests(ring_dir: Path, native: bool) -> None:  #
     assert ring.stage(3, 1, 1, filler(3)) and ring.stage(4, 1, 1, filler(4))
     assert [s["step"] for s in ringreader.read(ring.path).staged] == [2, 3, 4]
     ring.close()
+
+
+def take(ring: Ring, i: int) -> None:
+    """Does what the recorder does when it takes a state."""
+    with open(f"{ring.path}.stage{i}", "r+b") as f:
+        f.seek(128)
+        f.write(b"\x03" + bytes(7))
+
+
+def test_what_nobody_has_taken(ring_dir: Path, native: bool) -> None:  # noqa: F811
+    ring = make(ring_dir, native, staging_areas=3, staging_capacity=CAPACITY)
+    assert ring.untaken() is None
+    for step in (5, 6):
+        assert ring.stage(step, 1, 1, filler(step))
+    assert ring.untaken() == 0
+    free(ring, 0)
+    assert ring.stage(7, 1, 1, filler(7)) and ring.untaken() == 1, "a later one in an earlier area"
+    take(ring, 1)
+    assert ring.untaken() == 2
+    take(ring, 0)
+    assert ring.untaken() is None
+    assert ring.stage(8, 1, 1, lambda view: filler(8)(view) or ring.untaken()) and ring.untaken() == 3
+    ring.close()
+    assert ring.untaken() is None
+
+
+def test_a_state_that_waits_is_a_starved_recorder(
+    ring_dir: Path, native: bool, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:
+    ring = make(ring_dir, native, staging_areas=2, staging_capacity=CAPACITY, slots=64)
+    clock = [100.0]
+    monkeypatch.setattr(_session, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    starved = _session.Starved(ring, 64)
+
+    def after(seconds: float) -> bool:
+        clock[0] += seconds
+        return starved()
+
+    assert not after(0) and not after(10)
+    assert ring.stage(1, 0, 1, filler(1))
+    assert not after(10), "it may be new"
+    assert not after(LOOK / 2) and after(LOOK / 2) and after(0)
+    assert ring.stage(2, 0, 1, filler(2))
+    take(ring, 0)
+    assert not after(10) and after(LOOK), "another one"
+    take(ring, 1)
+    assert not after(10)
+    ring.emit(payload(0))
+    assert not after(10)
+    ring.emit(payload(1))
+    assert after(0), "1/32 of the slots"
+    ring.close()
+    assert after(0)
 
 
 def test_fill_that_raises(ring_dir: Path, native: bool) -> None:  # noqa: F811

@@ -64,11 +64,11 @@ class Recorder:
         consumer: Callable[[], Consumer],
         env: Mapping[str, str] | None = None,
         stderr: TextIO | None = None,
-        behind: Callable[[], bool] | None = None,
+        starved: Callable[[], bool] | None = None,
     ) -> None:
         """command is run with env added to this process's environment, here and as it is now, however often it is run.
 
-        consumer tells how far it is, behind whether it does not keep up or is to come to an end. What it prints goes to
+        consumer tells how far it is, starved whether it has something to do that it does not seem to notice. What it prints goes to
         stderr, or to what sys.stderr is at that time.
         """
         self.summary: dict[str, Any] | None = None  # what the recorder said when it had closed the generation
@@ -77,7 +77,7 @@ class Recorder:
         self.done = threading.Event()  # set when no recorder will be started any more and none of ours is running
         self._command = list(command)
         self._consumer: Callable[[], Consumer] | None = consumer
-        self._behind = behind if behind is not None and sessions() else None
+        self._starved = starved if starved is not None and sessions() else None
         self._env = {**os.environ, **(env or {})}
         self._cwd = os.getcwd()
         self._said = Messages(stderr)
@@ -110,8 +110,8 @@ class Recorder:
         """Starts no recorder any more. One that is running goes on, and what it prints is still passed on."""
         self._quit.set()
         self._consumer = None
-        if self._behind is not None:
-            self._behind = lambda: True
+        if self._starved is not None:
+            self._starved = lambda: True
 
     def forked(self) -> None:
         """In a child of os.fork(): lets go of the recorder, which is the parent's."""
@@ -197,9 +197,9 @@ class Recorder:
         printed = bytearray()
         try:
             while True:
-                if (behind := self._behind) is not None and behind():
+                if (starved := self._starved) is not None and starved():
                     raise_session(process.pid)
-                ready = [fd for fd, _ in poller.poll(1000 * LOOK if behind is not None or ended < 0 else None)]
+                ready = [fd for fd, _ in poller.poll(1000 * LOOK if starved is not None or ended < 0 else None)]
                 over = ended in ready or ended < 0 and process.poll() is not None
                 for fd, keep in ((out, printed.extend), (err, self._said.feed)):
                     if (over or fd in ready) and not drain(fd, keep):
@@ -229,14 +229,14 @@ def sessions() -> bool:
 
 
 def raise_session(pid: int) -> None:
-    """Gives the session of a recorder that has low priority, nice 10, the ordinary one.
+    """Gives the session of a recorder that has the lowest priority, nice 19, the ordinary one.
 
     A recorder lowers it itself while it keeps up. Then others may leave it too little to notice that it does not any more.
     """
     path = f"/proc/{pid}/autogroup"
     try:
         with open(path, "rb") as file:
-            low = file.read().split()[-1:] == [b"10"]
+            low = file.read().split()[-1:] == [b"19"]
         if low:
             with open(path, "wb", buffering=0) as file:
                 file.write(b"0")

@@ -328,6 +328,11 @@ class Ring:
         """Reports whether `stage` would find a free area now; counts nothing."""
         return self._words is not None and self._free_area() is not None
 
+    def untaken(self) -> int | None:
+        """The ticket of the oldest staged state that no recorder has taken yet; None if there is none."""
+        at = rf.AREA_TICKET // 8
+        return min((area.words[at] for area in self._areas if self._load(area) == rf.AREA_READY), default=None)
+
     def _free_area(self) -> _Area | None:
         for area in self._areas:
             if self._load(area) == rf.AREA_FREE:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import functools
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ._environment import collect
 from ._errors import ConfigError, IncompleteWarning, Warning
-from ._recorder import Patience, Recorder, wait
+from ._recorder import LOOK, Patience, Recorder, wait
 from ._ring import Ring, default_dir, prepare_dir, ring_path
 from ._schema import Schema
 
@@ -107,7 +107,7 @@ class Session:
         if plan.command is not None:
             recorder = Recorder(
                 [*plan.command, self.path], self.ring.consumer, plan.env, plan.stderr,
-                functools.partial(behind, self.ring, plan.slots),
+                Starved(self.ring, plan.slots),
             )  # fmt: skip
             try:
                 recorder.start()
@@ -245,12 +245,27 @@ class Session:
                 os.unlink(name)
 
 
-def behind(ring: Ring, slots: int) -> bool:
-    """Whether the recorder does not keep up with a ring of so many slots, 1/32 of which waits for it, or is to end."""
-    try:
-        return ring.ended or ring.position - ring.consumer().position >= max(1, slots // 32)
-    except ValueError:  # closed meanwhile
-        return True
+class Starved:
+    """Tells whether a recorder that keeps up no more, or has a state to take or a run to end, does not seem to notice."""
+
+    def __init__(self, ring: Ring, slots: int) -> None:
+        """The recorder does not keep up where 1/32 of the slots wait for it."""
+        self._ring = ring
+        self._most = max(1, slots // 32)
+        self._ticket: int | None = None  # of the oldest staged state that nobody has taken
+        self._since = 0.0  # when it was seen first
+
+    def __call__(self) -> bool:
+        """Looks. A state is to wait for as long as a recorder needs for ten looks at the ring."""
+        try:
+            ticket = self._ring.untaken()
+            if ticket != self._ticket:
+                self._ticket, self._since = ticket, time.monotonic()
+            if ticket is not None and time.monotonic() - self._since >= LOOK:
+                return True
+            return self._ring.ended or self._ring.position - self._ring.consumer().position >= self._most
+        except ValueError:  # closed meanwhile
+            return True
 
 
 def ended(part: Any, timeout: float) -> str:
