@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -53,7 +54,8 @@ func TestInterruptedScores(t *testing.T) {
 	w := newWorld(t)
 	w.env = append(w.env, recorderSettings...) // it commits often, so that a snapshot is seen soon
 	input := filepath.Join(w.dir, "series.csv")
-	if err := os.WriteFile(input, disturbed(20_000), 0o600); err != nil {
+	series := disturbed(20_000)
+	if err := os.WriteFile(input, series, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	flags := []string{"--snapshot-interval", "150"}
@@ -64,14 +66,14 @@ func TestInterruptedScores(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {
 			dir, table := "cut-"+sig.String(), sig.String()+".csv"
-			args := append([]string{"run", input, "--dir", dir, "--forecasts", table}, flags...)
+			args := append([]string{"run", "-", "--dir", dir, "--forecasts", table}, flags...)
 			cut := 0
 			var sum map[string]any // of the try that came to the end of the series
 			for cut < 4 && sum == nil {
-				if sum = interrupt(t, w, dir, sig, args); sum == nil {
+				if sum = interrupt(t, w, dir, sig, args, series); sum == nil {
 					cut++
 				}
-				args = append([]string{"run", "--resume", "latest", "--dir", dir, "--forecasts", table}, flags...)
+				args = append([]string{"run", "--resume", "latest", "-", "--dir", dir, "--forecasts", table}, flags...)
 				w.idle()
 			}
 			t.Logf("%d interruptions", cut)
@@ -79,6 +81,7 @@ func TestInterruptedScores(t *testing.T) {
 				t.Fatalf("%d interruptions", cut)
 			}
 			if sum == nil {
+				args[3] = input
 				sum = w.summary(args...)
 			}
 			for _, key := range scored {
@@ -96,10 +99,33 @@ func TestInterruptedScores(t *testing.T) {
 	}
 }
 
+// ahead is how many rows a run may be ahead of the snapshot that it is to be interrupted at, however busy the machine.
+const ahead = 2000
+
+// held is a series that ends for a reader only when more is closed, but for its first rows.
+type held struct {
+	rest []byte
+	free int // bytes that are given at once
+	more <-chan struct{}
+}
+
+func (h *held) Read(p []byte) (int, error) {
+	if h.free <= 0 {
+		<-h.more
+	} else {
+		p = p[:min(len(p), h.free)]
+	}
+	n := copy(p, h.rest)
+	if n == 0 {
+		return 0, io.EOF
+	}
+	h.rest, h.free = h.rest[n:], h.free-n
+	return n, nil
+}
+
 // interrupt starts usp and sends it a signal when it has taken one more snapshot. It returns the summary of a run that was
-// not cut short: on a busy machine it may end first, and near its end it is let go, for a run whose last row was predicted
-// has nothing to resume.
-func interrupt(t *testing.T, w *world, dir string, sig syscall.Signal, args []string) map[string]any {
+// not cut short: it may end first, and near its end it is let go, for a run whose last row was predicted has nothing to resume.
+func interrupt(t *testing.T, w *world, dir string, sig syscall.Signal, args []string, series []byte) map[string]any {
 	t.Helper()
 	newest := func() string {
 		list, _ := filepath.Glob(filepath.Join(w.dir, dir, "latest", "snapshots", "*.snap"))
@@ -109,6 +135,11 @@ func interrupt(t *testing.T, w *world, dir string, sig syscall.Signal, args []st
 	var out bytes.Buffer
 	cmd := w.command(append(args, "--json")...)
 	cmd.Stdout = &out
+	var step int
+	_, _ = fmt.Sscanf(filepath.Base(before), "%d", &step) // there may be none
+	rows := bytes.SplitAfterN(series, []byte("\n"), step+ahead+1)
+	more := make(chan struct{})
+	cmd.Stdin = &held{series, len(series) - len(rows[len(rows)-1]), more}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +156,7 @@ func interrupt(t *testing.T, w *world, dir string, sig syscall.Signal, args []st
 	if filepath.Base(newest()) < "00000000000000012000" {
 		_ = cmd.Process.Signal(sig) // it may just have ended
 	}
+	close(more)
 	<-done
 	if err != nil {
 		return nil
