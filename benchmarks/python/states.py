@@ -175,8 +175,46 @@ class Control(Well):
     without = with_usp = end = begin
 
 
+class Neighbour(Control):
+    """Not usp: in every second block another process wants as much of a processor as the recorder does, with the lowest
+    priority there is, and writes nothing. What is measured is what two processors cost that a third party uses."""
+
+    words = "(no usp; beside a process of the lowest priority that takes 3 % of a core)"
+    process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", NEIGHBOUR], stdin=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(0.5)
+
+    def without(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def with_usp(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def end(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+NEIGHBOUR = """
+import os, time
+with open("/proc/self/autogroup", "wb", buffering=0) as file:
+    file.write(b"19")
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+while True:
+    time.sleep(0.025)
+    end = time.thread_time_ns() + 750_000
+    while time.thread_time_ns() < end:
+        pass
+"""
+
+
 STATES: dict[str, type[Well]] = {
-    "control": Control, "running": Well, "stopped": Stopped, "killed": Killed, "gone": Gone, "full": Full,
+    "control": Control, "neighbour": Neighbour, "running": Well, "stopped": Stopped, "killed": Killed, "gone": Gone, "full": Full,
 }  # fmt: skip
 
 
