@@ -62,7 +62,7 @@ type work struct {
 func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) {
 	payload := r.newPayload()
 	pace := newPace(r.ring.Header().Slots, r.opts.CommitInterval)
-	yield := yielder{set: r.opts.Yield}
+	yield := yielder{set: r.opts.Yield, low: r.low}
 	looked := r.opts.Now()
 	cur, err := r.takeFree(failed)
 	if err != nil {

@@ -72,6 +72,7 @@ type Recorder struct {
 	steps   *stepMaker
 	encoder digestlog.Encoder
 	waiting *ring.Staged // a snapshot request taken before all its records were
+	low     bool         // it has given way since it took over from another recorder
 	next    uint64       // next sequence number to take from the ring
 
 	// The writer's.
@@ -142,6 +143,10 @@ func Attach(path string, o Options) (*Recorder, error) {
 		return nil, err
 	}
 	r := &Recorder{opts: o, ring: c, header: c.Header()}
+	if o.Yield != nil && c.Published().Phase == ring.ConsumerAttached { // a loop at work, that does not wait for this
+		_, err := o.Yield(true)
+		r.low = err == nil
+	}
 	if err := r.open(); err != nil {
 		if r.fresh {
 			err = errors.Join(err, r.discard())

@@ -17,6 +17,7 @@ type yielder struct {
 	late   bool      // the last look came late
 	looked time.Time // the last look
 	until  time.Time // not before then is it lowered
+	said   time.Time // when it was lowered last
 }
 
 // look is told at each look at the ring whether something presses. Two looks in a row that come late do: others leave no
@@ -36,16 +37,17 @@ func (y *yielder) look(now time.Time, presses bool) {
 }
 
 // change lowers or raises the priority, where it is not so. What fails is tried again at the next look. Where somebody
-// else has raised it, this recorder was too late: it has no processor when it is low.
+// else has raised it, this recorder was too late: it has no processor when it is low. If it has not noticed why, such as a
+// snapshot that it has taken since, it is lowered again after a while.
 func (y *yielder) change(low bool) {
-	if y.low == low {
+	if y.low == low && !(low && y.looked.Sub(y.said) >= sated) {
 		return
 	}
 	before, err := y.set(low)
 	if err != nil {
 		return
 	}
-	y.low = low
+	y.low, y.said = low, y.looked
 	if !low && !before {
 		y.until = y.looked.Add(sated)
 	}

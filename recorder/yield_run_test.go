@@ -1,6 +1,8 @@
 package recorder_test
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -8,6 +10,7 @@ import (
 	"time"
 
 	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/recorder"
 )
 
 // TestYields: a recorder that keeps up gives way. It does not where it finds many records at once, while a snapshot takes long, and at the end.
@@ -57,4 +60,31 @@ func TestYields(t *testing.T) {
 		t.Errorf("%d changes more than there was reason for", len(changes))
 	}
 	verifyOK(t, m)
+}
+
+// TestTakesOverLow: the loop waits for the recorder that begins a run, which so does not give way before that, but for none
+// that takes over from one that was killed.
+func TestTakesOverLow(t *testing.T) {
+	m := vfs.NewMem()
+	p := newProducer(t, ringConfig{})
+	var calls []bool
+	o := options(m)
+	o.Yield = func(low bool) (before bool, err error) { calls = append(calls, low); return low, nil }
+	for i, want := range []int{0, 1} {
+		calls = nil
+		r, err := recorder.Attach(p.Path(), o)
+		check(t, err)
+		if len(calls) != want || want > 0 && !calls[0] {
+			t.Errorf("recorder %d: called with %v while it opens the run, want %d times", i, calls, want)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		if _, err := r.Run(ctx); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if n := len(calls); n > 0 && calls[n-1] {
+			t.Errorf("recorder %d: called with %v: one that is to stop is not low", i, calls)
+		}
+	}
+	check(t, p.Close(true))
 }

@@ -87,6 +87,33 @@ func TestYielderRaised(t *testing.T) {
 	}
 }
 
+// TestYielderRaisedUnnoticed: where somebody else has raised it and nothing presses any more, it is low again after a while.
+func TestYielderRaisedUnnoticed(t *testing.T) {
+	is, calls := true, 0
+	y := yielder{low: true, set: func(low bool) (before bool, err error) { // as one that takes over
+		before, is = is, low
+		calls++
+		return before, nil
+	}}
+	begin := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+	now := begin
+	look := func(d time.Duration) {
+		for end := now.Add(d); now.Before(end); now = now.Add(25 * time.Millisecond) {
+			y.look(now, false)
+		}
+	}
+	look(time.Second)
+	is = false
+	look(sated - 2*time.Second)
+	if is || calls != 1 {
+		t.Errorf("low again after %v, %d calls; want none but the first", now.Sub(begin), calls)
+	}
+	look(time.Second + 50*time.Millisecond)
+	if !is || calls != 2 || !y.low {
+		t.Errorf("low %v after %v, %d calls", is, now.Sub(begin), calls)
+	}
+}
+
 func TestSnapshotLate(t *testing.T) {
 	now := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 	var r Recorder
