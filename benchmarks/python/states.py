@@ -176,14 +176,15 @@ class Control(Well):
 
 
 class Neighbour(Control):
-    """Not usp: in every second block another process wants as much of a processor as the recorder does, with the lowest
-    priority there is, and writes nothing. What is measured is what two processors cost that a third party uses."""
+    """Not usp: in every second block another process takes as much of a processor as the recorder does, with the lowest
+    priority there is, and writes nothing. What is measured is what it costs that a third party uses two processors."""
 
     words = "(no usp; beside a process of the lowest priority that takes 3 % of a core)"
     process: subprocess.Popen[bytes] | None = None
 
     def begin(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", NEIGHBOUR], stdin=subprocess.DEVNULL, start_new_session=True)
+        command = [sys.executable, "-c", NEIGHBOUR]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         time.sleep(0.5)
 
     def without(self) -> None:

@@ -2,7 +2,7 @@
 
 Blocks of steps with usp and without take turns, in one process for each way out of the program and each state of the
 recorder. The ratios are those of the quantiles of all steps with it to those of all without, with bootstrap intervals
-over pairs of blocks. Prints a table in Markdown, with --json everything. Exit code 1 if a bar is missed.
+over pairs of blocks, or, with several processes, their geometric mean with its interval over the processes. Prints a table in Markdown, with --json everything. Exit code 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from common import SCALARS, WEIGHTS
 from states import STATES, Well, small_disk
 
 MEDIAN, P99 = 1.02, 1.05  # bars
+STUDENT = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18]  # 97.5 % of t, by degrees of freedom
 LAST_CORE = (os.cpu_count() or 1) - 1  # usp's, with --apart
 WAYS = {  # workload, seconds of a step, steps in a block, calls of a scan
     "t1": ("transport", 100e-6, 2000, 1),
@@ -195,6 +196,30 @@ def measure(args: argparse.Namespace, way: str, state: str, size: int) -> dict[s
     return result
 
 
+def together(each: list[dict[str, Any]]) -> dict[str, Any]:
+    """What several processes gave, as one: the geometric mean of the ratios, and its 95 % interval over the processes.
+
+    From process to process a p99 differs by more than the pairs of one can tell.
+    """
+    if len(each) == 1:
+        return each[0]
+    result: dict[str, Any] = {"pairs": sum(r["pairs"] for r in each), "steps": sum(r["steps"] for r in each)}
+    result["said"] = {k: v for r in each for k, v in r["said"].items()}
+    for key in ("lost", "dropped", "stored", "emitted"):
+        if key in result["said"]:
+            result["said"][key] = sum(r["said"][key] for r in each)
+    for name in ("median", "p99"):
+        logs = np.log([r[name]["ratio"] for r in each])
+        half = STUDENT[min(len(each), len(STUDENT) + 1) - 2] * logs.std(ddof=1) / np.sqrt(len(each))
+        result[name] = {key: float(np.median([r[name][key] for r in each])) for key in ("without", "with")}
+        result[name] |= {
+            "ratio": float(np.exp(logs.mean())), "low": float(np.exp(logs.mean() - half)),
+            "high": float(np.exp(logs.mean() + half)), "each": [r[name]["ratio"] for r in each],
+        }  # fmt: skip
+    result["max"] = {key: max(r["max"][key] for r in each) for key in ("without", "with")}
+    return result
+
+
 def report(results: dict[str, Any]) -> str:
     """The table."""
     rows = []
@@ -235,6 +260,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ways", default=",".join(WAYS), help="of emitting, with commas; default: all")
     parser.add_argument("--states", default=",".join(STATES), help="of the recorder, with commas; default: all")
     parser.add_argument("--pairs", type=float, default=1.0, help="pairs of blocks, to the usual number")
+    parser.add_argument("--processes", type=int, default=1, help="for each row: the geometric mean of what they give")
     parser.add_argument("--scale", type=float, default=1.0, help="steps of a block, to the usual number")
     parser.add_argument("--dir", default=tempfile.gettempdir(), help="where usp writes, but for the full disk")
     parser.add_argument(
@@ -259,11 +285,13 @@ def main() -> int:
     for way in args.ways.split(","):
         workload, target, _, scan = WAYS[way]
         size = common.calibrate(workload, target, scan)
-        results["ways"][way] = {}
-        for state in args.states.split(","):
-            began = time.perf_counter()
-            results["ways"][way][state] = measure(args, way, state, size)
-            print(f"{way}, {state}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        each: dict[str, list[Any]] = {state: [] for state in args.states.split(",")}
+        for _ in range(args.processes):  # all states each time, so that a bad minute of the machine is not one state's
+            for state, got in each.items():
+                began = time.perf_counter()
+                got.append(measure(args, way, state, size))
+                print(f"{way}, {state}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        results["ways"][way] = {state: together(got) if all(got) else None for state, got in each.items()}
     return common.conclude(results, verdicts(results), report, args.json)
 
 

@@ -68,8 +68,8 @@ class Recorder:
     ) -> None:
         """command is run with env added to this process's environment, here and as it is now, however often it is run.
 
-        consumer tells how far it is, starved whether it has something to do that it does not seem to notice. What it prints goes to
-        stderr, or to what sys.stderr is at that time.
+        consumer tells how far it is, starved whether it has something to do that it does not seem to notice. What it
+        prints goes to stderr, or to what sys.stderr is at that time.
         """
         self.summary: dict[str, Any] | None = None  # what the recorder said when it had closed the generation
         self.error: RecorderError | None = None  # why the last recorder ended

@@ -246,7 +246,7 @@ class Session:
 
 
 class Starved:
-    """Tells whether a recorder that keeps up no more, or has a state to take or a run to end, does not seem to notice."""
+    """Tells whether a recorder does not seem to notice that it is late, or has a state to take or a run to end."""
 
     def __init__(self, ring: Ring, slots: int) -> None:
         """The recorder does not keep up where 1/32 of the slots wait for it."""
