@@ -129,7 +129,7 @@ func (r *Recorder) hold(w work) {
 		spare = b
 	}
 	if spare == nil {
-		spare = newBatch(r.opts.CommitBytes)
+		spare = newBatch(w.batch.size()) // what is held is as much memory as it has bytes; it grows
 	}
 	select {
 	case r.free <- spare:

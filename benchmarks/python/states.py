@@ -138,7 +138,8 @@ class Full(Well):
     """The file system of the run directory has no space from before the first block until after the last one."""
 
     words = "on a full disk"
-    env = {"USP_RECORDER_SEGMENT_SIZE": "64KiB"}  # which are preallocated, and would hold a while what is recorded
+    # Segments are preallocated, and would hold a while what is recorded; smaller ones would make for smaller commits.
+    env = {"USP_RECORDER_SEGMENT_SIZE": "1MiB"}
     ballast: Path | None = None
 
     def begin(self) -> None:
