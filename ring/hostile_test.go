@@ -212,6 +212,18 @@ func TestTruncatedUnderReader(t *testing.T) {
 }
 
 func TestTruncatedStaging(t *testing.T) {
+	t.Run("untaken", func(t *testing.T) {
+		p, c := largeRing(t)
+		if _, ok := c.Untaken(); !ok {
+			t.Fatal("no state")
+		}
+		truncate(t, p.Path()+".stage0", 0)
+		for range 2 {
+			if ticket, ok := c.Untaken(); ok {
+				t.Errorf("ticket %d of a state that is gone", ticket)
+			}
+		}
+	})
 	t.Run("staged", func(t *testing.T) {
 		p, c := largeRing(t)
 		s, ok := c.Staged()
