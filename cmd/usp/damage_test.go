@@ -159,7 +159,7 @@ func accept(name string, d damage, r *audit.Report) error {
 // panic, and name the file. A sample in the normal run; with TORTURE=1 every bit of every byte, and every length.
 func TestEveryByte(t *testing.T) {
 	if raceDetector {
-		t.Skip("this test verifies thousands of times and runs no two things on one memory: without -race")
+		t.Skip("NOT CHECKED: this test verifies thousands of times and runs no two things on one memory: without -race")
 	}
 	w := newWorld(t)
 	dir := w.smallRun()

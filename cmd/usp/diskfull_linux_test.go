@@ -34,7 +34,7 @@ func smallDisk(t testing.TB, size string) (dir string, done bool) {
 	}
 	const again = "USP_TEST_IN_NAMESPACE"
 	if os.Getenv(again) != "" || exec.Command("unshare", "-rm", "true").Run() != nil {
-		t.Skipf("no file system can be mounted here (%v), and no name space made: a full disk cannot be tested", err)
+		t.Skipf("NOT CHECKED: no file system can be mounted here (%v), and no name space made: a full disk cannot be tested", err)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -132,7 +132,7 @@ const faultSteps = 40_000 // of 20 µs: more than what the recorder holds in mem
 func skipRace(t *testing.T) {
 	t.Helper()
 	if raceDetector {
-		t.Skip("this test measures steps of 20 µs: without -race")
+		t.Skip("NOT CHECKED: this test measures steps of 20 µs: without -race")
 	}
 }
 

@@ -160,7 +160,7 @@ func (s *served) end() {
 // becomes whole, a second server has it so at once, and any range has its records. What everything took is logged.
 func TestTortureLongRun(t *testing.T) {
 	if os.Getenv("TORTURE") == "" {
-		t.Skip("a run of 10⁸ steps takes minutes and 5 GB of disk: make torture")
+		t.Skip("NOT CHECKED: a run of 10⁸ steps takes minutes and 5 GB of disk: make torture")
 	}
 	steps, err := strconv.ParseUint(cmp.Or(os.Getenv("TORTURE_STEPS"), "100000000"), 10, 64)
 	if err != nil {
