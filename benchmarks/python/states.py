@@ -26,6 +26,7 @@ class Well:
     """The recorder runs. Blocks without usp begin when it has stored everything, and it stands still in them."""
 
     words = "running"
+    usp = True  # whether usp is there at all
     pairs = 16
     longer = 1  # blocks, to the usual length
     env: dict[str, str] = {}
@@ -49,6 +50,10 @@ class Well:
 
     def end(self) -> None:
         """After the last block: lets the recorder finish."""
+        self.signal(signal.SIGCONT)
+
+    def abandon(self) -> None:
+        """After an error: leaves nothing standing still, and nothing running."""
         self.signal(signal.SIGCONT)
 
     def signal(self, number: int) -> bool:
@@ -169,11 +174,12 @@ class Control(Well):
     """Not usp at all, in either block: how far apart two equal things are measured here."""
 
     words = "(control: neither block has usp)"
+    usp = False
 
     def begin(self) -> None:
         pass
 
-    without = with_usp = end = begin
+    without = with_usp = end = abandon = begin
 
 
 class Neighbour(Control):
@@ -187,6 +193,8 @@ class Neighbour(Control):
         command = [sys.executable, "-c", NEIGHBOUR]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         time.sleep(0.5)
+        if self.process.poll() is not None:
+            raise SystemExit("there is no neighbour: sessions have no priority here, or this process may not lower it")
 
     def without(self) -> None:
         assert self.process is not None
@@ -200,6 +208,8 @@ class Neighbour(Control):
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+    abandon = end
 
 
 NEIGHBOUR = """
@@ -216,7 +226,8 @@ while True:
 
 
 STATES: dict[str, type[Well]] = {
-    "control": Control, "neighbour": Neighbour, "running": Well, "stopped": Stopped, "killed": Killed, "gone": Gone, "full": Full,
+    "control": Control, "neighbour": Neighbour, "running": Well, "stopped": Stopped, "killed": Killed, "gone": Gone,
+    "full": Full,
 }  # fmt: skip
 
 

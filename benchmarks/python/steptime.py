@@ -2,7 +2,8 @@
 
 Blocks of steps with usp and without take turns, in one process for each way out of the program and each state of the
 recorder. The ratios are those of the quantiles of all steps with it to those of all without, with bootstrap intervals
-over pairs of blocks, or, with several processes, their geometric mean with its interval over the processes. Prints a table in Markdown, with --json everything. Exit code 1 if a bar is missed.
+over pairs of blocks, or, with several processes, their geometric mean with its interval over the processes. Prints a
+table in Markdown, with --json everything. Exit code 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -101,7 +101,7 @@ def child(args: argparse.Namespace) -> None:
         os.environ["USP_RECORDER_KEY_FILE"] = str(where / "signing.key")
         begin_jax(args)
         run = None
-        if args.state not in ("control", "neighbour"):
+        if kind.usp:
             import usp
 
             specs = {name: usp.field("metric", (), "f64") for name in SCALARS}
@@ -114,8 +114,7 @@ def child(args: argparse.Namespace) -> None:
             blocks, cpu = alternate(args, state, run)
             state.end()
         except BaseException:
-            if run is not None:
-                state.signal(signal.SIGCONT)  # or a recorder would stand still for ever
+            state.abandon()  # or a recorder would stand still for ever
             raise
         said: dict[str, Any] = {"kills": state.kills, "cpu": cpu}
         if run is not None:
@@ -243,7 +242,7 @@ def verdicts(results: dict[str, Any]) -> list[tuple[bool, str]]:
     out = []
     for way, states in results["ways"].items():
         for state, r in states.items():
-            if r is None or state in ("control", "neighbour"):
+            if r is None or not STATES[state].usp:
                 continue
             met = r["median"]["ratio"] <= MEDIAN and r["p99"]["ratio"] <= P99
             text = f"median {r['median']['ratio']:.3f} (bar {MEDIAN}), p99 {r['p99']['ratio']:.3f} (bar {P99})"
