@@ -3,8 +3,11 @@ package segment_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/usp-project/usp/internal/segment"
@@ -60,6 +63,76 @@ func TestOnTheHost(t *testing.T) {
 	}
 	if removed, err := vfs.RemoveTemps(vfs.OS(), where); err != nil || len(removed) != 0 {
 		t.Errorf("temporary files left: %v, %v", removed, err)
+	}
+}
+
+// To find the end of what was written, the space that was reserved behind it is not read; and what lies somewhere in it is
+// found all the same.
+func TestReservedSpaceIsNotRead(t *testing.T) {
+	const reserved = 64 << 20
+	for name, fsys := range map[string]vfs.FS{"host": vfs.OS(), "memory": newFS(t)} {
+		t.Run(name, func(t *testing.T) {
+			where := filepath.Join(t.TempDir(), "telemetry")
+			check(t, vfs.MkdirAll(fsys, where, 0o700))
+			w, err := segment.Create(where, 0, segment.Options{FS: fsys, Kind: segment.KindTelemetry, Size: reserved})
+			check(t, err)
+			appendTo(t, w, 1000)
+			check(t, w.Abort())
+			_, end := w.Synced()
+
+			f, err := fsys.OpenFile(w.Path(), os.O_RDWR, 0)
+			check(t, err)
+			defer f.Close()
+			if _, err := vfs.NextData(f, end+1<<20); err == nil {
+				t.Skip("NOT CHECKED: this file system does not tell where nothing was written")
+			}
+			in := vfs.Inject(fsys)
+			if got := readAll(t, in, w.Path()); len(got.Ordinals) != 1000 || got.Torn != 0 || got.Corrupt != nil {
+				t.Errorf("%d frames, torn at %d, damaged %v", len(got.Ordinals), got.Torn, got.Corrupt)
+			}
+			if reads := in.Calls(vfs.OpRead); reads > 20 {
+				t.Errorf("read %d times, of 256 KiB perhaps", reads)
+			}
+
+			_, err = f.WriteAt([]byte("torn"), reserved-10_001)
+			check(t, err)
+			in = vfs.Inject(fsys)
+			if got := readAll(t, in, w.Path()); len(got.Ordinals) != 1000 || got.Torn != end {
+				t.Errorf("%d frames, torn at %d, not at %d", len(got.Ordinals), got.Torn, end)
+			}
+			if reads := in.Calls(vfs.OpRead); reads > 40 {
+				t.Errorf("read %d times to find what was torn", reads)
+			}
+			s, err := segment.Repair(fsys, w.Path())
+			check(t, err)
+			if s.Count != 1000 || s.Torn != reserved-10_001+4-end {
+				t.Errorf("repaired %+v", s)
+			}
+		})
+	}
+}
+
+// A failure to find out where data are is an error of the reader, not the end of the file.
+func TestNextDataFails(t *testing.T) {
+	m := newFS(t)
+	w := create(t, m, 0)
+	appendTo(t, w, 10)
+	check(t, w.Abort())
+	for n := 1; ; n++ {
+		in := vfs.Inject(m, vfs.Rule{Op: vfs.OpRead, Nth: n})
+		r, err := segment.Open(in, w.Path())
+		for err == nil {
+			_, _, err = r.Next()
+		}
+		if len(in.Fired()) == 0 {
+			if n < 4 || err != io.EOF {
+				t.Errorf("%d reads, %v", n, err)
+			}
+			return
+		}
+		if !errors.Is(err, syscall.EIO) {
+			t.Errorf("read %d of the file failed, and the reader says %v", n, err)
+		}
 	}
 }
 

@@ -340,6 +340,9 @@ func (r *Reader) resync(off int64) (int64, error) {
 			i += alignment
 		}
 		if off += int64(i); i == len(b) {
+			if off, err = r.passZeros(off); err != nil {
+				return 0, err
+			}
 			continue
 		}
 		x, bad, err := r.inspect(off)
@@ -365,23 +368,48 @@ func (r *Reader) ahead(off int64) ([]byte, error) {
 }
 
 // lastNonZero returns one past the last byte at or behind off that is not zero, or off. It is asked
-// for growing offsets and reads the file once.
+// for growing offsets and reads the file once, but for what is known to be zeros.
 func (r *Reader) lastNonZero(off int64) (int64, error) {
 	if r.used == 0 {
-		r.used = off
-		for at := off; at < r.size; {
-			b, err := r.at(at, int(min(window, r.size-at)))
-			if err != nil {
-				r.used = 0
-				return 0, err
-			}
-			if n := trimZeros(b); n > 0 {
-				r.used = at + int64(n)
-			}
-			at += int64(len(b))
+		used, err := r.findLast(off)
+		if err != nil {
+			return 0, err
 		}
+		r.used = used
 	}
 	return max(off, r.used), nil
+}
+
+func (r *Reader) findLast(off int64) (used int64, err error) {
+	used = off
+	for at := off; ; {
+		if at, err = r.passZeros(at); err != nil || at == r.size {
+			return used, err
+		}
+		b, err := r.at(at, int(min(window, r.size-at)))
+		if err != nil {
+			return 0, err
+		}
+		if n := trimZeros(b); n > 0 {
+			used = at + int64(n)
+		}
+		at += int64(len(b))
+	}
+}
+
+// passZeros returns an offset before which all from off on is known to be zeros.
+func (r *Reader) passZeros(off int64) (int64, error) {
+	if off >= r.size {
+		return r.size, nil
+	}
+	data, err := vfs.NextData(r.f, off)
+	if err == io.EOF {
+		return r.size, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("segment %s: %w", r.path, err)
+	}
+	return min(max(off, data&^(alignment-1)), r.size), nil
 }
 
 // trimZeros returns the length of b without the zeros at its end.

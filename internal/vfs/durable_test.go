@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"github.com/usp-project/usp/internal/vfs"
 )
 
@@ -98,7 +100,7 @@ func prepared(t *testing.T) *vfs.Mem {
 	return m
 }
 
-func check(t *testing.T, err error) {
+func check(t rapid.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -94,3 +94,11 @@ func (f *injectFile) Close() error {
 func (f *injectFile) dropCache() error { return DropCache(f.File) }
 
 func (f *injectFile) startWriteback(off, n int64) error { return StartWriteback(f.File, off, n) }
+
+func (f *injectFile) nextData(off int64) (next int64, err error) {
+	err = f.pass(OpRead, "lseek", func() (err error) {
+		next, err = NextData(f.File, off)
+		return err
+	})
+	return next, err
+}

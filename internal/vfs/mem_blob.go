@@ -61,6 +61,16 @@ func (b *blob) readAt(dst []byte, off int64) int {
 	return n
 }
 
+// nextData returns the first offset from off on that lies in a block, -1 if there is none.
+func (b *blob) nextData(off int64) int64 {
+	for i := off / blockSize; i*blockSize < b.size; i++ {
+		if b.blocks[i] != nil {
+			return max(off, i*blockSize)
+		}
+	}
+	return -1
+}
+
 // writeAt stores src at off and grows the file to hold it.
 func (b *blob) writeAt(src []byte, off int64) {
 	b.size = max(b.size, off+int64(len(src)))

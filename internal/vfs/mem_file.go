@@ -124,6 +124,22 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+func (f *memFile) nextData(off int64) (int64, error) {
+	err := f.begin(OpRead, false)
+	defer f.m.mu.Unlock()
+	if err == nil && off < 0 {
+		err = syscall.EINVAL
+	}
+	if err != nil {
+		return 0, f.fail("lseek", err)
+	}
+	next := f.n.data.nextData(off)
+	if next < 0 {
+		return 0, io.EOF
+	}
+	return next, nil
+}
+
 func (f *memFile) Write(p []byte) (int, error) {
 	err := f.begin(OpWrite, true)
 	defer f.m.mu.Unlock()

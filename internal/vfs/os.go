@@ -77,14 +77,32 @@ func (osFS) Lock(name string) (io.Closer, error) {
 
 type osFile struct{ *os.File }
 
-// piece is how many bytes are handed to the system at once.
+// piece is how many bytes are handed to the system, or asked of it, at once. Many kernels take no processor from a system
+// call before its end, and who has precedence over this process would wait while they copy all of it.
 const piece = 16 << 10
 
-// WriteAt writes a piece at a time. Many kernels take no processor from a system call before its end, and who has
-// precedence over this process would wait while they copy all of it.
-func (f osFile) WriteAt(p []byte, off int64) (n int, err error) {
+func (f osFile) Write(p []byte) (int, error) { return inPieces(p, f.File.Write) }
+
+func (f osFile) WriteAt(p []byte, off int64) (int, error) {
+	return inPieces(p, func(p []byte) (int, error) {
+		n, err := f.File.WriteAt(p, off)
+		off += int64(n)
+		return n, err
+	})
+}
+
+func (f osFile) ReadAt(p []byte, off int64) (int, error) {
+	return inPieces(p, func(p []byte) (int, error) {
+		n, err := f.File.ReadAt(p, off)
+		off += int64(n)
+		return n, err
+	})
+}
+
+// inPieces does with a piece of p at a time what call does, which does all of what it is given or returns an error.
+func inPieces(p []byte, call func([]byte) (int, error)) (n int, err error) {
 	for {
-		m, err := f.File.WriteAt(p[n:min(n+piece, len(p))], off+int64(n))
+		m, err := call(p[n:min(n+piece, len(p))])
 		if n += m; err != nil || n == len(p) {
 			return n, err
 		}
@@ -109,6 +127,20 @@ func (f osFile) startWriteback(off, n int64) error {
 		return nil // not known here; the sync does all of the work then
 	}
 	return err
+}
+
+func (f osFile) nextData(off int64) (next int64, err error) {
+	err = f.do("lseek", func(fd int) (err error) {
+		next, err = nextData(fd, off)
+		return err
+	})
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return 0, io.EOF
+	case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS):
+		return off, nil // not known here
+	}
+	return next, err
 }
 
 func (f osFile) do(op string, call func(fd int) error) error {

@@ -19,3 +19,11 @@ func dropCache(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
 func startWriteback(fd int, off, n int64) error {
 	return unix.SyncFileRange(fd, off, n, unix.SYNC_FILE_RANGE_WRITE)
 }
+
+// nextData is ENXIO where there are no data. Zeros that somebody has read, or that were read ahead, count as data as long as
+// they are in memory; there is no use for them.
+func nextData(fd int, off int64) (int64, error) {
+	page := off &^ (1<<16 - 1)                        // of whatever size
+	_ = unix.Fadvise(fd, page, 0, unix.FADV_DONTNEED) // advice: without it more is read
+	return unix.Seek(fd, off, unix.SEEK_DATA)
+}

@@ -104,6 +104,21 @@ func StartWriteback(f File, off, n int64) error {
 	return nil
 }
 
+// dataFinder is a file that knows where nothing was ever written.
+type dataFinder interface {
+	nextData(off int64) (int64, error)
+}
+
+// NextData returns an offset, off or behind it, before which f reads as zeros from off on, so that a reader of what was
+// preallocated need not read all of it; io.EOF where that is so up to the end. It may move the position of Read and Write, and
+// drop what is cached behind off: it is for who uses ReadAt and has read what there is. File systems that do not know return off.
+func NextData(f File, off int64) (int64, error) {
+	if d, ok := f.(dataFinder); ok {
+		return d.nextData(off)
+	}
+	return off, nil
+}
+
 // ReadFile reads a whole file of at most limit bytes; a larger one is an error that wraps [ErrTooLarge],
 // so that a hostile file cannot exhaust memory.
 func ReadFile(fsys FS, name string, limit int64) (data []byte, err error) {
