@@ -167,14 +167,24 @@ func (r *Recorder) push(failed context.Context, w work) error {
 }
 
 func (r *Recorder) takeFree(failed context.Context) (*batch, error) {
+	var b *batch
 	select {
-	case b := <-r.free:
-		b.reset()
-		b.first = r.next
-		return b, nil
-	case <-failed.Done():
-		return nil, context.Cause(failed)
+	case b = <-r.free:
+	default:
+		if r.made < batches { // not before it is needed: in turns all would be used, and the processor would find none where it left it
+			r.made++
+			b = newBatch(r.opts.CommitBytes)
+			break
+		}
+		select {
+		case b = <-r.free:
+		case <-failed.Done():
+			return nil, context.Cause(failed)
+		}
 	}
+	b.reset()
+	b.first = r.next
+	return b, nil
 }
 
 // payloadBytes bounds what is taken from the ring at once, but for a record that is larger itself.

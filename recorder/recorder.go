@@ -73,6 +73,7 @@ type Recorder struct {
 	encoder digestlog.Encoder
 	waiting *ring.Staged // a snapshot request taken before all its records were
 	low     bool         // it has given way since it took over from another recorder
+	made    int          // batches
 	next    uint64       // next sequence number to take from the ring
 
 	// The writer's.
@@ -196,9 +197,6 @@ func (r *Recorder) Run(ctx context.Context) (Summary, error) {
 	defer fail(nil)
 	r.work = make(chan work, batches)
 	r.free = make(chan *batch, batches)
-	for range batches {
-		r.free <- newBatch(r.opts.CommitBytes)
-	}
 	r.entries = make(chan entryCall)
 	r.jobs = make(chan *snapshotJob, r.header.StagingAreas)
 	r.released = make(chan *ring.Staged, r.header.StagingAreas)

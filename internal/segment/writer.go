@@ -67,6 +67,7 @@ type Writer struct {
 	next     uint64 // ordinal of the next frame
 	synced   int64  // everything before this offset is durable
 	syncNext uint64 // and so is every frame before this ordinal
+	behind   behind // what of it the kernel need not keep in memory
 
 	err error // ErrPoisoned with its cause, or ErrClosed
 }
@@ -322,6 +323,7 @@ func (w *Writer) Sync() error {
 	}
 	w.synced += int64(len(w.buf))
 	w.syncNext = w.next
+	w.behind.synced(w.f, w.synced)
 	w.flushed = 0
 	w.buf = w.buf[:0]
 	if cap(w.buf) > keepBuffer {

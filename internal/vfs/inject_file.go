@@ -91,7 +91,12 @@ func (f *injectFile) Close() error {
 	return err
 }
 
-func (f *injectFile) dropCache() error { return DropCache(f.File) }
+func (f *injectFile) dropCache(off, n int64) error {
+	if d, ok := f.File.(cacheDropper); ok {
+		return d.dropCache(off, n)
+	}
+	return nil
+}
 
 func (f *injectFile) startWriteback(off, n int64) error { return StartWriteback(f.File, off, n) }
 

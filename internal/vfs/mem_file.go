@@ -298,8 +298,8 @@ func (f *memFile) loseWrites() {
 	f.n.writes = nil
 }
 
-// dropCache makes reads see the disk where a failed fsync has made the cache lie.
-func (f *memFile) dropCache() error {
+// dropCache makes reads see the disk where a failed fsync has made the cache lie, in all of the file.
+func (f *memFile) dropCache(int64, int64) error {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	if len(f.n.writes) == 0 {

@@ -119,7 +119,9 @@ func (f osFile) Preallocate(size int64) error {
 	return err
 }
 
-func (f osFile) dropCache() error { return f.do("fadvise", dropCache) }
+func (f osFile) dropCache(off, n int64) error {
+	return f.do("fadvise", func(fd int) error { return dropCache(fd, off, n) })
+}
 
 func (f osFile) startWriteback(off, n int64) error {
 	err := f.do("sync_file_range", func(fd int) error { return startWriteback(fd, off, n) })

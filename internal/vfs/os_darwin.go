@@ -25,7 +25,7 @@ func preallocate(fd int, size int64) error {
 }
 
 // dropCache does nothing: the system has no such advice for a file.
-func dropCache(int) error { return nil }
+func dropCache(int, int64, int64) error { return nil }
 
 // startWriteback does nothing: the system has no such advice for a file.
 func startWriteback(int, int64, int64) error { return nil }

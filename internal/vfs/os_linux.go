@@ -12,7 +12,7 @@ func preallocate(fd int, size int64) error {
 	return unix.Fallocate(fd, 0, 0, size)
 }
 
-func dropCache(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) }
+func dropCache(fd int, off, n int64) error { return unix.Fadvise(fd, off, n, unix.FADV_DONTNEED) }
 
 // startWriteback only begins. The flags that wait would also take note of a write error, and the fsync
 // after them would then return nil.

@@ -77,14 +77,25 @@ type File interface {
 }
 
 // cacheDropper is a file that can forget its clean cached pages.
-type cacheDropper interface{ dropCache() error }
+type cacheDropper interface {
+	dropCache(off, n int64) error // n = 0: to the end
+}
 
 // DropCache asks the kernel to forget the cached clean pages of f, so that the next read comes from the
 // device. After a failed fsync the cache may show bytes that never reached the disk; recovery code
 // calls this before it reads. It is advice: file systems without it succeed silently.
 func DropCache(f File) error {
 	if d, ok := f.(cacheDropper); ok {
-		return d.dropCache()
+		return d.dropCache(0, 0)
+	}
+	return nil
+}
+
+// DropBehind asks the kernel to forget the cached clean pages of n bytes of f at off, for who writes much that is not read soon: the
+// memory serves for what is written next, and not at the cost of what others have in the cache. It is advice, as DropCache is.
+func DropBehind(f File, off, n int64) error {
+	if d, ok := f.(cacheDropper); ok && n > 0 {
+		return d.dropCache(off, n)
 	}
 	return nil
 }
