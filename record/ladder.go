@@ -123,13 +123,37 @@ type ladderMaker struct {
 	placer  placer
 	places  []int64
 	shifted []uint64 // of one grid; 0 for elements that have no place
+
+	// Of all grids at once.
+	laned  *laned // nil: grid by grid
+	starts sips   // start for each
+	shifts []int64
+	all    []lanes // shifted of each
+	h      sips
+	word   lanes
+	sums   lanes
 }
 
 func newLadderMaker(levels []int, floor int, key AuditKey, elements int) *ladderMaker {
 	grids, parts := gridsOf(elements)
-	return &ladderMaker{
+	m := &ladderMaker{
 		levels: levels, grids: grids, parts: parts, start: newSip(key.k0, key.k1), placer: newPlacer(floor),
 		places: make([]int64, elements), shifted: make([]uint64, elements),
+	}
+	if ways := lanedWays(); len(ways) > 0 && grids >= leastLaned {
+		m.useLanes(ways[len(ways)-1])
+	}
+	return m
+}
+
+// useLanes has all grids be climbed at once.
+func (m *ladderMaker) useLanes(way laned) {
+	m.laned, m.all, m.shifts = &way, make([]lanes, len(m.places)), make([]int64, m.grids)
+	for grid := range m.grids {
+		m.shifts[grid] = stagger(grid, m.parts)
+	}
+	for i := range maxGrids {
+		m.starts.v0[i], m.starts.v1[i], m.starts.v2[i], m.starts.v3[i] = m.start.v0, m.start.v1, m.start.v2, m.start.v3
 	}
 }
 
@@ -142,6 +166,10 @@ func (m *ladderMaker) append(dst []byte, words []uint64) []byte {
 	special := m.place(words)
 	at := len(dst)
 	dst = append(dst, make([]byte, len(m.levels)*m.grids*shortSum)...)
+	if m.laned != nil {
+		m.climbAll(dst[at:], special)
+		return dst
+	}
 	for grid := range m.grids {
 		m.climb(dst[at+grid*shortSum:], grid, special)
 	}
