@@ -14,6 +14,9 @@ import (
 // batches is how many commit batches circulate: one being filled, one being written, one between.
 const batches = 3
 
+// firstBatch is the bytes that a batch has room for before it grows: few producers fill a large one, and all of its memory is cleared.
+const firstBatch = 64 << 10
+
 // errDetached says that the drainer stopped because it was asked to, after handing over all it had.
 var errDetached = errors.New("recorder: detached")
 
@@ -173,7 +176,7 @@ func (r *Recorder) takeFree(failed context.Context) (*batch, error) {
 	default:
 		if r.made < batches { // not before it is needed: in turns all would be used, and the processor would find none where it left it
 			r.made++
-			b = newBatch(r.opts.CommitBytes)
+			b = newBatch(min(r.opts.CommitBytes, firstBatch))
 			break
 		}
 		select {

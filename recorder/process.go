@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/usp-project/usp/internal/priority"
@@ -57,8 +58,14 @@ func Process(path string, o Options, stdout, stderr io.Writer) int {
 	return exitError
 }
 
+// attachGC keeps the garbage that Attach makes, some buffers for each file that it reads, for afterwards: a recorder that takes over from
+// a killed one has the records of its absence to catch up with, and collections beside the step loop are paid twice.
+const attachGC = 400
+
 func attachAndRun(ctx context.Context, path string, o Options) (Summary, *companion, error) {
+	gc := debug.SetGCPercent(attachGC)
 	r, err := Attach(path, o)
+	debug.SetGCPercent(gc)
 	if finished := (*FinishedError)(nil); errors.As(err, &finished) {
 		return finished.Summary, nil, nil
 	}

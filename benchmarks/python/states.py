@@ -187,10 +187,11 @@ class Neighbour(Control):
     priority there is, and writes nothing. What is measured is what it costs that a third party uses two processors."""
 
     words = "(no usp; beside a process of the lowest priority that takes 3 % of a core)"
+    script = "compute"
     process: subprocess.Popen[bytes] | None = None
 
     def begin(self) -> None:
-        command = [sys.executable, "-c", NEIGHBOUR]
+        command = [sys.executable, "-c", NEIGHBOUR + NEIGHBOURS[self.script], str(self.where)]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         time.sleep(0.5)
         if self.process.poll() is not None:
@@ -212,21 +213,53 @@ class Neighbour(Control):
     abandon = end
 
 
+class Writer(Neighbour):
+    """Not usp: the other process makes durable as many bytes as usp does of this loop, as often, in two files, and does no more: it reads
+    no ring, and hashes nothing. What is measured is what it costs at least to store it."""
+
+    words = "(no usp; beside a process of the lowest priority that makes as many bytes durable, as often, and nothing more)"
+    script = "write"
+
+
 NEIGHBOUR = """
-import os, time
+import os, sys, time
 with open("/proc/self/autogroup", "wb", buffering=0) as file:
     file.write(b"19")
 os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+"""
+
+NEIGHBOURS = {
+    "compute": """
 while True:
     time.sleep(0.025)
     end = time.thread_time_ns() + 750_000
     while time.thread_time_ns() < end:
         pass
-"""
+""",
+    "write": """
+SIZE, PIECE = 64 << 20, bytes(range(256)) * 64
+files = []
+for name, pieces in ("telemetry", 3), ("log", 9):  # 48 KiB and 144 KiB, of the steps of 50 ms
+    fd = os.open(os.path.join(sys.argv[1], "neighbour-" + name), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.posix_fallocate(fd, 0, SIZE)
+    files.append((fd, pieces))
+at = [0, 0]
+while True:
+    time.sleep(0.05)
+    for i, (fd, pieces) in enumerate(files):
+        for _ in range(pieces):
+            os.pwrite(fd, PIECE, at[i])
+            at[i] += len(PIECE)
+        os.fdatasync(fd)
+        os.posix_fadvise(fd, at[i] - pieces * len(PIECE), pieces * len(PIECE), os.POSIX_FADV_DONTNEED)
+        if at[i] + (1 << 20) > SIZE:
+            at[i] = 0
+""",
+}
 
 
 STATES: dict[str, type[Well]] = {
-    "control": Control, "neighbour": Neighbour, "running": Well, "stopped": Stopped, "killed": Killed, "gone": Gone,
+    "control": Control, "neighbour": Neighbour, "writer": Writer, "running": Well, "stopped": Stopped, "killed": Killed, "gone": Gone,
     "full": Full,
 }  # fmt: skip
 
