@@ -18,6 +18,12 @@ type Encoded struct {
 // Reset empties the list and keeps its memory.
 func (x *Encoded) Reset() { x.raw, x.ends, x.leaves = x.raw[:0], x.ends[:0], x.leaves[:0] }
 
+// Like returns an empty list with room for as much as x has and an eighth more.
+func (x *Encoded) Like() Encoded {
+	n := len(x.ends) + len(x.ends)/8
+	return Encoded{raw: make([]byte, 0, len(x.raw)+len(x.raw)/8), ends: make([]int, 0, n), leaves: make([]tlog.Hash, 0, n)}
+}
+
 // Len returns the number of entries.
 func (x *Encoded) Len() int { return len(x.ends) }
 

@@ -44,6 +44,13 @@ func newBatch(size int) *batch {
 	return &batch{frames: make([]byte, 0, size+size/8)}
 }
 
+// like returns an empty batch with room for as much as b has and an eighth more.
+func (b *batch) like() *batch {
+	return &batch{
+		frames: make([]byte, 0, len(b.frames)+len(b.frames)/8), ends: make([]int, 0, len(b.ends)+len(b.ends)/8), entries: b.entries.Like(),
+	}
+}
+
 func (b *batch) reset() {
 	b.entries.Reset()
 	*b = batch{frames: b.frames[:0], ends: b.ends[:0], entries: b.entries, ranges: b.ranges[:0], spans: b.spans[:0]}

@@ -129,7 +129,7 @@ func (r *Recorder) hold(w work) {
 		spare = b
 	}
 	if spare == nil {
-		spare = newBatch(w.batch.size()) // what is held is as much memory as it has bytes; it grows
+		spare = w.batch.like() // what is held takes no more memory than it has bytes
 	}
 	select {
 	case r.free <- spare:

@@ -27,6 +27,7 @@ class Well:
 
     words = "running"
     usp = True  # whether usp is there at all
+    ways: tuple[str, ...] = ("t1", "scan", "t0", "packed")  # that it is for
     pairs = 16
     longer = 1  # blocks, to the usual length
     env: dict[str, str] = {}
@@ -198,19 +199,27 @@ class Neighbour(Control):
             raise SystemExit("there is no neighbour: sessions have no priority here, or this process may not lower it")
 
     def without(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
+        self.signal_it(signal.SIGSTOP)
 
     def with_usp(self) -> None:
+        self.signal_it(signal.SIGCONT)
+
+    def signal_it(self, number: int) -> None:
+        """Sends it a signal, if it is still there."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
+        if self.process.poll() is not None:
+            raise SystemExit(f"the neighbour has ended, with exit code {self.process.returncode}")
+        self.process.send_signal(number)
 
     def end(self) -> None:
+        self.signal_it(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+
+    def abandon(self) -> None:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
-
-    abandon = end
 
 
 class Writer(Neighbour):
@@ -218,6 +227,7 @@ class Writer(Neighbour):
     no ring, and hashes nothing. What is measured is what it costs at least to store it."""
 
     words = "(no usp; beside a process of the lowest priority that makes as many bytes durable, as often, and nothing more)"
+    ways = ("t1", "scan")  # whose steps it writes as many bytes for
     script = "write"
 
 

@@ -284,7 +284,7 @@ def main() -> int:
     for way in args.ways.split(","):
         workload, target, _, scan = WAYS[way]
         size = common.calibrate(workload, target, scan)
-        each: dict[str, list[Any]] = {state: [] for state in args.states.split(",")}
+        each: dict[str, list[Any]] = {state: [] for state in args.states.split(",") if way in STATES[state].ways}
         for _ in range(args.processes):  # all states each time, so that a bad minute of the machine is not one state's
             for state, got in each.items():
                 began = time.perf_counter()

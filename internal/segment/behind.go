@@ -1,11 +1,15 @@
 package segment
 
-import "github.com/usp-project/usp/internal/vfs"
+import (
+	"os"
 
-const (
-	quickSync = 256 << 10 // bytes of one sync: the file grows so fast that those who follow it may be far behind
-	pageSize  = 4 << 10   // or a multiple of it
+	"github.com/usp-project/usp/internal/vfs"
 )
+
+// quickSync is the bytes of one sync from which on the file grows so fast that those who follow it may be far behind.
+const quickSync = 256 << 10
+
+var pageSize = int64(os.Getpagesize())
 
 // behind has the kernel drop from its cache what was durable before the last sync: who follows the file has read it. A run of days then
 // does not take the memory that others' files are cached in, and each sync's pages lie in the memory of those before it, which is near;

@@ -380,12 +380,10 @@ func (r *Reader) lastNonZero(off int64) (int64, error) {
 	return max(off, r.used), nil
 }
 
+// findLast looks at the window at off in any case: what was read there before counts, whatever the file system says.
 func (r *Reader) findLast(off int64) (used int64, err error) {
 	used = off
-	for at := off; ; {
-		if at, err = r.passZeros(at); err != nil || at == r.size {
-			return used, err
-		}
+	for at := off; at < r.size; {
 		b, err := r.at(at, int(min(window, r.size-at)))
 		if err != nil {
 			return 0, err
@@ -393,8 +391,11 @@ func (r *Reader) findLast(off int64) (used int64, err error) {
 		if n := trimZeros(b); n > 0 {
 			used = at + int64(n)
 		}
-		at += int64(len(b))
+		if at, err = r.passZeros(at + int64(len(b))); err != nil {
+			return 0, err
+		}
 	}
+	return used, nil
 }
 
 // passZeros returns an offset before which all from off on is known to be zeros.

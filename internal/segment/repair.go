@@ -47,6 +47,7 @@ func repair(fsys vfs.FS, path string, index func(Header) Indexer) (s Sealed, err
 		return s, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
+	_ = r.f.Datasync() // of what its writer did not come to sync; whatever is not on the disk then will not be found there
 	// After a failed sync the cache may show what the disk does not have, up to the size of the file.
 	if err := errors.Join(vfs.DropCache(r.f), r.refresh()); err != nil {
 		return s, err

@@ -20,9 +20,15 @@ func startWriteback(fd int, off, n int64) error {
 	return unix.SyncFileRange(fd, off, n, unix.SYNC_FILE_RANGE_WRITE)
 }
 
+const zfsMagic = 0x2fc12fc1
+
 // nextData is ENXIO where there are no data. Zeros that somebody has read, or that were read ahead, count as data as long as
 // they are in memory; there is no use for them.
 func nextData(fd int, off int64) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil || st.Type == zfsMagic || st.Type == unix.FUSE_SUPER_MAGIC {
+		return off, err // these may not know, or wait for the device to know, of data that are not written back yet
+	}
 	page := off &^ (1<<16 - 1)                        // of whatever size
 	_ = unix.Fadvise(fd, page, 0, unix.FADV_DONTNEED) // advice: without it more is read
 	return unix.Seek(fd, off, unix.SEEK_DATA)
