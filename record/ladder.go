@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"math"
+
+	"github.com/usp-project/usp/internal/siplanes"
 )
 
 // The precision ladder is a list of short digests of a vector, rounded to fewer and fewer bits. Two programs whose vectors are not the
@@ -40,7 +42,7 @@ func DefaultLevels() []int {
 }
 
 const (
-	maxGrids   = 8
+	maxGrids   = siplanes.N
 	shortSum   = 4 // bytes of a short digest
 	mantissa   = 52
 	placeNaN   = math.MinInt64
@@ -125,13 +127,13 @@ type ladderMaker struct {
 	shifted []uint64 // of one grid; 0 for elements that have no place
 
 	// Of all grids at once.
-	laned  *laned // nil: grid by grid
-	starts sips   // start for each
+	laned  *siplanes.Way  // nil: grid by grid
+	starts siplanes.State // start for each
 	shifts []int64
-	all    []lanes // shifted of each
-	h      sips
-	word   lanes
-	sums   lanes
+	all    []siplanes.Words // shifted of each
+	h      siplanes.State
+	word   siplanes.Words
+	sums   siplanes.Words
 }
 
 func newLadderMaker(levels []int, floor int, key AuditKey, elements int) *ladderMaker {
@@ -140,20 +142,20 @@ func newLadderMaker(levels []int, floor int, key AuditKey, elements int) *ladder
 		levels: levels, grids: grids, parts: parts, start: newSip(key.k0, key.k1), placer: newPlacer(floor),
 		places: make([]int64, elements), shifted: make([]uint64, elements),
 	}
-	if ways := lanedWays(); len(ways) > 0 && grids >= leastLaned {
+	if ways := siplanes.Ways(); len(ways) > 0 && grids >= leastLaned {
 		m.useLanes(ways[len(ways)-1])
 	}
 	return m
 }
 
 // useLanes has all grids be climbed at once.
-func (m *ladderMaker) useLanes(way laned) {
-	m.laned, m.all, m.shifts = &way, make([]lanes, len(m.places)), make([]int64, m.grids)
+func (m *ladderMaker) useLanes(way siplanes.Way) {
+	m.laned, m.all, m.shifts = &way, make([]siplanes.Words, len(m.places)), make([]int64, m.grids)
 	for grid := range m.grids {
 		m.shifts[grid] = stagger(grid, m.parts)
 	}
 	for i := range maxGrids {
-		m.starts.v0[i], m.starts.v1[i], m.starts.v2[i], m.starts.v3[i] = m.start.v0, m.start.v1, m.start.v2, m.start.v3
+		m.starts.V0[i], m.starts.V1[i], m.starts.V2[i], m.starts.V3[i] = m.start.v0, m.start.v1, m.start.v2, m.start.v3
 	}
 }
 

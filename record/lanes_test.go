@@ -5,11 +5,13 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/usp-project/usp/internal/siplanes"
 )
 
 // What a processor does for all grids at once is what is done grid by grid, to the byte, again and again with the same maker.
 func TestLanes(t *testing.T) {
-	ways := lanedWays()
+	ways := siplanes.Ways()
 	if len(ways) == 0 {
 		t.Skip("NOT CHECKED: this processor climbs grid by grid")
 	}

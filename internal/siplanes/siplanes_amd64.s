@@ -102,7 +102,7 @@ GLOBL turn16<>(SB), RODATA|NOPTR, $32
 	VPSHUFD $0xb1, Y2, Y2 \
 	VPSHUFD $0xb1, Y6, Y6
 
-// func absorbAVX2(s *sips, words *lanes)
+// func absorbAVX2(s *State, words *Words)
 TEXT ·absorbAVX2(SB), NOSPLIT, $0-16
 	MOVQ s+0(FP), DI
 	MOVQ words+8(FP), SI
@@ -113,7 +113,7 @@ TEXT ·absorbAVX2(SB), NOSPLIT, $0-16
 	VZEROUPPER
 	RET
 
-// func sumAVX2(s *sips, words *lanes, end uint64, sums *lanes)
+// func sumAVX2(s *State, words *Words, end uint64, sums *Words)
 TEXT ·sumAVX2(SB), NOSPLIT, $0-32
 	MOVQ s+0(FP), DI
 	MOVQ words+8(FP), SI
@@ -160,7 +160,7 @@ TEXT ·sumAVX2(SB), NOSPLIT, $0-32
 	VMOVDQU64 Z2, 128(DI) \
 	VMOVDQU64 Z3, 192(DI)
 
-// func absorbAVX512(s *sips, words *lanes)
+// func absorbAVX512(s *State, words *Words)
 TEXT ·absorbAVX512(SB), NOSPLIT, $0-16
 	MOVQ s+0(FP), DI
 	MOVQ words+8(FP), SI
@@ -168,7 +168,7 @@ TEXT ·absorbAVX512(SB), NOSPLIT, $0-16
 	VZEROUPPER
 	RET
 
-// func sumAVX512(s *sips, words *lanes, end uint64, sums *lanes)
+// func sumAVX512(s *State, words *Words, end uint64, sums *Words)
 TEXT ·sumAVX512(SB), NOSPLIT, $0-32
 	MOVQ s+0(FP), DI
 	MOVQ words+8(FP), SI
@@ -193,7 +193,7 @@ TEXT ·sumAVX512(SB), NOSPLIT, $0-32
 	VZEROUPPER
 	RET
 
-// func digitsAVX512(words *lanes, shifted *lanes, elements int, width uint64)
+// func digitsAVX512(words *Words, shifted *Words, elements int, width uint64)
 TEXT ·digitsAVX512(SB), NOSPLIT, $0-32
 	MOVQ words+0(FP), DI
 	MOVQ shifted+8(FP), SI
@@ -221,7 +221,7 @@ each8:
 	VZEROUPPER
 	RET
 
-// func digitsAVX2(words *lanes, shifted *lanes, elements int, width uint64)
+// func digitsAVX2(words *Words, shifted *Words, elements int, width uint64)
 TEXT ·digitsAVX2(SB), NOSPLIT, $0-32
 	MOVQ words+0(FP), DI
 	MOVQ shifted+8(FP), SI

@@ -1,6 +1,0 @@
-//go:build !amd64
-
-package record
-
-// lanedWays are none here.
-func lanedWays() []laned { return nil }
