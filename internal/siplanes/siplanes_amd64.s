@@ -102,6 +102,18 @@ GLOBL turn16<>(SB), RODATA|NOPTR, $32
 	VPSHUFD $0xb1, Y2, Y2 \
 	VPSHUFD $0xb1, Y6, Y6
 
+// ARGUMENTS of digits: the words at DI, SI behind the last of CX elements, the width in X2, a digit's bits in R9.
+#define ARGUMENTS \
+	MOVQ words+0(FP), DI     \
+	MOVQ shifted+8(FP), SI   \
+	MOVQ elements+16(FP), CX \
+	MOVQ width+24(FP), R8    \
+	VMOVQ R8, X2             \
+	MOVQ $15, R9             \
+	MOVQ CX, AX              \
+	SHLQ $6, AX              \
+	ADDQ AX, SI
+
 // func absorbAVX2(s *State, words *Words)
 TEXT ·absorbAVX2(SB), NOSPLIT, $0-16
 	MOVQ s+0(FP), DI
@@ -195,17 +207,9 @@ TEXT ·sumAVX512(SB), NOSPLIT, $0-32
 
 // func digitsAVX512(words *Words, shifted *Words, elements int, width uint64)
 TEXT ·digitsAVX512(SB), NOSPLIT, $0-32
-	MOVQ words+0(FP), DI
-	MOVQ shifted+8(FP), SI
-	MOVQ elements+16(FP), CX
-	MOVQ width+24(FP), R8
-	VMOVQ R8, X2
-	MOVQ $15, R9
+	ARGUMENTS
 	VPBROADCASTQ R9, Z3
 	VPXORQ Z0, Z0, Z0
-	MOVQ CX, AX
-	SHLQ $6, AX
-	ADDQ AX, SI // behind the last
 
 each8:
 	SUBQ $64, SI
@@ -223,19 +227,11 @@ each8:
 
 // func digitsAVX2(words *Words, shifted *Words, elements int, width uint64)
 TEXT ·digitsAVX2(SB), NOSPLIT, $0-32
-	MOVQ words+0(FP), DI
-	MOVQ shifted+8(FP), SI
-	MOVQ elements+16(FP), CX
-	MOVQ width+24(FP), R8
-	VMOVQ R8, X2
-	MOVQ $15, R9
+	ARGUMENTS
 	VMOVQ R9, X3
 	VPBROADCASTQ X3, Y3
 	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
-	MOVQ CX, AX
-	SHLQ $6, AX
-	ADDQ AX, SI // behind the last
 
 each:
 	SUBQ $64, SI
