@@ -43,8 +43,9 @@ func (l *lifter) when() <-chan time.Time {
 
 // look raises the recorder that runs as the given process, if it needs that. An error passes with the next look.
 func (l *lifter) look(pid int) {
-	state := l.ring.State()
-	if l.untaken() || state == ring.StateClosed || state == ring.StateFailed || l.ring.Produced() >= l.ring.Published().Position+l.behind {
+	state, seen := l.ring.State(), l.ring.Published()
+	late := seen.Fault == 0 && l.ring.Produced() >= seen.Position+l.behind // what storage does not take is left in the ring
+	if l.untaken() || state == ring.StateClosed || state == ring.StateFailed || late {
 		_ = priority.RaiseSession(pid)
 	}
 }

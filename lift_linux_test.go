@@ -26,15 +26,18 @@ func TestLifter(t *testing.T) {
 		looks   int
 		finish  func(*ring.Producer) error
 		want    string
+		fault   syscall.Errno // what storage says
 	}{
-		"keeps up":           {behind - 1, 0, false, 3, nil, "19"},
-		"does not keep up":   {behind, 0, false, 1, nil, "0"},
-		"a state is new":     {0, 1, false, 1, nil, "19"},
-		"a state waits":      {0, 1, false, 2, nil, "0"},
-		"states are taken":   {0, 3, true, 3, nil, "19"},
-		"is to end":          {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0"},
-		"is to end a failed": {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(false) }, "0"},
-		"ring was let go":    {0, 0, false, 1, func(p *ring.Producer) error { return p.Close(true) }, "0"},
+		"keeps up":           {behind - 1, 0, false, 3, nil, "19", 0},
+		"does not keep up":   {behind, 0, false, 1, nil, "0", 0},
+		"storage is full":    {slots, 0, false, 3, nil, "19", syscall.ENOSPC},
+		"full, and to end":   {slots, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", syscall.ENOSPC},
+		"a state is new":     {0, 1, false, 1, nil, "19", 0},
+		"a state waits":      {0, 1, false, 2, nil, "0", 0},
+		"states are taken":   {0, 3, true, 3, nil, "19", 0},
+		"is to end":          {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", 0},
+		"is to end a failed": {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(false) }, "0", 0},
+		"ring was let go":    {0, 0, false, 1, func(p *ring.Producer) error { return p.Close(true) }, "0", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := ring.Create(ring.Config{Path: filepath.Join(t.TempDir(), "ring"), RunID: "r", Schema: []byte("s"), PayloadLen: 8, Slots: slots, StagingAreas: 1, StagingCapacity: 1})
@@ -68,6 +71,7 @@ func TestLifter(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer recorder.Close()
+			recorder.Publish(ring.ConsumerState{Phase: ring.ConsumerAttached, Fault: test.fault})
 			for n := range test.looks {
 				if n < test.states {
 					if !p.Stage(1, 0, 1, func([]byte) {}) {

@@ -2,9 +2,12 @@ package recorder
 
 import (
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/usp-project/usp/digestlog"
+	"github.com/usp-project/usp/record"
+	"github.com/usp-project/usp/ring"
 )
 
 // What takes the place of a batch that is held has room for as much, and not for much more.
@@ -36,5 +39,39 @@ func TestBatchLike(t *testing.T) {
 	again := allocated(func() { b.reset(); fill(b) }) // what it takes where there is room
 	if n := allocated(func() { fill(like) }); n > again+4<<10 {
 		t.Errorf("filling it allocates %d bytes more than filling the one that it is like", n-again)
+	}
+}
+
+// What is written off joins the lost ranges behind which nothing is held, unless these are stored in part; each record counts once.
+func TestWriteOff(t *testing.T) {
+	held := func(from, to uint64) work { return work{batch: &batch{first: from, next: to}} }
+	lost := func(from, to uint64, written bool) work {
+		b := &batch{first: from, next: to, written: written}
+		b.addSpan(span{from, to, record.LostStorage})
+		return work{batch: b}
+	}
+	snapshot := work{staged: new(ring.Staged)}
+	for name, test := range map[string]struct {
+		held  []work
+		off   work
+		lost  uint64 // more than before
+		spans []span // of the last batch
+		n     int    // held then
+	}{
+		"none before":         {nil, held(5, 9), 4, []span{{5, 9, record.LostStorage}}, 1},
+		"behind held ones":    {[]work{held(1, 5)}, held(5, 9), 4, []span{{5, 9, record.LostStorage}}, 2},
+		"behind lost ones":    {[]work{held(0, 1), lost(1, 5, false)}, held(5, 9), 4, []span{{1, 9, record.LostStorage}}, 2},
+		"behind a snapshot":   {[]work{lost(1, 5, false), snapshot}, held(5, 9), 4, []span{{1, 9, record.LostStorage}}, 2},
+		"behind written ones": {[]work{lost(1, 5, true)}, held(5, 9), 4, []span{{5, 9, record.LostStorage}}, 2},
+		"written off before":  {[]work{lost(1, 5, false)}, lost(5, 9, false), 0, []span{{1, 9, record.LostStorage}}, 1},
+		"with a loss in itself": {nil, work{batch: &batch{first: 1, next: 9, ranges: []span{{3, 6, record.LostOverrun}}}}, 5,
+			[]span{{1, 3, record.LostStorage}, {3, 6, record.LostOverrun}, {6, 9, record.LostStorage}}, 1},
+	} {
+		r := &Recorder{trouble: trouble{held: test.held, lost: 100}}
+		r.writeOff(test.off.batch)
+		last := r.trouble.newest()
+		if got := r.trouble.lost - 100; got != test.lost || len(r.trouble.held) != test.n || !slices.Equal(last.spans, test.spans) || last.next != 9 || last.first != test.spans[0].from {
+			t.Errorf("%s: %d more are lost, %d held, the last %+v", name, got, len(r.trouble.held), last)
+		}
 	}
 }

@@ -72,6 +72,7 @@ type work struct {
 func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) {
 	payload := r.newPayload()
 	pace := newPace(r.ring.Header().Slots, r.opts.CommitInterval)
+	keeper := keeper{slots: uint64(r.ring.Header().Slots)}
 	yield := yielder{set: r.opts.Yield, low: r.low}
 	looked := r.opts.Now()
 	cur, err := r.takeFree(failed)
@@ -91,14 +92,15 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		r.stats.ended.Store(ended)
 		since := looked
 		looked = r.opts.Now()
-		n, err := r.fill(cur, payload)
+		until := r.takeUntil(&keeper, ended)
+		n, err := r.fill(cur, payload, until)
 		if err != nil {
 			return 0, err
 		}
 		if n > 0 && cur.began.IsZero() {
 			cur.began = since
 		}
-		yield.look(looked, stop || ended || pace.behind(n+r.backlog()) || r.snapshotLate(looked))
+		yield.look(looked, stop || ended || pace.behind(n+r.backlog(until)) || r.snapshotLate(looked))
 		r.releaseAreas()
 		staged, ok := r.nextStaged()
 		full := cur.size() >= r.opts.CommitBytes // and the ring has more, perhaps
@@ -129,8 +131,10 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 	}
 }
 
-// backlog is how many records are still in the ring.
-func (r *Recorder) backlog() int { return int(max(r.ring.Produced(), r.next) - r.next) }
+// backlog is how many of the records before until are still in the ring.
+func (r *Recorder) backlog(until uint64) int {
+	return int(max(min(r.ring.Produced(), until), r.next) - r.next)
+}
 
 // untilDue is how long the batch may still wait for more.
 func (r *Recorder) untilDue(b *batch) time.Duration {
@@ -206,13 +210,13 @@ func (r *Recorder) newPayload() []uint64 {
 	return make([]uint64, words*max(1, payloadBytes/(8*words)))
 }
 
-// fill takes records until the ring is empty or the batch is full, and returns how many items it took.
-func (r *Recorder) fill(b *batch, payload []uint64) (int, error) {
+// fill takes the records before until, to the end of the ring or till the batch is full, and returns how many items it took.
+func (r *Recorder) fill(b *batch, payload []uint64, until uint64) (int, error) {
 	items, words := 0, r.schema.Words()
 	most := 8*words + 128 + r.steps.size() // of one record in the batch
-	for b.size() < r.opts.CommitBytes {
-		room := max(1, (r.opts.CommitBytes-b.size())/most)
-		seq, n, st := r.ring.NextBatch(payload[:min(len(payload), words*room)])
+	for b.size() < r.opts.CommitBytes && r.next < until {
+		room := max(1, min((r.opts.CommitBytes-b.size())/most, len(payload)/words))
+		seq, n, st := r.ring.NextBatch(payload[:words*int(min(uint64(room), until-r.next))])
 		switch st {
 		case ring.Got:
 			for i := range n {

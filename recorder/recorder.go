@@ -10,8 +10,8 @@
 //     telemetry and in the digest log;
 //   - order: a record's telemetry is synced before its digest is logged, a tree head is signed only over synced
 //     entries, a snapshot is published only after every record before it is synced;
-//   - storage that fails does not stop the draining: the newest records are held in memory until it is well again, what
-//     memory cannot hold is a lost range, and a full disk always has room for the end of the run;
+//   - storage that fails does not end it: until it is well again records stay in the ring, what has to leave that is held
+//     in memory, what memory cannot hold is a lost range, and a full disk always has room for the end of the run;
 //   - a kill at any moment leaves a directory that verifies as complete or as an unsealed crash tail, and that the
 //     next Attach continues;
 //   - bounded memory: three commit batches, Options.HoldBytes, and what the ring and the staging areas hold.

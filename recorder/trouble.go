@@ -24,8 +24,9 @@ const (
 	reserveSize  = 256 << 10   // bytes of the reserve file: two small segments and the head
 )
 
-// trouble is what the writer knows of storage that takes nothing. While it lasts the drainer goes on: the newest items
-// are held in memory, and of what memory cannot hold the sequence numbers become lost ranges, to be stored first.
+// trouble is what the writer knows of storage that takes nothing. While it lasts the newest records stay in the ring, see
+// keeper. What has to leave it is held in memory, and when that is full the sequence numbers of what follows become lost
+// ranges: what is held first stays, as memory that is used in turns is memory that a processor has to wait for.
 type trouble struct {
 	err       error // why; nil: storage is well
 	since     time.Time
@@ -81,7 +82,7 @@ func (r *Recorder) begin(err error) {
 	t.err, t.since, t.said, t.lost, t.pause = err, now, now, 0, retryFirst
 	t.next = time.NewTimer(t.pause)
 	r.stats.fault.Store(uint64(errno(err)))
-	r.logger().Error("storage takes nothing; records are held in memory and then written off until it does",
+	r.logger().Error("storage takes nothing; records stay in the ring, then in memory, and are then written off until it does",
 		"run", r.header.RunID, "err", err, "hold_bytes", r.opts.HoldBytes)
 }
 
@@ -100,12 +101,12 @@ func errno(err error) syscall.Errno {
 	return syscall.EIO
 }
 
-// hold keeps an item until storage is well. The drainer gets another batch in its place, and of snapshots the oldest is
+// hold keeps an item, or that it is lost, until storage is well. The drainer gets another batch in its place, and of snapshots the oldest is
 // given up when no area would be left for the producer's next, if there can be one.
 func (r *Recorder) hold(w work) {
 	t := &r.trouble
-	t.held = append(t.held, w)
 	if w.staged != nil {
+		t.held = append(t.held, w)
 		n := 0
 		for _, h := range t.held {
 			if h.staged != nil {
@@ -119,17 +120,13 @@ func (r *Recorder) hold(w work) {
 		}
 		return
 	}
-	t.bytes += w.batch.size()
-	var spare *batch
-	for t.bytes > r.opts.HoldBytes {
-		b := r.writeOff()
-		if b == nil {
-			break
-		}
-		spare = b
-	}
-	if spare == nil {
+	spare := w.batch
+	if w.batch.written || t.bytes+w.batch.size() <= r.opts.HoldBytes {
+		t.held = append(t.held, w)
+		t.bytes += w.batch.size()
 		spare = w.batch.like() // what is held takes no more memory than it has bytes
+	} else {
+		r.writeOff(w.batch)
 	}
 	select {
 	case r.free <- spare:
@@ -139,28 +136,24 @@ func (r *Recorder) hold(w work) {
 	r.remind()
 }
 
-// writeOff turns the oldest held batch of which nothing is stored yet into lost ranges, and returns its memory; nil if
-// there is none.
-func (r *Recorder) writeOff() *batch {
+// writeOff turns a batch of which nothing is stored yet into lost ranges, which come after all that is held.
+func (r *Recorder) writeOff(b *batch) {
 	t := &r.trouble
-	var off *batch // the batch of lost ranges before it, which it can join
-	for i, w := range t.held {
-		switch b := w.batch; {
-		case b == nil || b.written:
-		case len(b.spans) > 0:
-			off = b
-		default:
-			t.bytes -= b.size()
-			before := off.lostStorage()
-			if off == nil {
-				off = &batch{first: b.first}
-				t.held[i].batch = off
-			} else {
-				t.held = slices.Delete(t.held, i, i+1)
-			}
-			off.takeOver(b)
-			t.lost += off.lostStorage() - before
-			return b
+	off := t.newest()
+	if off == nil || off.written || len(off.spans) == 0 {
+		off = &batch{first: b.first}
+		t.held = append(t.held, work{batch: off})
+	}
+	t.lost -= off.lostStorage() + b.lostStorage()
+	off.takeOver(b)
+	t.lost += off.lostStorage()
+}
+
+// newest returns the batch that was held last, or nil.
+func (t *trouble) newest() *batch {
+	for _, w := range slices.Backward(t.held) {
+		if w.batch != nil {
+			return w.batch
 		}
 	}
 	return nil
@@ -174,6 +167,13 @@ type span struct {
 
 // takeOver adds what b held as lost ranges: its records to storage, what was lost in it before for its own reason.
 func (b *batch) takeOver(from *batch) {
+	b.next = from.next
+	if len(from.spans) > 0 { // it was written off before
+		for _, s := range from.spans {
+			b.addSpan(s)
+		}
+		return
+	}
 	at := from.first
 	for _, s := range from.ranges {
 		b.addSpan(span{at, s.from, record.LostStorage})
@@ -181,7 +181,6 @@ func (b *batch) takeOver(from *batch) {
 		at = s.to
 	}
 	b.addSpan(span{at, from.next, record.LostStorage})
-	b.next = from.next
 }
 
 func (b *batch) addSpan(s span) {
@@ -303,7 +302,14 @@ func (r *Recorder) lastResort() error {
 	}
 	r.reserveOpen = true
 	r.log.UseReserve()
-	for r.writeOff() != nil {
+	held := t.held
+	t.held = nil
+	for _, w := range held {
+		if w.staged != nil || w.batch.written {
+			t.held = append(t.held, w)
+		} else {
+			r.writeOff(w.batch)
+		}
 	}
 	for _, w := range t.held {
 		if w.staged != nil {

@@ -12,7 +12,7 @@ from rings import make, native, payload  # noqa: F401
 
 from usp import _session
 from usp._recorder import LOOK
-from usp._ring import Ring
+from usp._ring import Consumer, Ring
 
 CAPACITY = 10_000
 
@@ -117,6 +117,8 @@ def test_a_state_that_waits_is_a_starved_recorder(
     assert not after(10)
     ring.emit(payload(1))
     assert after(0), "1/32 of the slots"
+    monkeypatch.setattr(ring, "consumer", lambda: Consumer(fault=28))
+    assert not after(10), "storage takes nothing: they are left in the ring"
     ring.close()
     assert after(0)
 

@@ -263,7 +263,9 @@ class Starved:
                 self._ticket, self._since = ticket, time.monotonic()
             if ticket is not None and time.monotonic() - self._since >= LOOK:
                 return True
-            return self._ring.ended or self._ring.position - self._ring.consumer().position >= self._most
+            seen = self._ring.consumer()
+            late = seen.fault == 0 and self._ring.position - seen.position >= self._most  # else it is left there
+            return self._ring.ended or late
         except ValueError:  # closed meanwhile
             return True
 

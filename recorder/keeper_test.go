@@ -1,0 +1,20 @@
+package recorder
+
+import "testing"
+
+// TestKeeper: three quarters of the ring stay in it, and less where the producer is quick: before the next look it must not come
+// round to what is left.
+func TestKeeper(t *testing.T) {
+	for _, c := range []struct{ grown, keep uint64 }{{0, 768}, {1, 768}, {64, 768}, {65, 764}, {128, 512}, {256, 0}, {5000, 0}} {
+		k := keeper{slots: 1024, produced: 9000}
+		if got := k.keep(9000 + c.grown); got != c.keep || k.produced != 9000+c.grown {
+			t.Errorf("%d more: keeps %d, want %d", c.grown, got, c.keep)
+		}
+	}
+	for _, slots := range []uint64{1, 2, 4} {
+		k := keeper{slots: slots}
+		if got := k.keep(1); got > slots/4*3 {
+			t.Errorf("%d slots: keeps %d", slots, got)
+		}
+	}
+}
