@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/usp-project/usp/internal/priority"
 	"github.com/usp-project/usp/recorder"
 	"github.com/usp-project/usp/ring"
 )
@@ -123,7 +124,7 @@ func (s *supervisor) launch() (*process, error) {
 	// A Ctrl-C in the terminal is for the loop; the recorder still has to store its end. And what a session gets of the
 	// processors is its own affair: the recorder's gives way to the loop's.
 	cmd.SysProcAttr = ownSession()
-	if err := cmd.Start(); err != nil {
+	if err := priority.Unhurried(cmd.Start); err != nil {
 		return nil, fmt.Errorf("usp: start the recorder: %w", err)
 	}
 	exited := make(chan error, 1)

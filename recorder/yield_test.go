@@ -2,6 +2,7 @@ package recorder
 
 import (
 	"errors"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -126,5 +127,27 @@ func TestSnapshotLate(t *testing.T) {
 	}
 	if !r.snapshotLate(now.Add(late + 1)) {
 		t.Error("not late after its time")
+	}
+}
+
+// A recorder that gives way keeps to one processor, unless it cannot give way at all.
+func TestNarrow(t *testing.T) {
+	if narrow(nil) != nil {
+		t.Error("who cannot give way has something to do for it")
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(3))
+	refused := errors.New("not now")
+	var asked []bool
+	var err error
+	yield := narrow(func(low bool) (bool, error) { asked = append(asked, low); return low, err })
+	for i, c := range []struct {
+		low   bool
+		err   error
+		procs int
+	}{{false, nil, 3}, {true, refused, 3}, {true, nil, 1}, {true, nil, 1}, {false, refused, 1}, {false, nil, 3}, {true, nil, 1}} {
+		err = c.err
+		if before, got := yield(c.low); before != c.low || got != c.err || runtime.GOMAXPROCS(0) != c.procs || !slices.Equal(asked[i:], []bool{c.low}) {
+			t.Errorf("call %d: %v, %v, asked %v; %d processors, want %d", i, before, got, asked, runtime.GOMAXPROCS(0), c.procs)
+		}
 	}
 }

@@ -8,6 +8,12 @@
 // All of it is best effort: where it cannot be had, processors are shared as the system does it.
 package priority
 
+import "time"
+
+// Slack is by how much timers may be late of who gives way: then the system wakes a processor once for several of them, and the
+// Go runtime, which looks at its threads after 20 µs when one is in a system call, looks a third as often.
+const Slack = time.Millisecond
+
 // Lowest is the lowest priority of those that get some of a processor for sure: beside one thread, or one session, of
 // ordinary priority one seventieth. Beside several that may be too little for a process to notice that it needs more; who
 // lowers a session should have somebody else who raises it, with RaiseSession.

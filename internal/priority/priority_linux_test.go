@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -60,6 +61,19 @@ var children = map[string]func(){
 			fmt.Println(niceOf(task.Name()))
 		}
 		close(over)
+	},
+	"unhurried": func() { // this one is privileged, perhaps
+		there := make(chan struct{})
+		go func() { runtime.LockOSThread(); there <- struct{}{}; select {} }()
+		<-there
+		if len(os.Args) > 1 {
+			UnhurriedSelf()
+		}
+		tasks, _ := os.ReadDir("/proc/self/task")
+		for _, task := range tasks {
+			text, _ := os.ReadFile("/proc/" + task.Name() + "/timerslack_ns")
+			fmt.Print(string(text))
+		}
 	},
 	"thread": func() {
 		runtime.LockOSThread()
@@ -185,5 +199,51 @@ func TestLower(t *testing.T) {
 	LowerProcess(cmd.Process.Pid)
 	if got, err := syscall.Getpriority(syscall.PRIO_PROCESS, cmd.Process.Pid); err != nil || got != 20-Lowest { // as the system call has it
 		t.Errorf("another process lowered: %d, %v", got, err)
+	}
+}
+
+// TestUnhurried: every thread of a process that was started so is late, of one that asks for it itself too where it may, and the
+// one that starts is not.
+func TestUnhurried(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slack := func(start func(*exec.Cmd) error, args ...string) []string {
+		cmd := exec.Command(self, args...)
+		cmd.Env = append(os.Environ(), childEnv+"=unhurried")
+		var out bytes.Buffer
+		cmd.Stdout = &out
+		if err := start(cmd); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		got := strings.Fields(out.String())
+		if len(got) < 2 {
+			t.Fatalf("one thread has a slack: %q", got)
+		}
+		slices.Sort(got)
+		return slices.Compact(got)
+	}
+	before := slack((*exec.Cmd).Start)
+	late := fmt.Sprint(Slack.Nanoseconds())
+	if slices.Contains(before, late) {
+		t.Skipf("NOT CHECKED: timers of who gives way; here they have that much slack before, %v", before)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if got := slack(func(c *exec.Cmd) error { return Unhurried(c.Start) }); !slices.Equal(got, []string{late}) {
+		t.Errorf("started unhurried: slacks %v", got)
+	}
+	if got := slack((*exec.Cmd).Start); !slices.Equal(got, before) {
+		t.Errorf("afterwards: slacks %v, were %v", got, before)
+	}
+	if os.Getuid() != 0 {
+		t.Skip("NOT CHECKED: a process that asks for it itself; that takes a privilege")
+	}
+	if got := slack((*exec.Cmd).Start, "self"); !slices.Equal(got, []string{late}) {
+		t.Errorf("asked for it: slacks %v", got)
 	}
 }

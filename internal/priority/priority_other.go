@@ -13,6 +13,12 @@ func LowerSelf() { LowerProcess(0) }
 // LowerThread does nothing where a thread has no priority of its own.
 func LowerThread() {}
 
+// Unhurried calls start.
+func Unhurried(start func() error) error { return start() }
+
+// UnhurriedSelf does nothing.
+func UnhurriedSelf() {}
+
 // Sessions reports false: sessions are not scheduled as groups.
 func Sessions() bool { return false }
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -563,3 +564,24 @@ def test_a_warning_that_is_an_error_breaks_nothing(ring_dir: Path) -> None:
     finally:
         os.kill(recorder, signal.SIGCONT)
     assert closed(Path(run.dir)) and verified(run.dir)["stored"] == 1
+
+
+def test_what_a_recorders_thread_starts_has_coarse_timers() -> None:
+    """And what others start does not."""
+    if not os.path.exists("/proc/self/timerslack_ns"):
+        pytest.skip("NOT CHECKED: a recorder's timers; this system does not tell how late they may be")
+    found: list[int] = []
+
+    def started() -> int:
+        slack = Path("/proc/self/timerslack_ns")
+        return int(subprocess.run(["cat", slack], check=True, capture_output=True, text=True).stdout)
+
+    def work() -> None:
+        _recorder.coarse_timers()
+        found.append(started())
+
+    before = started()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [_recorder.SLACK] and started() == before != _recorder.SLACK
