@@ -90,27 +90,52 @@ class Stopped(Well):
 class Killed(Well):
     """SIGKILL at the beginning of each block with usp, which starts another recorder in that block."""
 
-    words = "killed, started again"
+    words = "killed every 0.9 s, started again"
     pairs = 4
     longer = 4
 
     def without(self) -> None:
-        deadline = time.monotonic() + 10
-        while not (self.alive() and caught_up(self.run, 0.5)):
-            if time.monotonic() > deadline:
-                raise SystemExit("the recorder was not started again in 10 s")
-            time.sleep(0.05)
+        until_there(self)
         self.signal(signal.SIGSTOP)
 
     def with_usp(self) -> None:
-        deadline = time.monotonic() + 10
-        while not self.signal(signal.SIGKILL) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self.kills += 1
+        kill(self)
 
-    def alive(self) -> bool:
-        """Whether there is a recorder."""
-        return self.signal(0)
+
+def until_there(state: Well) -> None:
+    """Waits for another recorder, which has stored everything."""
+    deadline = time.monotonic() + 10
+    while not (state.signal(0) and caught_up(state.run, 0.5)):
+        if time.monotonic() > deadline:
+            raise SystemExit("the recorder was not started again in 10 s")
+        time.sleep(0.05)
+
+
+def kill(state: Well) -> None:
+    """Kills the recorder."""
+    deadline = time.monotonic() + 10
+    while not state.signal(signal.SIGKILL) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    state.kills += 1
+
+
+class Once(Well):
+    """SIGKILL at the beginning of the second block with usp: another recorder takes over in it, and records all others."""
+
+    words = "killed once, started again"
+    blocks = 0  # with usp, so far
+
+    def without(self) -> None:
+        if self.blocks == 2:
+            until_there(self)
+        super().without()
+
+    def with_usp(self) -> None:
+        self.blocks += 1
+        if self.blocks == 2:
+            kill(self)
+        else:
+            super().with_usp()
 
 
 class Gone(Well):
@@ -223,10 +248,10 @@ class Neighbour(Control):
 
 
 class Writer(Neighbour):
-    """Not usp: the other process makes durable as many bytes as usp does of this loop, as often, in two files, and does no more: it reads
-    no ring, and hashes nothing. What is measured is what it costs at least to store it."""
+    """Not usp: the other process makes durable as many bytes as usp does of this loop, as often, in two files, and does no
+    more: it reads no ring, and hashes nothing. What is measured is what it costs at least to store it."""
 
-    words = "(no usp; beside a process of the lowest priority that makes as many bytes durable, as often, and nothing more)"
+    words = "(no usp; beside a process of the lowest priority that makes as many bytes durable, as often)"
     ways = ("t1", "scan")  # whose steps it writes as many bytes for
     script = "write"
 
@@ -269,8 +294,8 @@ while True:
 
 
 STATES: dict[str, type[Well]] = {
-    "control": Control, "neighbour": Neighbour, "writer": Writer, "running": Well, "stopped": Stopped, "killed": Killed, "gone": Gone,
-    "full": Full,
+    "control": Control, "neighbour": Neighbour, "writer": Writer, "running": Well, "stopped": Stopped, "killed": Killed,
+    "once": Once, "gone": Gone, "full": Full,
 }  # fmt: skip
 
 

@@ -248,7 +248,7 @@ def verdicts(results: dict[str, Any]) -> list[tuple[bool, str]]:
             text = f"median {r['median']['ratio']:.3f} (bar {MEDIAN}), p99 {r['p99']['ratio']:.3f} (bar {P99})"
             out.append((met, f"{way}, {state}: {text}"))
             said = r["said"]
-            if state == "running" and (said["lost"] or said["dropped"] or said["stored"] != said["emitted"]):
+            if state in ("running", "once") and (said["lost"] or said["dropped"] or said["stored"] != said["emitted"]):
                 out.append((False, f"{way}, {state}: not everything was stored: {said}"))
     return out
 
