@@ -30,7 +30,8 @@ func TestLifter(t *testing.T) {
 	}{
 		"keeps up":           {behind - 1, 0, false, 3, nil, "19", 0},
 		"does not keep up":   {behind, 0, false, 1, nil, "0", 0},
-		"storage is full":    {slots, 0, false, 3, nil, "19", syscall.ENOSPC},
+		"storage is full":    {slots/8*7 - 1, 0, false, 3, nil, "19", syscall.ENOSPC},
+		"and so is the ring": {slots / 8 * 7, 0, false, 1, nil, "0", syscall.ENOSPC},
 		"full, and to end":   {slots, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", syscall.ENOSPC},
 		"a state is new":     {0, 1, false, 1, nil, "19", 0},
 		"a state waits":      {0, 1, false, 2, nil, "0", 0},
@@ -71,7 +72,7 @@ func TestLifter(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer recorder.Close()
-			recorder.Publish(ring.ConsumerState{Phase: ring.ConsumerAttached, Fault: test.fault})
+			recorder.Publish(ring.ConsumerState{Phase: ring.ConsumerAttached, PID: cmd.Process.Pid, Fault: test.fault})
 			for n := range test.looks {
 				if n < test.states {
 					if !p.Stage(1, 0, 1, func([]byte) {}) {

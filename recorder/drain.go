@@ -92,7 +92,7 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		r.stats.ended.Store(ended)
 		since := looked
 		looked = r.opts.Now()
-		until := r.takeUntil(&keeper, ended)
+		until := r.takeUntil(&keeper, stop || ended)
 		n, err := r.fill(cur, payload, until)
 		if err != nil {
 			return 0, err
@@ -101,11 +101,13 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 			cur.began = since
 		}
 		yield.look(looked, stop || ended || pace.behind(n+r.backlog(until)) || r.snapshotLate(looked))
+		r.narrow.look(yield.low, r.stats.saving.Load() != 0)
 		r.releaseAreas()
 		staged, ok := r.nextStaged()
 		full := cur.size() >= r.opts.CommitBytes // and the ring has more, perhaps
 		due := full || r.opts.Now().Sub(cur.began) >= r.opts.CommitInterval
-		if !cur.empty() && (due || ok || stop || ended && n == 0) {
+		ends := full || ok || stop || ended && n == 0
+		if !cur.empty() && (due || ends) && (ends || r.accepts()) {
 			cur.next = r.next
 			if err := r.push(failed, work{batch: cur}); err != nil {
 				return 0, err
@@ -138,7 +140,7 @@ func (r *Recorder) backlog(until uint64) int {
 
 // untilDue is how long the batch may still wait for more.
 func (r *Recorder) untilDue(b *batch) time.Duration {
-	if b.empty() {
+	if b.empty() || !r.accepts() {
 		return r.opts.CommitInterval
 	}
 	return r.opts.CommitInterval - r.opts.Now().Sub(b.began)
@@ -169,6 +171,12 @@ func (r *Recorder) releaseAreas() {
 			return
 		}
 	}
+}
+
+// accepts reports whether a batch can be pushed and another be had without waiting for the writer, or may wait: while storage
+// takes nothing the writer may be in a call of it for long, and the ring is nearly full.
+func (r *Recorder) accepts() bool {
+	return r.stats.fault.Load() == 0 || len(r.work) < cap(r.work) && (len(r.free) > 0 || r.made < batches)
 }
 
 func (r *Recorder) push(failed context.Context, w work) error {

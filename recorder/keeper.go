@@ -7,22 +7,23 @@ import "math"
 type keeper struct {
 	slots    uint64
 	produced uint64 // at the last look
+	grown    uint64 // by so many at once, the most of late
 }
 
 // keep returns how many of the newest records stay in the ring, of which so many were produced: three quarters of the
-// slots, and less where the producer is so quick that it might overrun them before the next looks.
+// slots, and less where the producer was so quick in the last seconds that it might overrun them before the next looks.
 func (k *keeper) keep(produced uint64) uint64 {
-	grown := min(produced-k.produced, k.slots/4)
+	k.grown = max(min(produced-k.produced, k.slots/4), k.grown-k.grown/64)
 	k.produced = produced
-	return min(k.slots/4*3, k.slots-4*grown)
+	return min(k.slots/4*3, k.slots-4*k.grown)
 }
 
 // takeUntil returns the sequence number before which records are taken from the ring at this look. A snapshot that is
-// waited for comes after all records before it, and the end of a run after all.
-func (r *Recorder) takeUntil(k *keeper, ended bool) uint64 {
+// waited for comes after all records before it, and the end of a run, or of this recorder, after all.
+func (r *Recorder) takeUntil(k *keeper, end bool) uint64 {
 	produced := max(r.ring.Produced(), r.next)
 	kept := min(k.keep(produced), produced)
-	if ended || r.stats.fault.Load() == 0 {
+	if end || r.stats.fault.Load() == 0 {
 		return math.MaxUint64
 	}
 	if r.waiting != nil {

@@ -11,6 +11,16 @@ func TestKeeper(t *testing.T) {
 			t.Errorf("%d more: keeps %d, want %d", c.grown, got, c.keep)
 		}
 	}
+	k := keeper{slots: 1024}
+	k.keep(200) // a burst
+	for look := range 2000 {
+		switch got := k.keep(200); {
+		case look < 30 && got > 1024-4*100:
+			t.Fatalf("%d looks after a burst of 200 it keeps %d", look, got)
+		case look == 1999 && got != 768:
+			t.Fatalf("long after it it keeps %d", got)
+		}
+	}
 	for _, slots := range []uint64{1, 2, 4} {
 		k := keeper{slots: slots}
 		if got := k.keep(1); got > slots/4*3 {

@@ -38,9 +38,21 @@ func Process(path string, o Options, stdout, stderr io.Writer) int {
 		o.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	}
 	if o.Yield == nil {
-		o.Yield = narrow(priority.Session())
+		o.Yield = priority.Session()
 	}
-	priority.UnhurriedSelf()
+	if o.Narrow == nil {
+		all := runtime.GOMAXPROCS(0)
+		o.Narrow = func(on bool) {
+			n := all
+			if on {
+				n = 1
+			}
+			runtime.GOMAXPROCS(n)
+		}
+	}
+	if o.Yield != nil {
+		priority.UnhurriedSelf()
+	}
 	sum, beside, err := attachAndRun(ctx, path, o)
 	if err == nil {
 		json.NewEncoder(stdout).Encode(sum) // nobody may be left to read it; the log has it all
@@ -58,26 +70,6 @@ func Process(path string, o Options, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintf(stderr, "recorder: %v\n", err)
 	return exitError
-}
-
-// narrow keeps this process to one processor as long as it gives way: with two, one part of it wakes another on a processor that
-// the step loop computes on.
-func narrow(yield func(low bool) (before bool, err error)) func(low bool) (before bool, err error) {
-	if yield == nil {
-		return nil
-	}
-	all := runtime.GOMAXPROCS(0)
-	return func(low bool) (bool, error) {
-		before, err := yield(low)
-		n := all
-		if low {
-			n = 1
-		}
-		if err == nil && n != runtime.GOMAXPROCS(0) {
-			runtime.GOMAXPROCS(n)
-		}
-		return before, err
-	}
 }
 
 // attachGC keeps the garbage that Attach makes, some buffers for each file that it reads, for afterwards: a recorder that takes over from

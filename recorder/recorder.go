@@ -73,6 +73,7 @@ type Recorder struct {
 	encoder digestlog.Encoder
 	waiting *ring.Staged // a snapshot request taken before all its records were
 	low     bool         // it has given way since it took over from another recorder
+	narrow  narrower     // whether it may use one processor alone
 	made    int          // batches
 	next    uint64       // next sequence number to take from the ring
 
@@ -148,6 +149,8 @@ func Attach(path string, o Options) (*Recorder, error) {
 		_, err := o.Yield(true)
 		r.low = err == nil
 	}
+	r.narrow = narrower{set: o.Narrow}
+	r.narrow.look(r.low, false)
 	if err := r.open(); err != nil {
 		if r.fresh {
 			err = errors.Join(err, r.discard())

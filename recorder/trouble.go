@@ -120,8 +120,11 @@ func (r *Recorder) hold(w work) {
 		}
 		return
 	}
-	spare := w.batch
-	if w.batch.written || t.bytes+w.batch.size() <= r.opts.HoldBytes {
+	spare, room := w.batch, r.opts.HoldBytes
+	if r.stats.ended.Load() {
+		room *= 2 // no more can come than the ring had, with the newest records
+	}
+	if w.batch.written || t.bytes+w.batch.size() <= room {
 		t.held = append(t.held, w)
 		t.bytes += w.batch.size()
 		spare = w.batch.like() // what is held takes no more memory than it has bytes
@@ -239,6 +242,7 @@ func (r *Recorder) retry() error {
 		if err = r.place(t.held[0]); err == nil {
 			t.bytes -= size
 			t.held = t.held[1:]
+			r.takeWaiting()
 		}
 	}
 	r.countHeld()
@@ -257,6 +261,22 @@ func (r *Recorder) retry() error {
 	t.next.Reset(t.pause)
 	r.remind()
 	return nil
+}
+
+// takeWaiting holds what waits to be stored: the drainer, of which the ring has more by then than its free quarter, must not
+// wait until all that is held is stored.
+func (r *Recorder) takeWaiting() {
+	for {
+		select {
+		case w, ok := <-r.work:
+			if ok {
+				r.hold(w)
+				continue
+			}
+		default:
+		}
+		return
+	}
 }
 
 // relieved ends the trouble: everything held is stored. The auditor is told how long it was and what it cost.

@@ -53,6 +53,20 @@ func (y *yielder) change(low bool) {
 	}
 }
 
+// narrower has the process on one processor while it gives way and saves no snapshot, which is hashed while it is written.
+type narrower struct {
+	set func(on bool) // nil: nothing
+	on  bool
+}
+
+// look is told at each look at the ring how it is.
+func (n *narrower) look(low, saving bool) {
+	if on := low && !saving; n.set != nil && n.on != on {
+		n.on = on
+		n.set(on)
+	}
+}
+
 // snapshotLate says whether the persister has been at work on one for long.
 func (r *Recorder) snapshotLate(now time.Time) bool {
 	began := r.stats.saving.Load()

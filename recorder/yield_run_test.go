@@ -3,6 +3,7 @@ package recorder_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,8 @@ func TestYields(t *testing.T) {
 	o.Now = func() time.Time { return time.Unix(1_800_000_000, 1e6*looks.Add(1)) } // a second passes in 1000 looks
 	changes := make(chan bool, 100)
 	o.Yield = func(low bool) (before bool, err error) { changes <- low; return !low, nil }
+	var narrow []bool // of the drainer alone until it has ended
+	o.Narrow = func(on bool) { narrow = append(narrow, on) }
 	want := func(low bool, when string) {
 		t.Helper()
 		select {
@@ -56,6 +59,9 @@ func TestYields(t *testing.T) {
 	check(t, p.Close(true))
 	x.finish()
 	want(false, "the end")
+	if want := []bool{true, false, true, false, true, false}; !slices.Equal(narrow, want) {
+		t.Errorf("kept to one processor: %v, want %v", narrow, want)
+	}
 	if len(changes) > 0 {
 		t.Errorf("%d changes more than there was reason for", len(changes))
 	}
@@ -70,10 +76,15 @@ func TestTakesOverLow(t *testing.T) {
 	var calls []bool
 	o := options(m)
 	o.Yield = func(low bool) (before bool, err error) { calls = append(calls, low); return low, nil }
+	var narrow []bool
+	o.Narrow = func(on bool) { narrow = append(narrow, on) }
 	for i, want := range []int{0, 1} {
-		calls = nil
+		calls, narrow = nil, nil
 		r, err := recorder.Attach(p.Path(), o)
 		check(t, err)
+		if low := want > 0; slices.Contains(narrow, true) != low {
+			t.Errorf("recorder %d: kept to one processor %v while it opens the run", i, narrow)
+		}
 		if len(calls) != want || want > 0 && !calls[0] {
 			t.Errorf("recorder %d: called with %v while it opens the run, want %d times", i, calls, want)
 		}

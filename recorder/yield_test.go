@@ -2,7 +2,6 @@ package recorder
 
 import (
 	"errors"
-	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -130,24 +129,21 @@ func TestSnapshotLate(t *testing.T) {
 	}
 }
 
-// A recorder that gives way keeps to one processor, unless it cannot give way at all.
-func TestNarrow(t *testing.T) {
-	if narrow(nil) != nil {
-		t.Error("who cannot give way has something to do for it")
-	}
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(3))
-	refused := errors.New("not now")
+// A recorder that gives way keeps to one processor, but for saving a snapshot, and is told so when that changes alone.
+func TestNarrower(t *testing.T) {
+	new(narrower).look(true, false)
 	var asked []bool
-	var err error
-	yield := narrow(func(low bool) (bool, error) { asked = append(asked, low); return low, err })
+	n := narrower{set: func(on bool) { asked = append(asked, on) }}
 	for i, c := range []struct {
-		low   bool
-		err   error
-		procs int
-	}{{false, nil, 3}, {true, refused, 3}, {true, nil, 1}, {true, nil, 1}, {false, refused, 1}, {false, nil, 3}, {true, nil, 1}} {
-		err = c.err
-		if before, got := yield(c.low); before != c.low || got != c.err || runtime.GOMAXPROCS(0) != c.procs || !slices.Equal(asked[i:], []bool{c.low}) {
-			t.Errorf("call %d: %v, %v, asked %v; %d processors, want %d", i, before, got, asked, runtime.GOMAXPROCS(0), c.procs)
+		low, saving bool
+		want        []bool
+	}{
+		{false, false, nil}, {true, true, nil}, {true, false, []bool{true}}, {true, false, nil}, {true, true, []bool{false}},
+		{false, true, nil}, {true, false, []bool{true}}, {false, false, []bool{false}},
+	} {
+		asked = nil
+		if n.look(c.low, c.saving); !slices.Equal(asked, c.want) {
+			t.Errorf("look %d: asked for %v, want %v", i, asked, c.want)
 		}
 	}
 }
