@@ -27,18 +27,20 @@ func TestLifter(t *testing.T) {
 		finish  func(*ring.Producer) error
 		want    string
 		fault   syscall.Errno // what storage says
+		gone    bool          // to a recorder before this one
 	}{
-		"keeps up":           {behind - 1, 0, false, 3, nil, "19", 0},
-		"does not keep up":   {behind, 0, false, 1, nil, "0", 0},
-		"storage is full":    {slots/8*7 - 1, 0, false, 3, nil, "19", syscall.ENOSPC},
-		"and so is the ring": {slots / 8 * 7, 0, false, 1, nil, "0", syscall.ENOSPC},
-		"full, and to end":   {slots, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", syscall.ENOSPC},
-		"a state is new":     {0, 1, false, 1, nil, "19", 0},
-		"a state waits":      {0, 1, false, 2, nil, "0", 0},
-		"states are taken":   {0, 3, true, 3, nil, "19", 0},
-		"is to end":          {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", 0},
-		"is to end a failed": {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(false) }, "0", 0},
-		"ring was let go":    {0, 0, false, 1, func(p *ring.Producer) error { return p.Close(true) }, "0", 0},
+		"keeps up":               {behind - 1, 0, false, 3, nil, "19", 0, false},
+		"does not keep up":       {behind, 0, false, 1, nil, "0", 0, false},
+		"storage is full":        {slots/8*7 - 1, 0, false, 3, nil, "19", syscall.ENOSPC, false},
+		"and so is the ring":     {slots / 8 * 7, 0, false, 1, nil, "0", syscall.ENOSPC, false},
+		"another was in trouble": {behind, 0, false, 1, nil, "0", syscall.ENOSPC, true},
+		"full, and to end":       {slots, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", syscall.ENOSPC, false},
+		"a state is new":         {0, 1, false, 1, nil, "19", 0, false},
+		"a state waits":          {0, 1, false, 2, nil, "0", 0, false},
+		"states are taken":       {0, 3, true, 3, nil, "19", 0, false},
+		"is to end":              {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", 0, false},
+		"is to end a failed":     {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(false) }, "0", 0, false},
+		"ring was let go":        {0, 0, false, 1, func(p *ring.Producer) error { return p.Close(true) }, "0", 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := ring.Create(ring.Config{Path: filepath.Join(t.TempDir(), "ring"), RunID: "r", Schema: []byte("s"), PayloadLen: 8, Slots: slots, StagingAreas: 1, StagingCapacity: 1})
@@ -72,7 +74,11 @@ func TestLifter(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer recorder.Close()
-			recorder.Publish(ring.ConsumerState{Phase: ring.ConsumerAttached, PID: cmd.Process.Pid, Fault: test.fault})
+			said := ring.ConsumerState{Phase: ring.ConsumerAttached, PID: cmd.Process.Pid, Fault: test.fault}
+			if test.gone {
+				said.PID = os.Getpid()
+			}
+			recorder.Publish(said)
 			for n := range test.looks {
 				if n < test.states {
 					if !p.Stage(1, 0, 1, func([]byte) {}) {

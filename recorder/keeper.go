@@ -13,7 +13,7 @@ type keeper struct {
 // keep returns how many of the newest records stay in the ring, of which so many were produced: three quarters of the
 // slots, and less where the producer was so quick in the last seconds that it might overrun them before the next looks.
 func (k *keeper) keep(produced uint64) uint64 {
-	k.grown = max(min(produced-k.produced, k.slots/4), k.grown-k.grown/64)
+	k.grown = max(min(produced-k.produced, k.slots/4), k.grown*63/64)
 	k.produced = produced
 	return min(k.slots/4*3, k.slots-4*k.grown)
 }

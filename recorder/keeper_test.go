@@ -1,6 +1,9 @@
 package recorder
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // TestKeeper: three quarters of the ring stay in it, and less where the producer is quick: before the next look it must not come
 // round to what is left.
@@ -21,10 +24,44 @@ func TestKeeper(t *testing.T) {
 			t.Fatalf("long after it it keeps %d", got)
 		}
 	}
+	k = keeper{slots: 64}
+	k.keep(16)
+	for range 16 { // in a small ring too
+		k.keep(16)
+	}
+	if got := k.keep(17); got != 48 {
+		t.Errorf("of 64 slots it keeps %d", got)
+	}
 	for _, slots := range []uint64{1, 2, 4} {
 		k := keeper{slots: slots}
 		if got := k.keep(1); got > slots/4*3 {
 			t.Errorf("%d slots: keeps %d", slots, got)
 		}
 	}
+}
+
+// While storage takes nothing and the writer has all batches, the drainer neither waits for it nor asks again at once.
+func TestAccepts(t *testing.T) {
+	began := time.Unix(1_800_000_000, 0)
+	r := &Recorder{made: batches, work: make(chan work, batches), free: make(chan *batch, batches)}
+	r.opts = Options{CommitInterval: time.Minute, Now: func() time.Time { return began.Add(time.Hour) }}
+	b := &batch{ends: []int{1}, began: began}
+	want := func(accepts bool, when string) {
+		t.Helper()
+		if due := r.untilDue(b) <= 0; r.accepts() != accepts || due != accepts {
+			t.Errorf("%s: accepts %v, due %v, want %v", when, r.accepts(), due, accepts)
+		}
+	}
+	want(true, "storage is well")
+	r.stats.fault.Store(5)
+	want(false, "no batch is free")
+	r.made--
+	want(true, "one can be made")
+	r.made++
+	r.free <- b
+	want(true, "one is free")
+	for range batches {
+		r.work <- work{}
+	}
+	want(false, "the writer has as many as it may")
 }

@@ -1,6 +1,8 @@
 package recorder_test
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -8,102 +10,166 @@ import (
 	"time"
 
 	"github.com/usp-project/usp/internal/vfs"
+	"github.com/usp-project/usp/record"
 	"github.com/usp-project/usp/recorder"
 	"github.com/usp-project/usp/ring"
 )
 
-// troubled starts a recorder, records something and makes its storage fail.
-func troubled(t *testing.T, disk *vfs.Mem, slots int, change func(*recorder.Options)) (*vfs.Injector, *producer, *running) {
+// troubled is a run whose storage fails after its first records.
+type troubled struct {
+	*producer
+	disk *vfs.Mem
+	in   *vfs.Injector
+	x    *running
+	asks atomic.Uint64 // for the time
+}
+
+func newTroubled(t *testing.T, slots int, change func(*recorder.Options)) *troubled {
 	t.Helper()
+	disk := vfs.NewMem()
 	in := vfs.Inject(disk)
 	o := options(in)
 	change(&o)
+	r := &troubled{disk: disk, in: in}
+	now := o.Now
+	o.Now = func() time.Time { r.asks.Add(1); return now() }
 	p := newProducer(t, ringConfig{slots: slots})
-	x := start(t, p.Path(), o)
+	r.producer, r.x = p, start(t, p.Path(), o)
 	p.emit(20)
 	p.waitFor(0)
 	in.Add(vfs.Rule{Op: vfs.OpMutates, Sticky: true})
 	p.emit(1)
 	p.until(func(c ring.ConsumerState) bool { return c.Fault == syscall.EIO })
-	return in, p, x
+	return r
+}
+
+// looks waits for some looks of the recorder at the ring. It asks for the time twice at each, and now and then otherwise.
+func (r *troubled) looks(n uint64) {
+	r.t.Helper()
+	until := r.asks.Load() + 3*n
+	r.until(func(ring.ConsumerState) bool { return r.asks.Load() >= until })
+}
+
+// emitSlowly emits n records, so many at once, and leaves the recorder time to take out of the ring what it does.
+func (r *troubled) emitSlowly(n, each int) {
+	r.t.Helper()
+	for range n / each {
+		r.emit(each)
+		r.waitDrained()
+		r.looks(3)
+	}
+}
+
+// finish ends the run, whose storage is well or is so soon, and returns what came of it, with every record accounted for.
+func (r *troubled) finish(t *testing.T) recorder.Summary {
+	t.Helper()
+	check(t, r.Finish(true))
+	return r.finished(t)
+}
+
+func (r *troubled) finished(t *testing.T) recorder.Summary {
+	t.Helper()
+	sum := r.x.finish()
+	balanced(t, sum, verifyOK(t, r.disk).Completeness.Generations[0], r.Position())
+	return sum
+}
+
+// TestTroubleKeepsInRing: while storage takes nothing records stay in the ring up to three quarters of it, then in memory up
+// to what that may hold, and only what comes between is lost.
+func TestTroubleKeepsInRing(t *testing.T) {
+	const slots, each = 512, 8
+	r := newTroubled(t, slots, func(o *recorder.Options) { o.HoldBytes = 8 << 10 })
+	taken := r.Consumer().Position
+	for r.Position()-taken < slots*3/4 {
+		r.emit(each)
+		r.looks(3)
+	}
+	if got := r.Consumer().Position; got != taken {
+		t.Fatalf("%d records were taken out of a ring with room", got-taken)
+	}
+	r.emitSlowly(4*slots, each)
+	r.in.Clear()
+	r.until(func(c ring.ConsumerState) bool { return c.Fault == 0 && c.Synced == r.Position() })
+	r.finish(t)
+	var lost []record.Frame
+	for _, f := range frames(t, r.disk) {
+		if f.Kind == record.KindLost {
+			lost = append(lost, f)
+		}
+	}
+	if len(lost) != 1 || lost[0].Reason != record.LostStorage || lost[0].Seq < taken+8 || lost[0].To > r.Position()-slots/2 {
+		t.Fatalf("of %d records, %d before the fault, lost: %+v", r.Position(), taken, lost)
+	}
 }
 
 // TestTroubleHangs: a try to store that does not come back keeps nothing from leaving a ring that is nearly full.
 func TestTroubleHangs(t *testing.T) {
 	const slots = 128
-	disk := vfs.NewMem()
-	in, p, x := troubled(t, disk, slots, func(o *recorder.Options) {
-		o.SegmentSize, o.CommitBytes, o.HoldBytes = 4<<20, 1<<20, 4<<20
-	})
+	r := newTroubled(t, slots, func(o *recorder.Options) { o.SegmentSize, o.CommitBytes, o.HoldBytes = 4<<20, 1<<20, 4<<20 })
 	hangs, goOn := make(chan struct{}), make(chan struct{})
 	hang := sync.OnceFunc(func() { close(hangs); <-goOn })
 	release := sync.OnceFunc(func() { close(goOn) })
 	defer release()
-	disk.SetHook(func(vfs.Op) { hang() })
+	r.disk.SetHook(func(vfs.Op) { hang() })
 	<-hangs
-	for range 10 * slots {
-		p.emit(1)
-		p.waitDrained()
-	}
+	r.emitSlowly(10*slots, 4)
 	release()
-	in.Clear()
-	check(t, p.Finish(true))
-	sum := x.finish()
-	balanced(t, sum, verifyOK(t, disk).Completeness.Generations[0], p.Position())
-	if sum.Lost > 0 {
+	r.in.Clear()
+	if sum := r.finish(t); sum.Lost > 0 {
 		t.Errorf("%+v: memory had room for all", sum)
 	}
 }
 
 // TestTroubleEndsSlowly: what comes while a slow disk takes all that is held is taken out of the ring.
 func TestTroubleEndsSlowly(t *testing.T) {
-	const slots = 128
-	disk := vfs.NewMem()
-	in, p, x := troubled(t, disk, slots, func(o *recorder.Options) {
+	r := newTroubled(t, 128, func(o *recorder.Options) {
 		o.SegmentSize, o.CommitBytes, o.HoldBytes = 64<<10, 16<<10, 4<<20 // a commit takes more than comes meanwhile
 	})
-	for range 400 {
-		p.emit(2)
-		p.waitDrained()
-	}
+	r.emitSlowly(800, 2)
 	var slow atomic.Int64
-	disk.SetHook(func(op vfs.Op) {
+	r.disk.SetHook(func(op vfs.Op) {
 		if op.Kind == vfs.OpDatasync && slow.Add(1) <= 400 {
 			time.Sleep(time.Millisecond) // what this disk takes for it
 		}
 	})
-	in.Clear()
+	r.in.Clear()
 	for seen := int64(0); seen < 400; {
 		if now := slow.Load(); now > seen {
 			seen = now
-			p.emit(8)
+			r.emit(8)
 		}
 		time.Sleep(100 * time.Microsecond)
 	}
-	check(t, p.Finish(true))
-	sum := x.finish()
-	balanced(t, sum, verifyOK(t, disk).Completeness.Generations[0], p.Position())
-	if sum.Lost > 0 {
+	if sum := r.finish(t); sum.Lost > 0 {
 		t.Errorf("%+v: memory had room for all", sum)
 	}
 }
 
 // TestTroubleAtTheEnd: a run that ends while memory is full keeps what its ring had, if storage is well in time.
 func TestTroubleAtTheEnd(t *testing.T) {
-	const slots = 64
-	disk := vfs.NewMem()
-	in, p, x := troubled(t, disk, slots, func(o *recorder.Options) { o.HoldBytes, o.Patience = 64<<10, 20*time.Second })
-	for range 400 {
-		p.emit(1)
-		p.waitDrained()
-	}
-	check(t, p.Finish(true))
-	p.until(func(c ring.ConsumerState) bool { return c.Position == p.Position() })
-	in.Clear()
-	sum := x.finish()
-	balanced(t, sum, verifyOK(t, disk).Completeness.Generations[0], p.Position())
-	last := frames(t, disk)
-	if f := last[len(last)-1]; sum.Lost == 0 || f.Seq+1 != p.Position() || f.To != 0 {
+	r := newTroubled(t, 64, func(o *recorder.Options) { o.HoldBytes, o.Patience = 64<<10, 20*time.Second })
+	r.emitSlowly(400, 2)
+	check(t, r.Finish(true))
+	r.until(func(c ring.ConsumerState) bool { return c.Position == r.Position() })
+	r.in.Clear()
+	sum := r.finished(t)
+	last := frames(t, r.disk)
+	if f := last[len(last)-1]; sum.Lost == 0 || f.Seq+1 != r.Position() || f.To != 0 {
 		t.Errorf("%+v; the last is %+v", sum, f)
 	}
+}
+
+// TestTroubleOverWhenStopped: a recorder that is asked to stop as storage gets well stores what it has left in the ring too.
+func TestTroubleOverWhenStopped(t *testing.T) {
+	r := newTroubled(t, 512, func(o *recorder.Options) { o.SegmentSize, o.CommitBytes = 4<<20, 1<<20 })
+	r.emitSlowly(300, 4)
+	r.in.Clear()
+	r.x.cancel()
+	if _, err := r.x.wait(); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if got := r.Consumer().Stored; got != r.Position() {
+		t.Errorf("%d of %d are stored", got, r.Position())
+	}
+	check(t, r.Close(true))
 }

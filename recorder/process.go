@@ -41,14 +41,7 @@ func Process(path string, o Options, stdout, stderr io.Writer) int {
 		o.Yield = priority.Session()
 	}
 	if o.Narrow == nil {
-		all := runtime.GOMAXPROCS(0)
-		o.Narrow = func(on bool) {
-			n := all
-			if on {
-				n = 1
-			}
-			runtime.GOMAXPROCS(n)
-		}
+		o.Narrow = oneProcessor()
 	}
 	if o.Yield != nil {
 		priority.UnhurriedSelf()
@@ -70,6 +63,18 @@ func Process(path string, o Options, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintf(stderr, "recorder: %v\n", err)
 	return exitError
+}
+
+// oneProcessor returns what has this process's Go code run on one processor, or on as many as before.
+func oneProcessor() func(on bool) {
+	all := runtime.GOMAXPROCS(0)
+	return func(on bool) {
+		n := all
+		if on {
+			n = 1
+		}
+		runtime.GOMAXPROCS(n)
+	}
 }
 
 // attachGC keeps the garbage that Attach makes, some buffers for each file that it reads, for afterwards: a recorder that takes over from

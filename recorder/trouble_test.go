@@ -6,13 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/rundir"
@@ -180,57 +177,6 @@ func testTrouble(t *testing.T, f fault, hold int) {
 	check(t, err)
 	if found.Meta.Step != 500 {
 		t.Errorf("the newest snapshot is of step %d", found.Meta.Step)
-	}
-}
-
-// TestTroubleKeepsInRing: while storage takes nothing records stay in the ring up to three quarters of it, then in memory up
-// to what that may hold, and only what comes between is lost.
-func TestTroubleKeepsInRing(t *testing.T) {
-	const slots, each = 512, 8
-	disk := vfs.NewMem()
-	in := vfs.Inject(disk)
-	o := options(in)
-	o.HoldBytes = 8 << 10
-	var asked atomic.Uint64
-	now := o.Now
-	o.Now = func() time.Time { asked.Add(1); return now() }
-	looks := func(n uint64) { // of the recorder, which asks twice at each
-		for until := asked.Load() + 3*n; asked.Load() < until; runtime.Gosched() {
-		}
-	}
-	p := newProducer(t, ringConfig{slots: slots})
-	x := start(t, p.Path(), o)
-	p.emit(20)
-	p.waitFor(0)
-	in.Add(vfs.Rule{Op: vfs.OpMutates, Sticky: true})
-	p.emit(1)
-	p.until(func(c ring.ConsumerState) bool { return c.Fault == syscall.EIO })
-	taken := p.Consumer().Position
-	for p.Position()-taken < slots*3/4 {
-		p.emit(each)
-		looks(3)
-	}
-	if got := p.Consumer().Position; got != taken {
-		t.Fatalf("%d records were taken out of a ring with room", got-taken)
-	}
-	for range 4 * slots / each {
-		p.emit(each)
-		p.waitDrained()
-		looks(3)
-	}
-	in.Clear()
-	p.until(func(c ring.ConsumerState) bool { return c.Fault == 0 && c.Synced == p.Position() })
-	check(t, p.Finish(true))
-	sum := x.finish()
-	balanced(t, sum, verifyOK(t, disk).Completeness.Generations[0], p.Position())
-	var lost []record.Frame
-	for _, f := range frames(t, disk) {
-		if f.Kind == record.KindLost {
-			lost = append(lost, f)
-		}
-	}
-	if len(lost) != 1 || lost[0].Reason != record.LostStorage || lost[0].Seq < taken+8 || lost[0].To > p.Position()-slots/2 {
-		t.Fatalf("of %d records, %d before the fault, lost: %+v", p.Position(), taken, lost)
 	}
 }
 

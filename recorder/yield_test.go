@@ -2,6 +2,7 @@ package recorder
 
 import (
 	"errors"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -144,6 +145,17 @@ func TestNarrower(t *testing.T) {
 		asked = nil
 		if n.look(c.low, c.saving); !slices.Equal(asked, c.want) {
 			t.Errorf("look %d: asked for %v, want %v", i, asked, c.want)
+		}
+	}
+}
+
+func TestOneProcessor(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(3))
+	narrow := oneProcessor()
+	for _, on := range []bool{true, true, false, true, false} {
+		narrow(on)
+		if got, want := runtime.GOMAXPROCS(0), map[bool]int{true: 1, false: 3}[on]; got != want {
+			t.Errorf("%v: %d processors, want %d", on, got, want)
 		}
 	}
 }

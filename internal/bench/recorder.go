@@ -173,15 +173,12 @@ func (c *RecorderConfig) emit(ctx context.Context, p *ring.Producer, schema *rec
 		payload[i] = 0x3ff0000000000000 + uint64(i)*0x9e3779b97f4a7>>4
 	}
 	state := []snapshot.Section{{Name: "state", Data: make([]byte, c.StateSize)}}
-	room, kept := uint64(p.Header().Slots)-2*burst, uint64(p.Header().Slots)/4*3
+	room := uint64(p.Header().Slots) - 2*burst
 	for n := uint64(0); n < c.Records; {
 		if c.Watch != nil {
 			c.Watch(n, child.cmd.Process.Pid)
 		}
-		err := child.until(ctx, func() bool {
-			c := p.Consumer()
-			return n-c.Position < room || c.Fault != 0 && n-c.Position <= kept // for then it takes no more
-		})
+		err := child.until(ctx, func() bool { return n-p.Consumer().Position < room })
 		if err != nil {
 			return err
 		}
