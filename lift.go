@@ -47,7 +47,7 @@ func (l *lifter) look(pid int) {
 	state, seen := l.ring.State(), l.ring.Published()
 	behind := l.behind
 	if seen.Fault != 0 && seen.PID == pid { // it leaves in the ring what storage does not take, three quarters at most
-		behind = l.slots / 8 * 7
+		behind += l.slots / 4 * 3
 	}
 	if l.untaken() || state == ring.StateClosed || state == ring.StateFailed || l.ring.Produced() >= seen.Position+behind {
 		_ = priority.RaiseSession(pid)

@@ -31,8 +31,8 @@ func TestLifter(t *testing.T) {
 	}{
 		"keeps up":               {behind - 1, 0, false, 3, nil, "19", 0, false},
 		"does not keep up":       {behind, 0, false, 1, nil, "0", 0, false},
-		"storage is full":        {slots/8*7 - 1, 0, false, 3, nil, "19", syscall.ENOSPC, false},
-		"and so is the ring":     {slots / 8 * 7, 0, false, 1, nil, "0", syscall.ENOSPC, false},
+		"storage is full":        {slots/4*3 + behind - 1, 0, false, 3, nil, "19", syscall.ENOSPC, false},
+		"and so is the ring":     {slots/4*3 + behind, 0, false, 1, nil, "0", syscall.ENOSPC, false},
 		"another was in trouble": {behind, 0, false, 1, nil, "0", syscall.ENOSPC, true},
 		"full, and to end":       {slots, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", syscall.ENOSPC, false},
 		"a state is new":         {0, 1, false, 1, nil, "19", 0, false},

@@ -92,7 +92,7 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		r.stats.ended.Store(ended)
 		since := looked
 		looked = r.opts.Now()
-		until := r.takeUntil(&keeper, stop || ended)
+		until := r.takeUntil(&keeper, looked, stop || ended)
 		n, err := r.fill(cur, payload, until)
 		if err != nil {
 			return 0, err

@@ -5,36 +5,41 @@ import (
 	"time"
 )
 
-// TestKeeper: three quarters of the ring stay in it, and less where the producer is quick: before the next look it must not come
-// round to what is left.
+// TestKeeper: three quarters of the ring stay in it, and less where the producer is quick: what is free lasts half a second.
 func TestKeeper(t *testing.T) {
-	for _, c := range []struct{ grown, keep uint64 }{{0, 768}, {1, 768}, {64, 768}, {65, 764}, {128, 512}, {256, 0}, {5000, 0}} {
-		k := keeper{slots: 1024, produced: 9000}
-		if got := k.keep(9000 + c.grown); got != c.keep || k.produced != 9000+c.grown {
-			t.Errorf("%d more: keeps %d, want %d", c.grown, got, c.keep)
+	const ms = time.Millisecond
+	began := time.Unix(1_800_000_000, 0)
+	for _, c := range []struct {
+		grown uint64
+		took  time.Duration
+		keep  uint64
+	}{
+		{0, 25 * ms, 768}, {12, 25 * ms, 768}, {13, 25 * ms, 764}, {25, 25 * ms, 524}, {52, 25 * ms, 0}, {5000, 25 * ms, 0}, {52, 250 * ms, 768},
+		{1, ms, 524}, {1, 0, 524}, {1, -ms, 524}, {3, 0, 0}, {1 << 40, 25 * ms, 0},
+	} {
+		k := keeper{slots: 1024, produced: 9000, looked: began}
+		if got := k.keep(9000+c.grown, began.Add(c.took)); got != c.keep || k.produced != 9000+c.grown {
+			t.Errorf("%d more in %v: keeps %d, want %d", c.grown, c.took, got, c.keep)
 		}
 	}
-	k := keeper{slots: 1024}
-	k.keep(200) // a burst
-	for look := range 2000 {
-		switch got := k.keep(200); {
-		case look < 30 && got > 1024-4*100:
-			t.Fatalf("%d looks after a burst of 200 it keeps %d", look, got)
-		case look == 1999 && got != 768:
-			t.Fatalf("long after it it keeps %d", got)
+	for _, slots := range []uint64{64, 1024, 1 << 20} {
+		k := keeper{slots: slots}
+		if got := k.keep(1<<40, began); got != slots/4*3 {
+			t.Errorf("%d slots: before it knows the pace it keeps %d", slots, got)
 		}
-	}
-	k = keeper{slots: 64}
-	k.keep(16)
-	for range 16 { // in a small ring too
-		k.keep(16)
-	}
-	if got := k.keep(17); got != 48 {
-		t.Errorf("of 64 slots it keeps %d", got)
+		k.keep(1<<40+slots, began.Add(ms)) // a burst
+		for look := range 2000 {
+			switch got := k.keep(1<<40+slots, began.Add(time.Duration(look)*25*ms)); {
+			case look < 10 && got > slots/4:
+				t.Fatalf("%d slots, %d looks after a burst: keeps %d", slots, look, got)
+			case look == 1999 && got != slots/4*3:
+				t.Fatalf("%d slots, long after a burst: keeps %d", slots, got)
+			}
+		}
 	}
 	for _, slots := range []uint64{1, 2, 4} {
 		k := keeper{slots: slots}
-		if got := k.keep(1); got > slots/4*3 {
+		if got := k.keep(1, began); got > slots/4*3 {
 			t.Errorf("%d slots: keeps %d", slots, got)
 		}
 	}

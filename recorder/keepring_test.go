@@ -31,8 +31,8 @@ func newTroubled(t *testing.T, slots int, change func(*recorder.Options)) *troub
 	o := options(in)
 	change(&o)
 	r := &troubled{disk: disk, in: in}
-	now := o.Now
-	o.Now = func() time.Time { r.asks.Add(1); return now() }
+	now := o.Now()
+	o.Now = func() time.Time { return now.Add(time.Duration(r.asks.Add(1)) * 100 * time.Millisecond) }
 	p := newProducer(t, ringConfig{slots: slots})
 	r.producer, r.x = p, start(t, p.Path(), o)
 	p.emit(20)

@@ -251,7 +251,8 @@ class Starved:
     def __init__(self, ring: Ring, slots: int) -> None:
         """The recorder does not keep up where 1/32 of the slots wait for it."""
         self._ring = ring
-        self._most, self._full = max(1, slots // 32), slots // 8 * 7
+        self._most = max(1, slots // 32)
+        self._full = self._most + slots // 4 * 3
         self._ticket: int | None = None  # of the oldest staged state that nobody has taken
         self._since = 0.0  # when it was seen first
 
@@ -264,7 +265,7 @@ class Starved:
             if ticket is not None and time.monotonic() - self._since >= LOOK:
                 return True
             seen = self._ring.consumer()
-            most = self._full if seen.fault else self._most  # what storage does not take is left there, up to 3/4
+            most = self._full if seen.fault else self._most  # of what storage does not take 3/4 are left there
             return self._ring.ended or self._ring.position - seen.position >= most
         except ValueError:  # closed meanwhile
             return True
