@@ -16,7 +16,7 @@ const liftInterval = 250 * time.Millisecond
 // up any more, that a state waits to be saved, or that the run has ended.
 type lifter struct {
 	ring   *ring.Consumer // looks only; the producer is for the goroutine that emits
-	slots  uint64
+	kept   recorder.Keeper
 	behind uint64 // so many records wait for a recorder that does not keep up
 	staged uint64 // 1 + the ticket of the state that nobody had taken at the last look; 0: there was none
 	tick   *time.Ticker
@@ -31,7 +31,7 @@ func newLifter(path string) *lifter {
 	if err != nil { // such as one that a recorder has finished with and removed
 		return nil
 	}
-	return &lifter{ring: c, slots: uint64(c.Header().Slots), behind: uint64(recorder.Behind(c.Header().Slots)), tick: time.NewTicker(liftInterval)}
+	return &lifter{ring: c, kept: recorder.NewKeeper(c.Header().Slots), behind: uint64(recorder.Behind(c.Header().Slots)), tick: time.NewTicker(liftInterval)}
 }
 
 // when returns the channel of the times to look, one that never sends for nil.
@@ -42,14 +42,14 @@ func (l *lifter) when() <-chan time.Time {
 	return l.tick.C
 }
 
-// look raises the recorder that runs as the given process, if it needs that. An error passes with the next look.
-func (l *lifter) look(pid int) {
-	state, seen := l.ring.State(), l.ring.Published()
-	behind := l.behind
-	if seen.Fault != 0 && seen.PID == pid { // it leaves in the ring what storage does not take, three quarters at most
-		behind += l.slots / 4 * 3
+// look raises the recorder that runs as the given process, if it needs that now. An error passes with the next look.
+func (l *lifter) look(pid int, now time.Time) {
+	state, seen, produced, behind := l.ring.State(), l.ring.Published(), l.ring.Produced(), l.behind
+	kept := l.kept.Keep(produced, now)
+	if seen.Fault != 0 && seen.PID == pid { // its storage takes nothing
+		behind += kept
 	}
-	if l.untaken() || state == ring.StateClosed || state == ring.StateFailed || l.ring.Produced() >= seen.Position+behind {
+	if l.untaken() || state == ring.StateClosed || state == ring.StateFailed || produced >= seen.Position+behind {
 		_ = priority.RaiseSession(pid)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/usp-project/usp/internal/priority"
 	"github.com/usp-project/usp/ring"
@@ -28,19 +29,22 @@ func TestLifter(t *testing.T) {
 		want    string
 		fault   syscall.Errno // what storage says
 		gone    bool          // to a recorder before this one
+		pace    int           // more records before each look but the first
 	}{
-		"keeps up":               {behind - 1, 0, false, 3, nil, "19", 0, false},
-		"does not keep up":       {behind, 0, false, 1, nil, "0", 0, false},
-		"storage is full":        {slots/4*3 + behind - 1, 0, false, 3, nil, "19", syscall.ENOSPC, false},
-		"and so is the ring":     {slots/4*3 + behind, 0, false, 1, nil, "0", syscall.ENOSPC, false},
-		"another was in trouble": {behind, 0, false, 1, nil, "0", syscall.ENOSPC, true},
-		"full, and to end":       {slots, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", syscall.ENOSPC, false},
-		"a state is new":         {0, 1, false, 1, nil, "19", 0, false},
-		"a state waits":          {0, 1, false, 2, nil, "0", 0, false},
-		"states are taken":       {0, 3, true, 3, nil, "19", 0, false},
-		"is to end":              {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", 0, false},
-		"is to end a failed":     {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(false) }, "0", 0, false},
-		"ring was let go":        {0, 0, false, 1, func(p *ring.Producer) error { return p.Close(true) }, "0", 0, false},
+		"keeps up":               {behind - 1, 0, false, 3, nil, "19", 0, false, 0},
+		"does not keep up":       {behind, 0, false, 1, nil, "0", 0, false, 0},
+		"storage is full":        {slots/4*3 + behind - 1, 0, false, 3, nil, "19", syscall.ENOSPC, false, 0},
+		"and so is the ring":     {slots/4*3 + behind, 0, false, 1, nil, "0", syscall.ENOSPC, false, 0},
+		"full, and quick":        {0, 0, false, 2, nil, "0", syscall.ENOSPC, false, slots / 2},
+		"full, and not so quick": {0, 0, false, 2, nil, "19", syscall.ENOSPC, false, slots / 4},
+		"another was in trouble": {behind, 0, false, 1, nil, "0", syscall.ENOSPC, true, 0},
+		"full, and to end":       {slots, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", syscall.ENOSPC, false, 0},
+		"a state is new":         {0, 1, false, 1, nil, "19", 0, false, 0},
+		"a state waits":          {0, 1, false, 2, nil, "0", 0, false, 0},
+		"states are taken":       {0, 3, true, 3, nil, "19", 0, false, 0},
+		"is to end":              {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", 0, false, 0},
+		"is to end a failed":     {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(false) }, "0", 0, false, 0},
+		"ring was let go":        {0, 0, false, 1, func(p *ring.Producer) error { return p.Close(true) }, "0", 0, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := ring.Create(ring.Config{Path: filepath.Join(t.TempDir(), "ring"), RunID: "r", Schema: []byte("s"), PayloadLen: 8, Slots: slots, StagingAreas: 1, StagingCapacity: 1})
@@ -61,9 +65,12 @@ func TestLifter(t *testing.T) {
 			}
 			lift := newLifter(p.Path())
 			defer lift.close()
-			for range test.records {
-				p.Emit([]uint64{0})
+			emit := func(n int) {
+				for range n {
+					p.Emit([]uint64{0})
+				}
 			}
+			emit(test.records)
 			if test.finish != nil {
 				if err := test.finish(p); err != nil {
 					t.Fatal(err)
@@ -80,12 +87,15 @@ func TestLifter(t *testing.T) {
 			}
 			recorder.Publish(said)
 			for n := range test.looks {
+				if n > 0 {
+					emit(test.pace)
+				}
 				if n < test.states {
 					if !p.Stage(1, 0, 1, func([]byte) {}) {
 						t.Fatal("no free staging area")
 					}
 				}
-				lift.look(cmd.Process.Pid)
+				lift.look(cmd.Process.Pid, time.Unix(1_800_000_000, 0).Add(time.Duration(n)*liftInterval))
 				if test.taken {
 					if s, ok := recorder.Staged(); !ok || s.Release() != nil {
 						t.Fatal("no state to take")

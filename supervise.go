@@ -176,8 +176,8 @@ func (p *process) wait(lift *lifter) error {
 		select {
 		case err := <-p.exited:
 			return err
-		case <-lift.when():
-			lift.look(p.pid)
+		case now := <-lift.when():
+			lift.look(p.pid, now)
 		}
 	}
 }

@@ -72,7 +72,7 @@ type work struct {
 func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) {
 	payload := r.newPayload()
 	pace := newPace(r.ring.Header().Slots, r.opts.CommitInterval)
-	keeper := keeper{slots: uint64(r.ring.Header().Slots)}
+	keeper := NewKeeper(r.ring.Header().Slots)
 	yield := yielder{set: r.opts.Yield, low: r.low}
 	looked := r.opts.Now()
 	cur, err := r.takeFree(failed)

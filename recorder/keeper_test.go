@@ -17,19 +17,19 @@ func TestKeeper(t *testing.T) {
 		{0, 25 * ms, 768}, {12, 25 * ms, 768}, {13, 25 * ms, 764}, {25, 25 * ms, 524}, {52, 25 * ms, 0}, {5000, 25 * ms, 0}, {52, 250 * ms, 768},
 		{1, ms, 524}, {1, 0, 524}, {1, -ms, 524}, {3, 0, 0}, {1 << 40, 25 * ms, 0},
 	} {
-		k := keeper{slots: 1024, produced: 9000, looked: began}
-		if got := k.keep(9000+c.grown, began.Add(c.took)); got != c.keep || k.produced != 9000+c.grown {
+		k := Keeper{slots: 1024, produced: 9000, looked: began}
+		if got := k.Keep(9000+c.grown, began.Add(c.took)); got != c.keep || k.produced != 9000+c.grown {
 			t.Errorf("%d more in %v: keeps %d, want %d", c.grown, c.took, got, c.keep)
 		}
 	}
 	for _, slots := range []uint64{64, 1024, 1 << 20} {
-		k := keeper{slots: slots}
-		if got := k.keep(1<<40, began); got != slots/4*3 {
+		k := Keeper{slots: slots}
+		if got := k.Keep(1<<40, began); got != slots/4*3 {
 			t.Errorf("%d slots: before it knows the pace it keeps %d", slots, got)
 		}
-		k.keep(1<<40+slots, began.Add(ms)) // a burst
+		k.Keep(1<<40+slots, began.Add(ms)) // a burst
 		for look := range 2000 {
-			switch got := k.keep(1<<40+slots, began.Add(time.Duration(look)*25*ms)); {
+			switch got := k.Keep(1<<40+slots, began.Add(time.Duration(look)*25*ms)); {
 			case look < 10 && got > slots/4:
 				t.Fatalf("%d slots, %d looks after a burst: keeps %d", slots, look, got)
 			case look == 1999 && got != slots/4*3:
@@ -38,8 +38,8 @@ func TestKeeper(t *testing.T) {
 		}
 	}
 	for _, slots := range []uint64{1, 2, 4} {
-		k := keeper{slots: slots}
-		if got := k.keep(1, began); got > slots/4*3 {
+		k := Keeper{slots: slots}
+		if got := k.Keep(1, began); got > slots/4*3 {
 			t.Errorf("%d slots: keeps %d", slots, got)
 		}
 	}

@@ -25,7 +25,7 @@ const (
 )
 
 // trouble is what the writer knows of storage that takes nothing. While it lasts the newest records stay in the ring, see
-// keeper. What has to leave it is held in memory, and when that is full the sequence numbers of what follows become lost
+// Keeper. What has to leave it is held in memory, and when that is full the sequence numbers of what follows become lost
 // ranges: what is held first stays, as memory that is used in turns is memory that a processor has to wait for.
 type trouble struct {
 	err       error // why; nil: storage is well

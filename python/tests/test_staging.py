@@ -120,9 +120,17 @@ def test_a_state_that_waits_is_a_starved_recorder(
     monkeypatch.setattr(ring, "consumer", lambda: Consumer(fault=28))
     assert not after(10), "storage takes nothing: they are left in the ring"
     for _ in range(48):
-        assert not after(0)
+        assert not after(10)
         ring.emit(payload(0))
-    assert after(0), "1/32 more than the 3/4 that are left there"
+    assert after(10), "1/32 more than the 3/4 that are left there"
+    monkeypatch.setattr(ring, "consumer", lambda: Consumer(position=40, fault=28))
+    assert not after(10)
+    for _ in range(16):
+        ring.emit(payload(0))
+    assert not after(10) and not after(0.25), "a quarter in ten seconds"
+    for _ in range(16):
+        ring.emit(payload(0))
+    assert after(0.25), "at such a pace less is left there: what is free is to last half a second"
     ring.close()
     assert after(0)
 

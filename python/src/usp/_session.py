@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HURRY = 2.0  # seconds for values on their way when the process is asked to end
 STATUS = {1: "clean", 2: "crashed", 3: "failed"}  # how a generation ended, as the log has it
+AHEAD = 0.5  # seconds that the free part of a ring is to last while storage takes nothing, as in recorder/keeper.go
 DEFAULT_CAPACITY = 1 << 20  # bytes of a staging area, if the size of the state is not known when the ring is made
 
 
@@ -251,8 +252,8 @@ class Starved:
     def __init__(self, ring: Ring, slots: int) -> None:
         """The recorder does not keep up where 1/32 of the slots wait for it."""
         self._ring = ring
-        self._most = max(1, slots // 32)
-        self._full = self._most + slots // 4 * 3
+        self._slots, self._most = slots, max(1, slots // 32)
+        self._looked, self._position = 0.0, 0
         self._ticket: int | None = None  # of the oldest staged state that nobody has taken
         self._since = 0.0  # when it was seen first
 
@@ -264,11 +265,18 @@ class Starved:
                 self._ticket, self._since = ticket, time.monotonic()
             if ticket is not None and time.monotonic() - self._since >= LOOK:
                 return True
-            seen = self._ring.consumer()
-            most = self._full if seen.fault else self._most  # of what storage does not take 3/4 are left there
-            return self._ring.ended or self._ring.position - seen.position >= most
+            seen, kept = self._ring.consumer(), self._kept()
+            most = self._most + kept if seen.fault else self._most
+            return self._ring.ended or self._position - seen.position >= most
         except ValueError:  # closed meanwhile
             return True
+
+    def _kept(self) -> int:
+        """How many records a recorder leaves in the ring while storage takes nothing, as in recorder/keeper.go."""
+        before, self._position = self._position, self._ring.position
+        since, self._looked = self._looked, time.monotonic()
+        free = (self._position - before) * AHEAD / max(self._looked - since, 1e-3)
+        return min(self._slots // 4 * 3, max(0, self._slots - int(free)))
 
 
 def ended(part: Any, timeout: float) -> str:
