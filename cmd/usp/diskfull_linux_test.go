@@ -139,7 +139,7 @@ func skipRace(t *testing.T) {
 // TestDiskFull fills the disk under a recorder in the middle of a run, and gives the space back.
 func TestDiskFull(t *testing.T) {
 	skipRace(t)
-	disk, done := smallDisk(t, "32m")
+	disk, done := smallDisk(t, "64m")
 	if done {
 		return
 	}
