@@ -102,7 +102,7 @@ def test_a_state_that_waits_is_a_starved_recorder(
 
     def after(seconds: float) -> bool:
         clock[0] += seconds
-        return starved()
+        return starved(7)
 
     assert not after(0) and not after(10)
     assert ring.stage(1, 0, 1, filler(1))
@@ -117,13 +117,15 @@ def test_a_state_that_waits_is_a_starved_recorder(
     assert not after(10)
     ring.emit(payload(1))
     assert after(0), "1/32 of the slots"
-    monkeypatch.setattr(ring, "consumer", lambda: Consumer(fault=28))
+    monkeypatch.setattr(ring, "consumer", lambda: Consumer(fault=28, pid=6))
+    assert after(10), "storage took nothing from another process, which has ended"
+    monkeypatch.setattr(ring, "consumer", lambda: Consumer(fault=28, pid=7))
     assert not after(10), "storage takes nothing: they are left in the ring"
     for _ in range(48):
         assert not after(10)
         ring.emit(payload(0))
     assert after(10), "1/32 more than the 3/4 that are left there"
-    monkeypatch.setattr(ring, "consumer", lambda: Consumer(position=40, fault=28))
+    monkeypatch.setattr(ring, "consumer", lambda: Consumer(position=40, fault=28, pid=7))
     assert not after(10)
     for _ in range(16):
         ring.emit(payload(0))

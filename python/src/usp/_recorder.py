@@ -67,12 +67,12 @@ class Recorder:
         consumer: Callable[[], Consumer],
         env: Mapping[str, str] | None = None,
         stderr: TextIO | None = None,
-        starved: Callable[[], bool] | None = None,
+        starved: Callable[[int], bool] | None = None,
     ) -> None:
         """command is run with env added to this process's environment, here and as it is now, however often it is run.
 
-        consumer tells how far it is, starved whether it has something to do that it does not seem to notice. What it
-        prints goes to stderr, or to what sys.stderr is at that time.
+        consumer tells how far it is, starved whether the process with that id has something to do that it does not seem
+        to notice. What it prints goes to stderr, or to what sys.stderr is at that time.
         """
         self.summary: dict[str, Any] | None = None  # what the recorder said when it had closed the generation
         self.error: RecorderError | None = None  # why the last recorder ended
@@ -114,7 +114,7 @@ class Recorder:
         self._quit.set()
         self._consumer = None
         if self._starved is not None:
-            self._starved = lambda: True
+            self._starved = lambda pid: True
 
     def forked(self) -> None:
         """In a child of os.fork(): lets go of the recorder, which is the parent's."""
@@ -201,7 +201,7 @@ class Recorder:
         printed = bytearray()
         try:
             while True:
-                if (starved := self._starved) is not None and starved():
+                if (starved := self._starved) is not None and starved(process.pid):
                     raise_session(process.pid)
                 ready = [fd for fd, _ in poller.poll(1000 * LOOK if starved is not None or ended < 0 else None)]
                 over = ended in ready or ended < 0 and process.poll() is not None

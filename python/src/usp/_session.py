@@ -257,8 +257,8 @@ class Starved:
         self._ticket: int | None = None  # of the oldest staged state that nobody has taken
         self._since = 0.0  # when it was seen first
 
-    def __call__(self) -> bool:
-        """Looks. A state is to wait for as long as a recorder needs for ten looks at the ring."""
+    def __call__(self, pid: int) -> bool:
+        """Looks, for the recorder that is that process. A state is to wait for as long as it needs for ten looks."""
         try:
             ticket = self._ring.untaken()
             if ticket != self._ticket:
@@ -266,7 +266,8 @@ class Starved:
             if ticket is not None and time.monotonic() - self._since >= LOOK:
                 return True
             seen, kept = self._ring.consumer(), self._kept()
-            most = self._most + kept if seen.fault else self._most
+            troubled = seen.fault and seen.pid == pid  # not the word of one before it
+            most = self._most + kept if troubled else self._most
             return self._ring.ended or self._position - seen.position >= most
         except ValueError:  # closed meanwhile
             return True
