@@ -176,8 +176,8 @@ func (p *process) wait(lift *lifter) error {
 		select {
 		case err := <-p.exited:
 			return err
-		case now := <-lift.when():
-			lift.look(p.pid, now)
+		case <-lift.when():
+			lift.look(p.pid, time.Now()) // a tick may be old
 		}
 	}
 }

@@ -16,7 +16,7 @@ func TestLaunchUnhurried(t *testing.T) {
 		t.Skip("NOT CHECKED: a recorder's timers; this system does not tell how late they may be: ", err)
 	}
 	out := filepath.Join(t.TempDir(), "slack")
-	s := newSupervisor([]string{"sh", "-c", `cat /proc/$$/timerslack_ns > "$0"`}, out, Options{}, nil)
+	s := newSupervisor([]string{"sh", "-c", `read slack < /proc/self/timerslack_ns && echo $slack > "$0"`}, out, Options{}, nil)
 	p, err := s.launch()
 	if err != nil {
 		t.Fatal(err)

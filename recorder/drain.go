@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/usp-project/usp/digestlog"
@@ -85,6 +86,9 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		}
 		// Both questions are asked before the ring is read, so that nothing can come in unseen between answer and reading.
 		stop := ctx.Err() != nil
+		if stop {
+			r.awaitTry(failed)
+		}
 		ended, status, err := r.producerDone(pace.slowest())
 		if err != nil {
 			return 0, err
@@ -92,7 +96,7 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		r.stats.ended.Store(ended)
 		since := looked
 		looked = r.opts.Now()
-		until := r.takeUntil(&keeper, looked, stop || ended)
+		until := r.takeUntil(&keeper, looked, stop, ended)
 		n, err := r.fill(cur, payload, until)
 		if err != nil {
 			return 0, err
@@ -103,11 +107,11 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		yield.look(looked, stop || ended || pace.behind(n+r.backlog(until)) || r.snapshotLate(looked))
 		r.narrow.look(yield.low, r.stats.saving.Load() != 0)
 		r.releaseAreas()
-		staged, ok := r.nextStaged()
+		staged, ok := r.nextStaged(stop || ended)
 		full := cur.size() >= r.opts.CommitBytes // and the ring has more, perhaps
 		due := full || r.opts.Now().Sub(cur.began) >= r.opts.CommitInterval
 		ends := full || ok || stop || ended && n == 0
-		if !cur.empty() && (due || ends) && (ends || r.accepts()) {
+		if !cur.empty() && (due || ends) && (ends || r.accepts(1)) {
 			cur.next = r.next
 			if err := r.push(failed, work{batch: cur}); err != nil {
 				return 0, err
@@ -125,9 +129,9 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		switch {
 		case stop:
 			return 0, errDetached
-		case ended && n == 0 && !ok:
+		case ended && n == 0 && !ok && until == math.MaxUint64:
 			return status, nil
-		case !ended && !ok && !full:
+		case (!ended || n == 0) && !ok && !full:
 			pace.wait(ctx, failed, n, r.untilDue(cur))
 		}
 	}
@@ -140,18 +144,19 @@ func (r *Recorder) backlog(until uint64) int {
 
 // untilDue is how long the batch may still wait for more.
 func (r *Recorder) untilDue(b *batch) time.Duration {
-	if b.empty() || !r.accepts() {
+	if b.empty() || !r.accepts(1) {
 		return r.opts.CommitInterval
 	}
 	return r.opts.CommitInterval - r.opts.Now().Sub(b.began)
 }
 
-// nextStaged returns the oldest snapshot request, once every record before it has been taken from the ring.
-func (r *Recorder) nextStaged() (*ring.Staged, bool) {
+// nextStaged returns the oldest snapshot request, once every record before it has been taken from the ring and it can be
+// pushed, after a batch, without waiting for the writer; at the end it may wait.
+func (r *Recorder) nextStaged(end bool) (*ring.Staged, bool) {
 	if r.waiting == nil {
 		r.waiting, _ = r.ring.Staged()
 	}
-	if s := r.waiting; s != nil && s.Seq <= r.next {
+	if s := r.waiting; s != nil && s.Seq <= r.next && (end || r.accepts(2)) {
 		r.waiting = nil
 		return s, true
 	}
@@ -173,10 +178,19 @@ func (r *Recorder) releaseAreas() {
 	}
 }
 
-// accepts reports whether a batch can be pushed and another be had without waiting for the writer, or may wait: while storage
-// takes nothing the writer may be in a call of it for long, and the ring is nearly full.
-func (r *Recorder) accepts() bool {
-	return r.stats.fault.Load() == 0 || len(r.work) < cap(r.work) && (len(r.free) > 0 || r.made < batches)
+// accepts reports whether so many items, a batch among them, can be pushed and another batch be had without waiting for the
+// writer, or may wait: while storage takes nothing the writer may be in a call of it for long, and the ring is nearly full.
+func (r *Recorder) accepts(items int) bool {
+	return r.stats.fault.Load() == 0 || len(r.work)+items <= cap(r.work) && (len(r.free) > 0 || r.made < batches)
+}
+
+// awaitTry waits for the writer to try once more, if storage takes nothing, to store what it holds: a recorder that is asked
+// to stop as storage gets well stores what is in the ring too.
+func (r *Recorder) awaitTry(failed context.Context) {
+	select {
+	case <-r.tried:
+	case <-failed.Done():
+	}
 }
 
 func (r *Recorder) push(failed context.Context, w work) error {

@@ -5,18 +5,24 @@ import (
 	"time"
 )
 
-// ahead is for how long the free part of a ring is to last at the producer's pace: a recorder that gives way may find no processor
-// for about as long before the loop's side raises it.
-const ahead = 500 * time.Millisecond
+const (
+	// ahead is for how long the free part of a ring is to last at the producer's pace: a recorder that gives way may find no
+	// processor for about as long before the loop's side raises it.
+	ahead = 500 * time.Millisecond
+	// paceWindow is over what the pace is taken. In less than that all are taken as if they were its: a burst is no pace.
+	paceWindow = ahead / 2
+	// easing is how long a pace that is over counts: half of it after two thirds of that.
+	easing = 16 * paceWindow
+)
 
 // Keeper tells how many records a recorder leaves in the ring while storage takes nothing. There they outlive its process,
 // and take no memory that was not used for a while, which is what a step loop that has to share a machine with a recorder
-// waits for most. It is looked at all the time, for the producer's pace.
+// waits for most. It is asked all the time, for the producer's pace.
 type Keeper struct {
 	slots    uint64
-	produced uint64 // at the last look
-	looked   time.Time
-	free     uint64 // slots that are to be free, the most of late
+	produced uint64 // when the window began
+	began    time.Time
+	free     uint64 // slots that are to be free, for the quickest window of late
 }
 
 // NewKeeper is for a ring of so many slots.
@@ -25,21 +31,28 @@ func NewKeeper(slots int) Keeper { return Keeper{slots: uint64(slots)} }
 // Keep returns how many of the newest records stay in the ring, of which so many were produced by now: three quarters of the
 // slots, and less where the producer was so quick of late that the rest would be overrun ahead.
 func (k *Keeper) Keep(produced uint64, now time.Time) uint64 {
-	grown, took := min(produced-k.produced, k.slots), max(now.Sub(k.looked), time.Millisecond)
-	k.produced, k.looked = produced, now
-	k.free = max(min(grown*uint64(ahead)/uint64(took), k.slots), k.free*63/64)
-	return min(k.slots/4*3, k.slots-k.free)
+	grown, took := min(produced-k.produced, k.slots), now.Sub(k.began)
+	free := min(grown*uint64(ahead)/uint64(max(took, paceWindow)), k.slots)
+	if took >= paceWindow {
+		eased := k.free*uint64(min(took, easing))/uint64(easing) + 1
+		k.free = max(free, k.free-min(eased, k.free))
+		k.produced, k.began = produced, now
+	}
+	return min(k.slots/4*3, k.slots-max(free, k.free))
 }
 
-// takeUntil returns the sequence number before which records are taken from the ring at this look. A snapshot that is
-// waited for comes after all records before it, and the end of a run, or of this recorder, after all.
-func (r *Recorder) takeUntil(k *Keeper, now time.Time, end bool) uint64 {
+// takeUntil returns the sequence number before which records are taken from the ring at this look: while storage takes nothing
+// the Keeper's, but of a snapshot that is waited for all that is before it, and none of a producer that can overrun no others
+// any more, or whose ring another recorder will find.
+func (r *Recorder) takeUntil(k *Keeper, now time.Time, stop, ended bool) uint64 {
 	produced := max(r.ring.Produced(), r.next)
 	kept := min(k.Keep(produced, now), produced)
-	if end || r.stats.fault.Load() == 0 {
+	switch {
+	case r.stats.fault.Load() == 0, ended && !stop && r.stats.gaveUp.Load():
 		return math.MaxUint64
-	}
-	if r.waiting != nil {
+	case stop || ended:
+		return r.next
+	case r.waiting != nil:
 		return max(produced-kept, r.waiting.Seq)
 	}
 	return produced - kept

@@ -91,14 +91,8 @@ func TestTroubleKeepsInRing(t *testing.T) {
 	r.in.Clear()
 	r.until(func(c ring.ConsumerState) bool { return c.Fault == 0 && c.Synced == r.Position() })
 	r.finish(t)
-	var lost []record.Frame
-	for _, f := range frames(t, r.disk) {
-		if f.Kind == record.KindLost {
-			lost = append(lost, f)
-		}
-	}
-	if len(lost) != 1 || lost[0].Reason != record.LostStorage || lost[0].Seq < taken+8 || lost[0].To > r.Position()-slots/2 {
-		t.Fatalf("of %d records, %d before the fault, lost: %+v", r.Position(), taken, lost)
+	if f := r.lostOnce(t, slots/2); f.Seq < taken+8 {
+		t.Errorf("memory had room for more than %d records: %+v", f.Seq-taken, f)
 	}
 }
 
@@ -145,18 +139,77 @@ func TestTroubleEndsSlowly(t *testing.T) {
 	}
 }
 
-// TestTroubleAtTheEnd: a run that ends while memory is full keeps what its ring had, if storage is well in time.
+// TestTroubleAtTheEnd: a run that ends while memory is full keeps what its ring has, if storage is well in time.
 func TestTroubleAtTheEnd(t *testing.T) {
-	r := newTroubled(t, 64, func(o *recorder.Options) { o.HoldBytes, o.Patience = 64<<10, 20*time.Second })
+	const slots = 64
+	r := newTroubled(t, slots, func(o *recorder.Options) { o.HoldBytes, o.Patience = 4<<10, 20*time.Second })
 	r.emitSlowly(400, 2)
 	check(t, r.Finish(true))
-	r.until(func(c ring.ConsumerState) bool { return c.Position == r.Position() })
+	r.looks(10)
 	r.in.Clear()
 	sum := r.finished(t)
-	last := frames(t, r.disk)
-	if f := last[len(last)-1]; sum.Lost == 0 || f.Seq+1 != r.Position() || f.To != 0 {
-		t.Errorf("%+v; the last is %+v", sum, f)
+	r.lostOnce(t, slots*3/4)
+	if sum.LostStorage != sum.Lost {
+		t.Errorf("%+v", sum)
 	}
+}
+
+// lostOnce returns the one range of records that is lost, to storage. None of the newest may be.
+func (r *troubled) lostOnce(t *testing.T, newest uint64) record.Frame {
+	t.Helper()
+	var lost []record.Frame
+	for _, f := range frames(t, r.disk) {
+		if f.Kind == record.KindLost {
+			lost = append(lost, f)
+		}
+	}
+	if len(lost) != 1 || lost[0].Reason != record.LostStorage || lost[0].To > r.Position()-newest {
+		t.Fatalf("of %d records, of which the newest %d should be there, lost: %+v", r.Position(), newest, lost)
+	}
+	return lost[0]
+}
+
+// TestTroublePatience: a run that has ended waits for storage with what is in the ring, and no longer than its patience lasts.
+func TestTroublePatience(t *testing.T) {
+	const slots = 64
+	r := newTroubled(t, slots, func(o *recorder.Options) { o.Patience = 300 * time.Millisecond })
+	r.emitSlowly(200, 2)
+	taken := r.Consumer().Position
+	check(t, r.Finish(true))
+	r.looks(10)
+	if got := r.Consumer().Position; got != taken {
+		t.Errorf("%d records were taken out of the ring of a run that has ended", got-taken)
+	}
+	asked := r.asks.Load()
+	if sum, err := r.x.wait(); !errors.Is(err, syscall.EIO) || r.Consumer().Position != r.Position() {
+		t.Errorf("%+v, %v, %d of %d are taken", sum, err, r.Consumer().Position, r.Position())
+	}
+	if looks := (r.asks.Load() - asked) / 2; looks > 10_000 {
+		t.Errorf("it looked %d times meanwhile", looks)
+	}
+	r.in.Clear()
+	r.x = start(t, r.producer.Path(), options(r.disk))
+	if sum := r.finished(t); sum.Emitted-sum.Lost < slots*3/4 {
+		t.Errorf("%+v: the ring had more", sum)
+	}
+}
+
+// TestTroubleStopped: a recorder that is asked to stop while storage takes nothing and memory is full leaves what is in the ring to the next.
+func TestTroubleStopped(t *testing.T) {
+	const slots = 64
+	r := newTroubled(t, slots, func(o *recorder.Options) { o.HoldBytes = 4 << 10 })
+	r.emitSlowly(400, 2)
+	taken := r.Consumer().Position
+	r.x.cancel()
+	if _, err := r.x.wait(); !errors.Is(err, context.Canceled) || !errors.Is(err, syscall.EIO) {
+		t.Fatal(err)
+	}
+	if got := r.Consumer().Position; got != taken {
+		t.Errorf("%d records were taken out of the ring", got-taken)
+	}
+	r.in.Clear()
+	r.x = start(t, r.producer.Path(), options(r.disk))
+	r.finish(t)
 }
 
 // TestTroubleOverWhenStopped: a recorder that is asked to stop as storage gets well stores what it has left in the ring too.

@@ -26,7 +26,7 @@ type Options struct {
 	DigestWeights  []string         `json:"digest_weights"`  // digest fields that are to be non-negative and to sum to 1; nil: "rho" and "weights"
 	AuditKeyFile   string           `json:"audit_key_file"`  // secret that the ladder is keyed with; empty: the public key
 	Snapshot       SnapshotOptions  `json:"snapshot"`
-	HoldBytes      int              `json:"hold_bytes"`     // drained bytes held in memory while storage takes none and the ring is three quarters full, twice that when the run has ended; default 16 MiB
+	HoldBytes      int              `json:"hold_bytes"`     // drained bytes held in memory while storage takes none: what has to leave the ring, see Keeper; default 16 MiB
 	Patience       time.Duration    `json:"patience"`       // how long a run that has ended waits for such storage before it writes off what is held; default 1 min
 	AnchorDir      string           `json:"anchor_dir"`     // second place for the signed heads: one file for each run; empty: none
 	AppendOnly     bool             `json:"append_only"`    // give files of the log the append-only attribute where that can be done

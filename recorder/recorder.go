@@ -105,6 +105,7 @@ type Recorder struct {
 	entries  chan entryCall    // persister → writer
 	jobs     chan *snapshotJob // writer → persister
 	released chan *ring.Staged // persister → drainer
+	tried    chan struct{}     // closed by the writer when it has tried once more for a recorder that is asked to stop
 	stats    stats
 }
 
@@ -115,6 +116,7 @@ type stats struct {
 	lostStorage, held, unsaved atomic.Uint64
 	fault                      atomic.Uint64 // errno
 	ended                      atomic.Bool   // the producer is gone or done; the drainer's
+	gaveUp                     atomic.Bool   // storage has not come back for a run that has ended; the writer's
 	saving                     atomic.Int64  // since when a snapshot is being written, ns since 1970; 0: none is
 }
 
@@ -200,6 +202,7 @@ func (r *Recorder) Run(ctx context.Context) (Summary, error) {
 	defer fail(nil)
 	r.work = make(chan work, batches)
 	r.free = make(chan *batch, batches)
+	r.tried = make(chan struct{})
 	r.entries = make(chan entryCall)
 	r.jobs = make(chan *snapshotJob, r.header.StagingAreas)
 	r.released = make(chan *ring.Staged, r.header.StagingAreas)

@@ -120,11 +120,8 @@ func (r *Recorder) hold(w work) {
 		}
 		return
 	}
-	spare, room := w.batch, r.opts.HoldBytes
-	if r.stats.ended.Load() {
-		room *= 2 // no more can come than the ring had, with the newest records
-	}
-	if w.batch.written || t.bytes+w.batch.size() <= room {
+	spare := w.batch
+	if w.batch.written || t.bytes+w.batch.size() <= r.opts.HoldBytes {
 		t.held = append(t.held, w)
 		t.bytes += w.batch.size()
 		spare = w.batch.like() // what is held takes no more memory than it has bytes
@@ -263,8 +260,8 @@ func (r *Recorder) retry() error {
 	return nil
 }
 
-// takeWaiting holds what waits to be stored: the drainer, of which the ring has more by then than its free quarter, must not
-// wait until all that is held is stored.
+// takeWaiting holds what waits to be stored: the drainer must not wait until all that is held is stored, for which the free
+// part of the ring may not last.
 func (r *Recorder) takeWaiting() {
 	for {
 		select {
@@ -290,6 +287,7 @@ func (r *Recorder) relieved() error {
 	}
 	*t = trouble{headSaid: t.headSaid, headFault: t.headFault}
 	r.stats.fault.Store(0)
+	r.stats.gaveUp.Store(false)
 	r.logger().Warn("storage takes records again", "run", r.header.RunID, "after", took, "lost", lost)
 	r.sealLeft()
 	err := r.append(&digestlog.Entry{
@@ -306,11 +304,10 @@ func (r *Recorder) relieved() error {
 	return err
 }
 
-// lastResort ends a run whose storage has not come back, which is looked at once more: what is held is written off, and the lost ranges and the end go
+// lastResort ends a run of which the drainer has taken all and whose storage has not come back, which is looked at once more: what is held is written off, and the lost ranges and the end go
 // into the space that was reserved for them.
 func (r *Recorder) lastResort() error {
 	t := &r.trouble
-	t.patience = nil
 	if err := r.retry(); err != nil || !t.on() {
 		return err
 	}

@@ -15,7 +15,7 @@ import (
 // write commits batches and logs entries for the persister until the drainer has closed r.work and the persister has
 // closed persisted. It alone touches the telemetry segment and the log. Storage that fails does not end it, see trouble.
 func (r *Recorder) write(ctx, failed context.Context, persisted <-chan struct{}) error {
-	in := r.work
+	in, stopped := r.work, ctx.Done()
 	for {
 		if err := r.endWork(ctx, in == nil); err != nil {
 			return err
@@ -36,7 +36,10 @@ func (r *Recorder) write(ctx, failed context.Context, persisted <-chan struct{})
 				return err
 			}
 		case <-r.trouble.giveUp():
-			if err := r.lastResort(); err != nil {
+			r.stats.gaveUp.Store(true) // for the drainer to take what it has left in the ring; then for endWork
+		case <-stopped:
+			stopped = nil
+			if err := r.lastTry(); err != nil {
 				return err
 			}
 		case <-persisted:
@@ -50,10 +53,23 @@ func (r *Recorder) write(ctx, failed context.Context, persisted <-chan struct{})
 	}
 }
 
-// endWork lets the persister go when the drainer has ended and everything it handed over is stored. A recorder that was
-// asked to stop does not wait for storage: the next one finds in the ring what this one could not store.
+// lastTry is that of a recorder that is asked to stop, for which the drainer waits.
+func (r *Recorder) lastTry() error {
+	defer close(r.tried)
+	if !r.trouble.on() {
+		return nil
+	}
+	return r.retry()
+}
+
+// endWork lets the persister go when the drainer has ended and everything it handed over is stored. While storage takes
+// nothing the drainer of a run that has ended waits, for as long as its patience lasts. A recorder that was asked to stop does
+// not wait for storage: the next one finds in the ring what this one could not store.
 func (r *Recorder) endWork(ctx context.Context, drained bool) error {
 	t := &r.trouble
+	if t.on() && r.stats.ended.Load() {
+		t.arm(r.opts.Patience)
+	}
 	if !drained {
 		return nil
 	}
@@ -63,6 +79,11 @@ func (r *Recorder) endWork(ctx context.Context, drained bool) error {
 		}
 		if t.on() {
 			return fmt.Errorf("%w while storage takes nothing: %w", context.Cause(ctx), t.err)
+		}
+	}
+	if t.on() && r.stats.gaveUp.Load() {
+		if err := r.lastResort(); err != nil {
+			return err
 		}
 	}
 	if t.on() {

@@ -64,7 +64,7 @@ type Recorder struct {
 	CommitInterval Duration `toml:"commit_interval" comment:"Longest time from drained to durable, the disk's own time excluded." min:"1ms" max:"1h"`
 	CommitBytes    Size     `toml:"commit_bytes" comment:"Drained bytes that force a commit before the interval is over; at most a quarter of segment_size counts." min:"4096" max:"1073741824"`
 	SegmentSize    Size     `toml:"segment_size" comment:"Size at which a telemetry or digest segment is sealed and the next begun." min:"65536" max:"17179869184"`
-	HoldBytes      Size     `toml:"hold_bytes" comment:"Bytes held in memory while storage takes none and the ring is three quarters full; what comes later is then counted as lost." min:"65536" max:"68719476736"`
+	HoldBytes      Size     `toml:"hold_bytes" comment:"Bytes held in memory while storage takes none and the ring has to be emptied; what finds no room there is then counted as lost." min:"65536" max:"68719476736"`
 	Patience       Duration `toml:"patience" comment:"Time that a run which has ended waits for such storage before it is closed without what is held." min:"1ms" max:"24h"`
 	DrainTimeout   Duration `toml:"drain_timeout" comment:"Time the recorder has to store the rest when a run ends." min:"1ms" max:"24h"`
 	KeyFile        string   `toml:"key_file" comment:"Ed25519 key that signs tree heads, created on first use with mode 0600; empty: signing.key in the user's configuration directory."`

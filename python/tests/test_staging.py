@@ -133,6 +133,8 @@ def test_a_state_that_waits_is_a_starved_recorder(
     for _ in range(16):
         ring.emit(payload(0))
     assert after(0.25), "at such a pace less is left there: what is free is to last half a second"
+    assert after(0.25), "a pace counts for a while"
+    assert not after(10)
     ring.close()
     assert after(0)
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 HURRY = 2.0  # seconds for values on their way when the process is asked to end
 STATUS = {1: "clean", 2: "crashed", 3: "failed"}  # how a generation ended, as the log has it
 AHEAD = 0.5  # seconds that the free part of a ring is to last while storage takes nothing, as in recorder/keeper.go
+PACE_WINDOW = AHEAD / 2  # seconds over which a pace is taken
+EASING = 16 * PACE_WINDOW  # seconds that a pace counts when it is over, less and less
 DEFAULT_CAPACITY = 1 << 20  # bytes of a staging area, if the size of the state is not known when the ring is made
 
 
@@ -253,7 +255,7 @@ class Starved:
         """The recorder does not keep up where 1/32 of the slots wait for it."""
         self._ring = ring
         self._slots, self._most = slots, max(1, slots // 32)
-        self._looked, self._position = 0.0, 0
+        self._began, self._position, self._free = 0.0, 0, 0  # the window, and what is to be free for the quickest of late
         self._ticket: int | None = None  # of the oldest staged state that nobody has taken
         self._since = 0.0  # when it was seen first
 
@@ -265,19 +267,24 @@ class Starved:
                 self._ticket, self._since = ticket, time.monotonic()
             if ticket is not None and time.monotonic() - self._since >= LOOK:
                 return True
-            seen, kept = self._ring.consumer(), self._kept()
+            seen, position = self._ring.consumer(), self._ring.position
+            kept = self._kept(position)
             troubled = seen.fault and seen.pid == pid  # not the word of one before it
             most = self._most + kept if troubled else self._most
-            return self._ring.ended or self._position - seen.position >= most
+            return self._ring.ended or position - seen.position >= most
         except ValueError:  # closed meanwhile
             return True
 
-    def _kept(self) -> int:
+    def _kept(self, position: int) -> int:
         """How many records a recorder leaves in the ring while storage takes nothing, as in recorder/keeper.go."""
-        before, self._position = self._position, self._ring.position
-        since, self._looked = self._looked, time.monotonic()
-        free = (self._position - before) * AHEAD / max(self._looked - since, 1e-3)
-        return min(self._slots // 4 * 3, max(0, self._slots - int(free)))
+        now = time.monotonic()
+        took = now - self._began
+        free = int(min((position - self._position) * AHEAD / max(took, PACE_WINDOW), self._slots))
+        if took >= PACE_WINDOW:
+            eased = int(self._free * min(took, EASING) / EASING) + 1
+            self._free = max(free, self._free - min(eased, self._free))
+            self._began, self._position = now, position
+        return min(self._slots // 4 * 3, self._slots - max(free, self._free))
 
 
 def ended(part: Any, timeout: float) -> str:
