@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/record"
@@ -73,5 +74,31 @@ func TestWriteOff(t *testing.T) {
 		if got := r.trouble.lost - 100; got != test.lost || len(r.trouble.held) != test.n || !slices.Equal(last.spans, test.spans) || last.next != 9 || last.first != test.spans[0].from {
 			t.Errorf("%s: %d more are lost, %d held, the last %+v", name, got, len(r.trouble.held), last)
 		}
+	}
+}
+
+// When one batch found no room in memory a smaller one finds none either, until half of what may be held is stored.
+func TestHoldWhenFull(t *testing.T) {
+	began := time.Unix(1_800_000_000, 0)
+	r := &Recorder{free: make(chan *batch, batches)}
+	r.opts = Options{HoldBytes: 1000, Now: func() time.Time { return began }}
+	r.trouble.said = began
+	next := uint64(0)
+	hold := func(bytes int) (held bool) {
+		b := &batch{first: next, next: next + 1, frames: make([]byte, bytes), stored: 1}
+		next++
+		r.hold(work{batch: b})
+		return r.trouble.newest() == b && len(b.spans) == 0
+	}
+	for i, c := range []struct {
+		bytes int
+		held  bool
+	}{{600, true}, {500, false}, {10, false}, {1, false}} {
+		if held := hold(c.bytes); held != c.held {
+			t.Errorf("batch %d, of %d bytes: held %v", i, c.bytes, held)
+		}
+	}
+	if b := r.trouble.newest(); len(r.trouble.held) != 2 || !slices.Equal(b.spans, []span{{1, 4, record.LostStorage}}) {
+		t.Errorf("%d are held, the last %+v", len(r.trouble.held), b)
 	}
 }

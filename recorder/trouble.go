@@ -33,6 +33,7 @@ type trouble struct {
 	said      time.Time // when the last message was written
 	held      []work    // in ring order; the oldest batch may be stored in part
 	bytes     int       // of the batches in held
+	full      bool      // a batch found no room; until half of it is free again none does, so that what is lost is one range
 	lost      uint64    // records written off
 	pause     time.Duration
 	next      *time.Timer // when to try again
@@ -121,7 +122,8 @@ func (r *Recorder) hold(w work) {
 		return
 	}
 	spare := w.batch
-	if w.batch.written || t.bytes+w.batch.size() <= r.opts.HoldBytes {
+	t.full = t.full || t.bytes+w.batch.size() > r.opts.HoldBytes
+	if w.batch.written || !t.full {
 		t.held = append(t.held, w)
 		t.bytes += w.batch.size()
 		spare = w.batch.like() // what is held takes no more memory than it has bytes
@@ -238,6 +240,7 @@ func (r *Recorder) retry() error {
 		size := t.held[0].heldBytes() // before it is the drainer's again
 		if err = r.place(t.held[0]); err == nil {
 			t.bytes -= size
+			t.full = t.full && t.bytes > r.opts.HoldBytes/2
 			t.held = t.held[1:]
 			r.takeWaiting()
 		}
