@@ -41,9 +41,9 @@ func (k *Keeper) Keep(produced uint64, now time.Time) uint64 {
 	return min(k.slots/4*3, k.slots-max(free, k.free))
 }
 
-// takeUntil returns the sequence number before which records are taken from the ring at this look: while storage takes nothing
-// the Keeper's, but of a snapshot that is waited for all that is before it, and none of a producer that can overrun no others
-// any more, or whose ring another recorder will find.
+// takeUntil returns the sequence number before which records are taken from the ring at this look. While storage takes nothing
+// the Keeper says how many stay, but a snapshot that is waited for comes after all that is before it. Where the producer has
+// ended nothing is overrun any more, and where this recorder is to stop the next one finds the ring: then all stay.
 func (r *Recorder) takeUntil(k *Keeper, now time.Time, stop, ended bool) uint64 {
 	produced := max(r.ring.Produced(), r.next)
 	kept := min(k.Keep(produced, now), produced)

@@ -194,7 +194,8 @@ func TestTroublePatience(t *testing.T) {
 	}
 }
 
-// TestTroubleStopped: a recorder that is asked to stop while storage takes nothing and memory is full leaves what is in the ring to the next.
+// TestTroubleStopped: a recorder that is asked to stop while storage takes nothing and memory is full leaves what is in the
+// ring to the next.
 func TestTroubleStopped(t *testing.T) {
 	const slots = 64
 	r := newTroubled(t, slots, func(o *recorder.Options) { o.HoldBytes = 4 << 10 })

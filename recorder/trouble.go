@@ -102,8 +102,8 @@ func errno(err error) syscall.Errno {
 	return syscall.EIO
 }
 
-// hold keeps an item, or that it is lost, until storage is well. The drainer gets another batch in its place, and of snapshots the oldest is
-// given up when no area would be left for the producer's next, if there can be one.
+// hold keeps an item, or that it is lost, until storage is well. The drainer gets another batch in its place, and of
+// snapshots the oldest is given up when no area would be left for the producer's next, if there can be one.
 func (r *Recorder) hold(w work) {
 	t := &r.trouble
 	if w.staged != nil {
@@ -307,8 +307,8 @@ func (r *Recorder) relieved() error {
 	return err
 }
 
-// lastResort ends a run of which the drainer has taken all and whose storage has not come back, which is looked at once more: what is held is written off, and the lost ranges and the end go
-// into the space that was reserved for them.
+// lastResort ends a run of which the drainer has taken all and whose storage has not come back, which is looked at once
+// more: what is held is written off, and the lost ranges and the end go into the space that was reserved for them.
 func (r *Recorder) lastResort() error {
 	t := &r.trouble
 	if err := r.retry(); err != nil || !t.on() {
