@@ -116,7 +116,7 @@ type process struct {
 
 func (s *supervisor) launch() (*process, error) {
 	cmd := exec.Command(s.command[0], append(s.command[1:len(s.command):len(s.command)], s.path)...)
-	cmd.Env = append(os.Environ(), recorderEnv+"=1")
+	cmd.Env = priority.Unsignalled(append(os.Environ(), recorderEnv+"=1"))
 	cmd.Stdin = bytes.NewReader(s.options)
 	out := &output{forward: &s.said}
 	cmd.Stdout = &out.stdout

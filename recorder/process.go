@@ -45,6 +45,7 @@ func Process(path string, o Options, stdout, stderr io.Writer) int {
 	}
 	if o.Yield != nil {
 		priority.UnhurriedSelf()
+		priority.Preemptible()
 	}
 	sum, beside, err := attachAndRun(ctx, path, o)
 	if err == nil {

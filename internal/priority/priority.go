@@ -8,7 +8,11 @@
 // All of it is best effort: where it cannot be had, processors are shared as the system does it.
 package priority
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // Slack is by how much timers may be late of who gives way: then the system wakes a processor once for several of them, and the
 // Go runtime, which looks at its threads after 20 µs when one is in a system call, looks a third as often.
@@ -18,3 +22,27 @@ const Slack = time.Millisecond
 // ordinary priority one seventieth. Beside several that may be too little for a process to notice that it needs more; who
 // lowers a session should have somebody else who raises it, with RaiseSession.
 const Lowest = 19
+
+const (
+	goDebug       = "GODEBUG="
+	noPreemptions = "asyncpreemptoff="
+)
+
+// Unsignalled returns the environment env for a process of Go code that gives way: its runtime does not interrupt it by signals. It
+// would whenever a goroutine has had a processor for 10 ms, most of which the step loop had, and the handler goes through code and
+// tables that nothing else needs. What env itself says about it stays.
+func Unsignalled(env []string) []string {
+	debug := ""
+	for _, entry := range env { // the last one counts
+		if value, ok := strings.CutPrefix(entry, goDebug); ok {
+			debug = value
+		}
+	}
+	if strings.Contains(","+debug, ","+noPreemptions) {
+		return env
+	}
+	if debug != "" {
+		debug += ","
+	}
+	return append(slices.Clip(env), goDebug+debug+noPreemptions+"1")
+}

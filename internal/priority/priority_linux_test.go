@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // childEnv makes this test's program do what one of the children is for, and print what came of it.
@@ -61,6 +63,21 @@ var children = map[string]func(){
 			fmt.Println(niceOf(task.Name()))
 		}
 		close(over)
+	},
+	"preemptible": func() { // a thread that there is, and one that is made later
+		there, over := make(chan struct{}), make(chan struct{})
+		thread := func() { runtime.LockOSThread(); there <- struct{}{}; <-over }
+		go thread()
+		<-there
+		Preemptible()
+		go thread()
+		<-there
+		tasks, _ := os.ReadDir("/proc/self/task")
+		for _, task := range tasks {
+			id, _ := strconv.Atoi(task.Name())
+			attr, err := unix.SchedGetAttr(id, 0)
+			fmt.Println(attr.Runtime, attr.Nice, err)
+		}
 	},
 	"unhurried": func() { // this one is privileged, perhaps
 		there := make(chan struct{})
@@ -178,6 +195,18 @@ func TestRaiseSession(t *testing.T) {
 	}
 	if err := RaiseSession(1 << 30); err == nil {
 		t.Error("no error of a process that is not there")
+	}
+}
+
+func TestPreemptible(t *testing.T) {
+	own, err := unix.SchedGetAttr(0, 0)
+	if err != nil || own.Runtime == 0 {
+		t.Skip("NOT CHECKED: long slices; this system has none that can be asked for: ", err)
+	}
+	got := child(t, "preemptible", nil)
+	want := fmt.Sprintf("%d %d <nil>\n", longSlice.Nanoseconds(), own.Nice)
+	if n := strings.Count(got, want); n < 4 || n*len(want) != len(got) { // two of them, and some of the runtime's
+		t.Errorf("slice and nice of its threads:\n%s", got)
 	}
 }
 

@@ -19,6 +19,9 @@ func Unhurried(start func() error) error { return start() }
 // UnhurriedSelf does nothing.
 func UnhurriedSelf() {}
 
+// Preemptible does nothing.
+func Preemptible() {}
+
 // Sessions reports false: sessions are not scheduled as groups.
 func Sessions() bool { return false }
 

@@ -4,6 +4,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,5 +28,29 @@ func UnhurriedSelf() {
 	}
 	for _, task := range tasks {
 		_ = os.WriteFile("/proc/"+task.Name()+"/timerslack_ns", strconv.AppendInt(nil, int64(Slack), 10), 0) // it may have ended
+	}
+}
+
+const longSlice = 100 * time.Millisecond // the longest that Linux gives
+
+// Preemptible asks for long slices for this process: for the threads that it has, and by these for those that come. Linux lets a
+// thread that it has just chosen run for a slice before it looks again, however low its priority, if the one that wakes meanwhile has
+// slept for so long that neither is owed anything; but one with a shorter slice may interrupt it (EEVDF, Linux 6.12).
+func Preemptible() {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return
+	}
+	for _, task := range tasks {
+		id, err := strconv.Atoi(task.Name())
+		if err != nil {
+			continue
+		}
+		attr, err := unix.SchedGetAttr(id, 0)
+		if err != nil || attr.Policy != unix.SCHED_NORMAL { // it may have ended; others have no slice, or another meaning for it
+			continue
+		}
+		attr.Runtime = uint64(longSlice)
+		_ = unix.SchedSetAttr(id, attr, 0)
 	}
 }

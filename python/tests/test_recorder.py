@@ -192,6 +192,22 @@ def test_own_session_and_surroundings(ring: Ring, monkeypatch: pytest.MonkeyPatc
     assert (ring.path / "slack").read_text() == (f"{_recorder.SLACK}\n" if told else "untold\n")
 
 
+@pytest.mark.parametrize(("said", "told"), [
+    (None, "asyncpreemptoff=1"), ("", "asyncpreemptoff=1"), ("gctrace=1", "gctrace=1,asyncpreemptoff=1"),
+    ("asyncpreemptoff=0,gctrace=1", "asyncpreemptoff=0,gctrace=1"),
+])  # fmt: skip
+def test_is_not_interrupted_by_signals(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch, said: str | None, told: str
+) -> None:
+    monkeypatch.delenv("GODEBUG", raising=False)
+    if said is not None:
+        monkeypatch.setenv("GODEBUG", said)
+    recorder = _recorder.Recorder(shell("touch attached; echo $GODEBUG > debug; echo '{}'"), ring.consumer)
+    recorder.start()
+    assert recorder.done.wait(20) and (ring.path / "debug").read_text() == f"{told}\n"
+    assert os.environ.get("GODEBUG") == said
+
+
 # Of jax, if another test has imported it.
 @pytest.mark.filterwarnings("ignore:.*fork", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_forked_child_holds_nothing(ring: Ring) -> None:

@@ -30,6 +30,7 @@ LOOK = 0.25  # seconds between two looks whether the recorder is to be raised
 POLL = 0.002  # seconds between two looks at the ring while waiting
 SLACK = 1_000_000  # ns by which a recorder's timers may be late, as in internal/priority
 PR_SET_TIMERSLACK = 29  # of prctl(2)
+NO_PREEMPTIONS = "asyncpreemptoff="  # of Go's GODEBUG
 ATTACHED, DONE = 1, 2  # the consumer's phases, as in doc/format/ring.md
 
 
@@ -81,7 +82,7 @@ class Recorder:
         self._command = list(command)
         self._consumer: Callable[[], Consumer] | None = consumer
         self._starved = starved if starved is not None and sessions() else None
-        self._env = {**os.environ, **(env or {})}
+        self._env = unsignalled({**os.environ, **(env or {})})
         self._cwd = os.getcwd()
         self._said = Messages(stderr)
         self._quit = threading.Event()
@@ -230,6 +231,14 @@ def coarse_timers() -> None:
     """
     with contextlib.suppress(Exception):  # where there is no such call, they are on time
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, ctypes.c_ulong(SLACK), 0, 0, 0)
+
+
+def unsignalled(env: dict[str, str]) -> dict[str, str]:
+    """env for a recorder whose runtime does not interrupt it by signals, as in internal/priority; what env says stays."""
+    debug = env.get("GODEBUG", "")
+    if any(setting.startswith(NO_PREEMPTIONS) for setting in debug.split(",")):
+        return env
+    return {**env, "GODEBUG": f"{debug},{NO_PREEMPTIONS}1".removeprefix(",")}
 
 
 def sessions() -> bool:
