@@ -26,7 +26,7 @@ func tiers() map[string]int {
 	return map[string]int{
 		"internal/fixedsum": -5, "internal/siplanes": -5,
 
-		"record": 0, "ring": 0, "detmath": 0, "internal/vfs": 0, "internal/examples": 0, "internal/tui": 0, "internal/input": 0, "internal/plot": 0, "internal/environ": 0, "internal/systemd": 0, "internal/priority": 0,
+		"record": 0, "ring": 0, "detmath": 0, "internal/vfs": 0, "internal/examples": 0, "internal/tui": 0, "internal/input": 0, "internal/plot": 0, "internal/environ": 0, "internal/systemd": 0, "internal/priority": 0, "internal/largepages": 0,
 		"ot": 5, "internal/signature": 5, "internal/fokkerplanck": 5, "internal/aggregate": 5, "internal/stable": 5,
 		"internal/segment": 10, "snapshot": 10, "predictor": 10,
 		"internal/score": 15,

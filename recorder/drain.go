@@ -76,6 +76,7 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 	keeper := NewKeeper(r.ring.Header().Slots)
 	yield := yielder{set: r.opts.Yield, low: r.low}
 	looked := r.opts.Now()
+	settle := settler{more: r.opts.Settle, from: looked.Add(settles)}
 	cur, err := r.takeFree(failed)
 	if err != nil {
 		return 0, err
@@ -106,6 +107,7 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		}
 		yield.look(looked, stop || ended || pace.behind(n+r.backlog(until)) || r.snapshotLate(looked))
 		r.narrow.look(yield.low, r.stats.saving.Load() != 0)
+		settle.look(looked, yield.low)
 		r.releaseAreas()
 		staged, ok := r.nextStaged(stop || ended)
 		full := cur.size() >= r.opts.CommitBytes // and the ring has more, perhaps

@@ -44,6 +44,10 @@ type Options struct {
 	// snapshot is being saved: with two, one part of it wakes another on a processor that the step loop computes on.
 	// Default: none; Process has one.
 	Narrow func(on bool) `json:"-"`
+	// Settle is called again and again, each time for a millisecond or less, once this recorder has given way to the step loop
+	// for a while, until it returns false: what makes a recorder cheaper that stays. Default: none; Process moves its own code
+	// and heap to large pages.
+	Settle func() (more bool) `json:"-"`
 
 	FS     vfs.FS           `json:"-"` // default vfs.OS()
 	Logger *slog.Logger     `json:"-"` // default discards

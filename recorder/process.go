@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/usp-project/usp/internal/largepages"
 	"github.com/usp-project/usp/internal/priority"
 	"github.com/usp-project/usp/internal/vfs"
 )
@@ -42,6 +43,9 @@ func Process(path string, o Options, stdout, stderr io.Writer) int {
 	}
 	if o.Narrow == nil {
 		o.Narrow = oneProcessor()
+	}
+	if o.Settle == nil {
+		o.Settle = largepages.Pieces()
 	}
 	if o.Yield != nil {
 		priority.UnhurriedSelf()

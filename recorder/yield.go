@@ -7,6 +7,8 @@ const (
 	sated = 10 * time.Second       // how long it is not, where the machine has no processor for who is low
 	tardy = 100 * time.Millisecond // between two looks: four times the longest pause
 	late  = time.Second            // a snapshot that takes longer presses
+
+	settles = 3 * time.Second // after which a recorder is taken to stay: one that is killed again and again has enough to do
 )
 
 // yielder gives the step loop the precedence on a processor that both want, as long as nothing presses: a recorder that is
@@ -64,6 +66,18 @@ func (n *narrower) look(low, saving bool) {
 	if on := low && !saving; n.set != nil && n.on != on {
 		n.on = on
 		n.set(on)
+	}
+}
+
+// settler makes a recorder that stays cheaper, a little at each look, while it gives way.
+type settler struct {
+	more func() bool // nil: nothing is left
+	from time.Time
+}
+
+func (s *settler) look(now time.Time, low bool) {
+	if s.more != nil && low && !now.Before(s.from) && !s.more() {
+		s.more = nil
 	}
 }
 

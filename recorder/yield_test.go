@@ -159,3 +159,23 @@ func TestOneProcessor(t *testing.T) {
 		}
 	}
 }
+
+// TestSettler: it is called while the recorder gives way, when it has been there for a while, until nothing is left.
+func TestSettler(t *testing.T) {
+	began := time.Unix(1_800_000_000, 0)
+	calls := 0
+	s := settler{more: func() bool { calls++; return calls < 3 }, from: began.Add(settles)}
+	for _, look := range []struct {
+		after time.Duration
+		low   bool
+		calls int
+	}{
+		{0, true, 0}, {settles - 1, true, 0}, {settles, false, 0}, {settles, true, 1}, {settles + 1, false, 1},
+		{2 * settles, true, 2}, {2 * settles, true, 3}, {3 * settles, true, 3}, {4 * settles, true, 3},
+	} {
+		if s.look(began.Add(look.after), look.low); calls != look.calls {
+			t.Errorf("after %v, low %v: %d calls, want %d", look.after, look.low, calls, look.calls)
+		}
+	}
+	(&settler{}).look(began, true) // has none
+}
