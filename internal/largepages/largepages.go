@@ -4,9 +4,9 @@
 // virtual machine it finds pages that the host has taken from the guest's tables since: the processor stands still until they are
 // back, with whatever else wants it. There are several hundred small pages of which each may be gone, and a few large ones.
 //
-// It is best effort, and changes nothing but speed and memory: the code is no longer shared with other processes of the same
-// program (12 MiB), and the heap is rounded up to pieces. Of its code a profiler that looks at the process from outside finds no
-// names any more. Where the system gives no large pages, as before Linux 6.1, everything stays as it is.
+// It is best effort, and changes nothing but speed and memory: the code is no longer shared with other processes of the same program
+// (12 MiB of usp; where it is more than 32 MiB it stays), and the heap is rounded up to pieces. A profiler that looks at the process
+// from outside finds no names of its code any more. Where the system gives no large pages, as before Linux 6.1, everything stays as it is.
 package largepages
 
 // Size is that of a large page, in bytes.

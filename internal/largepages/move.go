@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const mostCode = 16 // pieces: a program of more, which is another's that has usp in it, keeps its code where it is
+
 // piece is what becomes a large page.
 type piece struct {
 	addr uintptr
@@ -82,6 +84,9 @@ func parse(maps io.Reader, program string, heap uintptr) (found []piece) {
 		for at := (from + Size - 1) &^ (Size - 1); at+Size <= to; at += Size {
 			found = append(found, piece{addr: at, code: code})
 		}
+	}
+	if heap := withoutCode(found); len(found)-len(heap) > mostCode {
+		return heap
 	}
 	return found
 }

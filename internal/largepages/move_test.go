@@ -131,6 +131,10 @@ func TestParse(t *testing.T) {
 	if got := parse(strings.NewReader(maps), "/x/usp", 0x1000300000); !slices.Equal(got, want) {
 		t.Errorf("%v", got)
 	}
+	const much = "00400000-02800000 r-xp 00000000 fe:00 12 /x/usp\n1000000000-1000200000 rw-p 00000000 00:00 0\n"
+	if got := parse(strings.NewReader(much), "/x/usp", 0x1000000000); !slices.Equal(got, []piece{{0x1000000000, false}}) {
+		t.Errorf("of a program with much code: %v", got)
+	}
 	if got := parse(strings.NewReader("nonsense\n"+maps), "/x/us", 5); got != nil {
 		t.Errorf("of another program: %v", got)
 	}
