@@ -99,3 +99,31 @@ func TestTakesOverLow(t *testing.T) {
 	}
 	check(t, p.Close(true))
 }
+
+// TestSettles: what makes a recorder cheaper is done once it has given way for a while, until nothing is left of it.
+func TestSettles(t *testing.T) {
+	p := newProducer(t, ringConfig{})
+	o := options(vfs.NewMem())
+	var asked atomic.Int64
+	o.Now = func() time.Time { return time.Unix(1_800_000_000, 1e7*asked.Add(1)) }
+	o.Yield = func(low bool) (before bool, err error) { return low, nil }
+	calls := make(chan int64, 10)
+	left := 2 // the drainer's alone
+	o.Settle = func() bool { calls <- asked.Load(); left--; return left > 0 }
+	x := start(t, p.Path(), o)
+	for range 2 {
+		select {
+		case at := <-calls:
+			if at < 300 {
+				t.Errorf("called %d hundredths of a second after the beginning", at)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("it is not called")
+		}
+	}
+	check(t, p.Close(true))
+	x.finish()
+	if len(calls) > 0 {
+		t.Error("called when nothing was left")
+	}
+}

@@ -14,13 +14,18 @@ func LowerProcess(pid int) { _ = syscall.Setpriority(syscall.PRIO_PROCESS, pid, 
 // LowerSelf makes every thread of this process give way to all others. Threads that are made later take after the one that
 // makes them.
 func LowerSelf() {
+	eachThread(func(id int) { _ = syscall.Setpriority(syscall.PRIO_PROCESS, id, Lowest) })
+}
+
+// eachThread calls f with the id of each thread of this process. One may have ended by then.
+func eachThread(f func(id int)) {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return
 	}
 	for _, task := range tasks {
 		if id, err := strconv.Atoi(task.Name()); err == nil {
-			_ = syscall.Setpriority(syscall.PRIO_PROCESS, id, Lowest) // it may have ended
+			f(id)
 		}
 	}
 }

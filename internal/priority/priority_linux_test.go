@@ -51,33 +51,14 @@ var children = map[string]func(){
 		fmt.Println(before, err)
 	},
 	"self": func() { // threads that there are, and one that is made later
-		there, over := make(chan struct{}), make(chan struct{})
-		thread := func() { runtime.LockOSThread(); there <- struct{}{}; <-over }
-		go thread()
-		<-there
-		LowerSelf()
-		go thread()
-		<-there
-		tasks, _ := os.ReadDir("/proc/self/task")
-		for _, task := range tasks {
-			fmt.Println(niceOf(task.Name()))
-		}
-		close(over)
+		around(LowerSelf, func(id string) { fmt.Println(niceOf(id)) })
 	},
-	"preemptible": func() { // a thread that there is, and one that is made later
-		there, over := make(chan struct{}), make(chan struct{})
-		thread := func() { runtime.LockOSThread(); there <- struct{}{}; <-over }
-		go thread()
-		<-there
-		Preemptible()
-		go thread()
-		<-there
-		tasks, _ := os.ReadDir("/proc/self/task")
-		for _, task := range tasks {
-			id, _ := strconv.Atoi(task.Name())
-			attr, err := unix.SchedGetAttr(id, 0)
+	"preemptible": func() { // likewise
+		around(Preemptible, func(id string) {
+			n, _ := strconv.Atoi(id)
+			attr, err := unix.SchedGetAttr(n, 0)
 			fmt.Println(attr.Runtime, attr.Nice, err)
-		}
+		})
 	},
 	"unhurried": func() { // this one is privileged, perhaps
 		there := make(chan struct{})
@@ -195,6 +176,22 @@ func TestRaiseSession(t *testing.T) {
 	}
 	if err := RaiseSession(1 << 30); err == nil {
 		t.Error("no error of a process that is not there")
+	}
+}
+
+// around calls act between the beginnings of two threads, and then show with each of the process's.
+func around(act func(), show func(id string)) {
+	there, over := make(chan struct{}), make(chan struct{})
+	defer close(over)
+	thread := func() { runtime.LockOSThread(); there <- struct{}{}; <-over }
+	go thread()
+	<-there
+	act()
+	go thread()
+	<-there
+	tasks, _ := os.ReadDir("/proc/self/task")
+	for _, task := range tasks {
+		show(task.Name())
 	}
 }
 

@@ -22,13 +22,9 @@ func Unhurried(start func() error) error {
 // UnhurriedSelf lets the timers of this process be late by Slack, but those of threads for which that takes a privilege that it
 // does not have: who starts it sees to these.
 func UnhurriedSelf() {
-	tasks, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		return
-	}
-	for _, task := range tasks {
-		_ = os.WriteFile("/proc/"+task.Name()+"/timerslack_ns", strconv.AppendInt(nil, int64(Slack), 10), 0) // it may have ended
-	}
+	eachThread(func(id int) {
+		_ = os.WriteFile("/proc/"+strconv.Itoa(id)+"/timerslack_ns", strconv.AppendInt(nil, int64(Slack), 10), 0)
+	})
 }
 
 const longSlice = 100 * time.Millisecond // the longest that Linux gives
@@ -37,20 +33,12 @@ const longSlice = 100 * time.Millisecond // the longest that Linux gives
 // thread that it has just chosen run for a slice before it looks again, however low its priority, if the one that wakes meanwhile has
 // slept for so long that neither is owed anything; but one with a shorter slice may interrupt it (EEVDF, Linux 6.12).
 func Preemptible() {
-	tasks, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		return
-	}
-	for _, task := range tasks {
-		id, err := strconv.Atoi(task.Name())
-		if err != nil {
-			continue
-		}
+	eachThread(func(id int) {
 		attr, err := unix.SchedGetAttr(id, 0)
-		if err != nil || attr.Policy != unix.SCHED_NORMAL { // it may have ended; others have no slice, or another meaning for it
-			continue
+		if err != nil || attr.Policy != unix.SCHED_NORMAL { // others have no slice, or another meaning for it
+			return
 		}
 		attr.Runtime = uint64(longSlice)
 		_ = unix.SchedSetAttr(id, attr, 0)
-	}
+	})
 }
