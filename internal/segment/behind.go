@@ -9,6 +9,9 @@ import (
 // quickSync is the bytes of one sync from which on the file grows so fast that those who follow it may be far behind.
 const quickSync = 256 << 10
 
+// leastBehind is how many bytes of a file that is written directly are dropped at a time: all that is there is what was read meanwhile.
+const leastBehind = 1 << 20
+
 var pageSize = int64(os.Getpagesize())
 
 // behind has the kernel drop from its cache what was durable before the last sync: who follows the file has read it. A run of days then
@@ -19,11 +22,11 @@ type behind struct {
 	dropped int64 // all before it is
 }
 
-// synced takes note that f is durable as far as end.
-func (b *behind) synced(f vfs.File, end int64) {
+// synced takes note that f, which is written directly or not, is durable as far as end.
+func (b *behind) synced(f vfs.File, end int64, directly bool) {
 	until := b.last &^ (pageSize - 1)
 	b.last = end
-	if until <= b.dropped || end-until > quickSync {
+	if until <= b.dropped || end-until > quickSync || directly && until-b.dropped < leastBehind {
 		return
 	}
 	_ = vfs.DropBehind(f, b.dropped, until-b.dropped) // advice

@@ -119,7 +119,7 @@ func (w *Writer) release() error {
 	if w.f == nil {
 		return nil
 	}
-	err := w.f.Close()
+	err := errors.Join(w.direct.close(), w.f.Close())
 	w.f = nil
 	return err
 }

@@ -18,7 +18,10 @@ import (
 // acknowledged to it.
 type log struct {
 	fs       vfs.FS
+	burst    uint64 // frames at a time, at least
+	room     int64  // of a segment, bytes
 	w        *segment.Writer
+	directly int                       // bytes at once, at most, that were written so
 	appended uint64                    // frames given to Append
 	acked    uint64                    // frames that a Sync has covered
 	sealed   map[string]segment.Sealed // by path
@@ -26,7 +29,22 @@ type log struct {
 	errs     []error
 }
 
-func newLog(fsys vfs.FS) *log { return &log{fs: fsys, sealed: map[string]segment.Sealed{}} }
+func newLog(fsys vfs.FS) *log {
+	return &log{fs: fsys, burst: 1, room: 16 << 10, sealed: map[string]segment.Sealed{}}
+}
+
+// newLargeLog is of one whose syncs are of 2 to 22 KiB.
+func newLargeLog(fsys vfs.FS) *log {
+	l := newLog(fsys)
+	l.burst, l.room = 20, 128<<10
+	return l
+}
+
+func (l *log) options() segment.Options {
+	o := indexed(l.fs)
+	o.Size = l.room
+	return o
+}
 
 // workload writes a few segments with syncs of different sizes. Errors are noted, and each operation is
 // tried again at the next step.
@@ -35,19 +53,19 @@ func (l *log) workload(frames uint64) {
 		if !l.ready() {
 			continue
 		}
-		for range min(l.appended%9+1, frames-min(frames, l.w.Next())) {
+		for range min((l.appended/l.burst%9+1)*l.burst, frames-min(frames, l.w.Next())) {
 			if err := l.w.Append(frame(l.w.Next())); err != nil {
 				l.note(err)
 				break
 			}
 			l.appended = max(l.appended, l.w.Next())
 		}
-		if l.appended%3 == 0 {
+		if l.appended/l.burst%3 == 0 {
 			l.note(l.w.Flush())
 			continue
 		}
 		l.sync()
-		if l.w.Size() > 9<<10 {
+		if l.w.Size() > l.room*9/16 {
 			l.seal()
 		}
 	}
@@ -67,10 +85,10 @@ func (l *log) ready() bool {
 	var err error
 	switch {
 	case l.w == nil:
-		l.w, err = segment.Create(dir, l.acked, indexed(l.fs))
+		l.w, err = segment.Create(dir, l.acked, l.options())
 	case l.w.Err() != nil:
 		var next *segment.Writer
-		if next, err = l.w.Continue(indexed(l.fs)); err == nil {
+		if next, err = l.w.Continue(l.options()); err == nil {
 			l.poisoned = append(l.poisoned, l.w.Path())
 			l.w = next
 		}
@@ -85,6 +103,7 @@ func (l *log) ready() bool {
 func (l *log) sync() {
 	err := l.w.Sync()
 	l.note(err)
+	l.directly = max(l.directly, segment.DirectMemory(l.w))
 	if err == nil {
 		l.acked = l.w.Next()
 	}
@@ -186,6 +205,11 @@ func crashes(m *vfs.Mem, seeds int) map[string]*vfs.Mem {
 }
 
 func TestCrashAtEveryOp(t *testing.T) {
+	t.Run("small", func(t *testing.T) { crashAtEveryOp(t, newLog, 200) })
+	t.Run("large", func(t *testing.T) { crashAtEveryOp(t, newLargeLog, 3000) })
+}
+
+func crashAtEveryOp(t *testing.T, newLog func(vfs.FS) *log, frames uint64) {
 	m := newFS(t)
 	l := newLog(m)
 	points, torn := 0, 0
@@ -195,7 +219,7 @@ func TestCrashAtEveryOp(t *testing.T) {
 		}
 		points++
 		for name, after := range crashes(m, 4) {
-			if err := recovered(after, l.acked, l.appended+9, l.sealed); err != nil {
+			if err := recovered(after, l.acked, l.appended+9*l.burst, l.sealed); err != nil {
 				t.Errorf("crash (%s) before %v: %v", name, op, err)
 			}
 			list, err := after.ReadDir(dir)
@@ -207,7 +231,7 @@ func TestCrashAtEveryOp(t *testing.T) {
 			}
 		}
 	})
-	l.workload(200)
+	l.workload(frames)
 	m.SetHook(nil)
 	if len(l.errs) > 0 {
 		t.Errorf("errors %v", l.errs)
@@ -215,7 +239,10 @@ func TestCrashAtEveryOp(t *testing.T) {
 	if points < 100 || torn < 10 || len(l.sealed) < 3 {
 		t.Errorf("the workload is too tame: %d crash points, %d torn tails, %d segments", points, torn, len(l.sealed))
 	}
-	check(t, recovered(m, 200, 200, l.sealed))
+	if l.directly < int(l.burst)*1000 {
+		t.Errorf("only %d bytes at once were written directly", l.directly)
+	}
+	check(t, recovered(m, frames, frames, l.sealed))
 }
 
 // A crash while a crash is being repaired.
@@ -258,7 +285,11 @@ func TestCrashInRepair(t *testing.T) {
 // while. Every failure must come out as an error, and what was acknowledged be there, also when power
 // is lost right after, where a sync that failed once has succeeded the second time.
 func TestErrorAtEveryOp(t *testing.T) {
-	const frames = 60
+	t.Run("small", func(t *testing.T) { errorAtEveryOp(t, newLog, 60) })
+	t.Run("large", func(t *testing.T) { errorAtEveryOp(t, newLargeLog, 1000) })
+}
+
+func errorAtEveryOp(t *testing.T, newLog func(vfs.FS) *log, frames uint64) {
 	for _, rule := range []vfs.Rule{
 		{Err: syscall.EIO}, {Err: syscall.ENOSPC, Short: true}, {Err: syscall.EIO, Sticky: true},
 	} {
@@ -343,6 +374,29 @@ func TestPoison(t *testing.T) {
 				t.Errorf("%d frames, %v", got, err)
 			}
 		})
+	}
+}
+
+// A file that was said to take what is written directly, and does not, gets it as others do. Nothing is poisoned by that.
+func TestNotDirectly(t *testing.T) {
+	for _, errno := range []error{syscall.EINVAL, syscall.EOPNOTSUPP} {
+		in := vfs.Inject(newFS(t))
+		l := newLargeLog(in)
+		l.ready()
+		in.Add(vfs.Rule{Op: vfs.OpWrite, Err: errno})
+		for range 400 {
+			check(t, l.w.Append(frame(l.w.Next())))
+		}
+		l.sync()
+		if len(in.Fired()) != 1 || len(l.errs) > 0 || l.directly > 0 {
+			t.Fatalf("%v: %d calls failed, errors %v, %d bytes at once written directly", errno, len(in.Fired()), l.errs, l.directly)
+		}
+		l.appended = 400
+		l.workload(800)
+		check(t, errors.Join(l.errs...))
+		if got, err := count(in); err != nil || got != 800 {
+			t.Errorf("%v: %d frames of 800, %v", errno, got, err)
+		}
 	}
 }
 

@@ -68,6 +68,7 @@ type Writer struct {
 	synced   int64  // everything before this offset is durable
 	syncNext uint64 // and so is every frame before this ordinal
 	behind   behind // what of it the kernel need not keep in memory
+	direct   direct // writes without that memory
 
 	err error // ErrPoisoned with its cause, or ErrClosed
 }
@@ -178,6 +179,7 @@ func (d *Draft) Place() (*Writer, error) {
 	if !d.noSum {
 		w.hash = sha256.New()
 	}
+	w.direct = openDirect(f, d.room, d.header)
 	w.sumUp(d.header)
 	return w, nil
 }
@@ -291,12 +293,15 @@ func (w *Writer) Flush() error {
 	if w.flushed == len(w.buf) {
 		return nil
 	}
-	if _, err := w.f.WriteAt(w.buf[w.flushed:], w.synced+int64(w.flushed)); err != nil {
+	b, off := w.buf[w.flushed:], w.synced+int64(w.flushed)
+	directly, err := w.direct.write(w.f, b, off)
+	if err != nil {
 		return w.poison(err)
 	}
-	// The device is at work while this is hashed. What the advice says is for Sync to find out.
-	_ = vfs.StartWriteback(w.f, w.synced+int64(w.flushed), int64(len(w.buf)-w.flushed))
-	w.sumUp(w.buf[w.flushed:])
+	if !directly { // the device is at work while this is hashed; what the advice says is for Sync to find out
+		_ = vfs.StartWriteback(w.f, off, int64(len(b)))
+	}
+	w.sumUp(b)
 	w.flushed = len(w.buf)
 	w.pending = 0
 	return nil
@@ -323,7 +328,7 @@ func (w *Writer) Sync() error {
 	}
 	w.synced += int64(len(w.buf))
 	w.syncNext = w.next
-	w.behind.synced(w.f, w.synced)
+	w.behind.synced(w.f, w.synced, w.direct.f != nil)
 	w.flushed = 0
 	w.buf = w.buf[:0]
 	if cap(w.buf) > keepBuffer {

@@ -61,6 +61,18 @@ func (b *blob) readAt(dst []byte, off int64) int {
 	return n
 }
 
+// common returns how many bytes p begins with that lie at off.
+func (b *blob) common(p []byte, off int64) int {
+	old := make([]byte, len(p))
+	n := b.readAt(old, off)
+	for i := range n {
+		if p[i] != old[i] {
+			return i
+		}
+	}
+	return n
+}
+
 // nextData returns the first offset from off on that lies in a block, -1 if there is none.
 func (b *blob) nextData(off int64) int64 {
 	for i := off / blockSize; i*blockSize < b.size; i++ {

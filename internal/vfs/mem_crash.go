@@ -20,7 +20,8 @@ const (
 	// applied or lost, in any combination.
 	Mixed
 	// Garbage: as Mixed, but the sectors of a torn write that were not applied hold random bytes.
-	// Bytes that the write does not cover are left alone (power-safe overwrite).
+	// Bytes that the write does not cover are left alone (power-safe overwrite), and so are those at its
+	// beginning that were on the disk already: a sector that gets what it has, and more behind that, keeps it.
 	Garbage
 )
 
@@ -124,14 +125,15 @@ func (c *crasher) content(n *memNode) blob {
 		case fate == 1:
 			b.writeAt(w.data, w.off)
 		default:
-			c.tear(&b, w)
+			c.tear(&b, w, &n.disk)
 		}
 	}
 	return b
 }
 
-// tear applies a part of a write.
-func (c *crasher) tear(b *blob, w memWrite) {
+// tear applies a part of a write to b, where disk is what was durable.
+func (c *crasher) tear(b *blob, w memWrite, disk *blob) {
+	kept := w.off + int64(disk.common(w.data, w.off))
 	unit := int64(sectorSize)
 	if c.coin(2) {
 		unit = blockSize
@@ -148,8 +150,9 @@ func (c *crasher) tear(b *blob, w memWrite) {
 		switch {
 		case !lost:
 			b.writeAt(piece, at)
-		case c.policy == Garbage:
-			b.writeAt(c.noise(len(piece)), at)
+		case c.policy == Garbage && next > kept:
+			from := max(at, kept)
+			b.writeAt(c.noise(int(next-from)), from)
 		}
 		at = next
 	}

@@ -33,3 +33,16 @@ func nextData(fd int, off int64) (int64, error) {
 	_ = unix.Fadvise(fd, page, 0, unix.FADV_DONTNEED) // advice: without it more is read
 	return unix.Seek(fd, off, unix.SEEK_DATA)
 }
+
+const directFlag = unix.O_DIRECT
+
+// directly reports whether the file system says of a file that it can be written directly in blocks of DirectBlock bytes. One in memory
+// does not, although it may be opened so; nor does Linux before 6.1, of any.
+func directly(f osFile) bool {
+	var st unix.Statx_t
+	err := control(f.File, func(fd int) error { return unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st) })
+	return err == nil && st.Mask&unix.STATX_DIOALIGN != 0 && fits(st.Dio_mem_align) && fits(st.Dio_offset_align)
+}
+
+// fits reports whether what is aligned to DirectBlock is aligned to this.
+func fits(align uint32) bool { return align > 0 && DirectBlock%align == 0 }
