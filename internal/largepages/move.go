@@ -14,13 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const mostCode = 16 // pieces: a program of more, which is another's that has usp in it, keeps its code where it is
+const mostFile = 16 // pieces: a program of more, which is another's that has usp in it, keeps its code and constants where they are
 
 // piece is what becomes a large page.
 type piece struct {
 	addr uintptr
-	code bool
+	prot int // of the program's file: what may be done with it; 0: of the heap
 }
+
+// protections are those of code and of constants, by what proc_pid_maps(5) calls them.
+var protections = map[string]int{"r-xp": unix.PROT_READ | unix.PROT_EXEC, "r--p": unix.PROT_READ}
 
 // Pieces returns what moves one piece of this process at each call, for a millisecond or less, and returns whether there are more.
 func Pieces() func() (more bool) {
@@ -35,9 +38,9 @@ func Pieces() func() (more bool) {
 		}
 		p := left[0]
 		left = left[1:]
-		if p.code {
-			if !moveCode(p.addr) { // so it will be for the others
-				left = withoutCode(left)
+		if p.prot != 0 {
+			if !move(p) { // so it will be for the others
+				left = ofHeap(left)
 			}
 		} else {
 			collapse(p.addr)
@@ -46,16 +49,16 @@ func Pieces() func() (more bool) {
 	}
 }
 
-func withoutCode(left []piece) (heap []piece) {
+func ofHeap(left []piece) (heap []piece) {
 	for _, p := range left {
-		if !p.code {
+		if p.prot == 0 {
 			heap = append(heap, p)
 		}
 	}
 	return heap
 }
 
-// find returns the pieces that lie wholly in the heap or in the program's code.
+// find returns the pieces that lie wholly in the heap, or in the program's code or constants.
 func find() []piece {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {
@@ -77,15 +80,15 @@ func parse(maps io.Reader, program string, heap uintptr) (found []piece) {
 		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s %s %s %s", &from, &to, &rights, &offset, &device, &inode); err != nil {
 			continue
 		}
-		code := rights == "r-xp" && strings.HasSuffix(lines.Text(), " "+program)
-		if !code && !(rights == "rw-p" && from <= heap && heap < to) {
+		prot := protections[rights]
+		if ofFile := prot != 0 && strings.HasSuffix(lines.Text(), " "+program); !ofFile && !(rights == "rw-p" && from <= heap && heap < to) {
 			continue
 		}
 		for at := (from + Size - 1) &^ (Size - 1); at+Size <= to; at += Size {
-			found = append(found, piece{addr: at, code: code})
+			found = append(found, piece{addr: at, prot: prot})
 		}
 	}
-	if heap := withoutCode(found); len(found)-len(heap) > mostCode {
+	if heap := ofHeap(found); len(found)-len(heap) > mostFile {
 		return heap
 	}
 	return found
@@ -100,9 +103,9 @@ func collapse(addr uintptr) bool {
 	return errno == 0
 }
 
-// moveCode puts a copy of the code at addr, in a large page, in its place. Who executes it meanwhile goes on in the copy: the place is
-// given away in one system call. It says whether that was done.
-func moveCode(addr uintptr) bool {
+// move puts a copy of a piece of the program's file, in a large page, in its place. Who executes it meanwhile goes on in the copy: the
+// place is given away in one system call. It says whether that was done.
+func move(p piece) bool {
 	room, _, errno := unix.Syscall6(unix.SYS_MMAP, 0, 2*Size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, ^uintptr(0), 0)
 	if errno != 0 {
 		return false
@@ -110,9 +113,9 @@ func moveCode(addr uintptr) bool {
 	to := (room + Size - 1) &^ (Size - 1)
 	unmap(room, to-room)
 	unmap(to+Size, room+Size-to)
-	copy(memory(to), memory(addr))
-	if collapse(to) && protect(to) == 0 {
-		if _, _, errno = unix.Syscall6(unix.SYS_MREMAP, to, Size, Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, addr, 0); errno == 0 {
+	copy(memory(to), memory(p.addr))
+	if collapse(to) && protect(to, p.prot) == 0 {
+		if _, _, errno = unix.Syscall6(unix.SYS_MREMAP, to, Size, Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, p.addr, 0); errno == 0 {
 			return true
 		}
 	}
@@ -120,8 +123,8 @@ func moveCode(addr uintptr) bool {
 	return false
 }
 
-func protect(addr uintptr) syscall.Errno {
-	_, _, errno := unix.Syscall(unix.SYS_MPROTECT, addr, Size, unix.PROT_READ|unix.PROT_EXEC)
+func protect(addr uintptr, prot int) syscall.Errno {
+	_, _, errno := unix.Syscall(unix.SYS_MPROTECT, addr, Size, uintptr(prot))
 	return errno
 }
 

@@ -107,30 +107,31 @@ func TestPieces(t *testing.T) {
 			large[rights] = true
 		}
 	}
-	if !large["rw-p"] || !large["r-xp"] {
+	if !large["rw-p"] || !large["r-xp"] || !large["r--p"] {
 		t.Errorf("large pages are in %v", large)
 	}
 }
 
-// TestParse: only whole pieces of the program's code and of the heap are moved.
+// TestParse: only whole pieces of the heap and of the program's code and constants are moved.
 func TestParse(t *testing.T) {
 	const maps = `00400000-00d4f000 r-xp 00000000 fe:00 12 /x/usp
-00d4f000-02000000 r--p 0094f000 fe:00 12 /x/usp
+00d4f000-01300000 r--p 0094f000 fe:00 12 /x/usp
 02000000-02400000 rw-p 01c00000 fe:00 12 /x/usp
 10100000-10700000 r-xp 00000000 fe:00 13 /lib/other usp
 1000000000-1000500000 rw-p 00000000 00:00 0
 1000500000-1004000000 ---p 00000000 00:00 0
 7f0000100000-7f0000900000 rw-p 00000000 00:00 0 
 `
+	const code = unix.PROT_READ | unix.PROT_EXEC
 	want := []piece{
-		{0x400000, true}, {0x600000, true}, {0x800000, true}, {0xa00000, true},
-		{0x1000000000, false}, {0x1000200000, false},
+		{0x400000, code}, {0x600000, code}, {0x800000, code}, {0xa00000, code}, {0xe00000, unix.PROT_READ}, {0x1000000, unix.PROT_READ},
+		{0x1000000000, 0}, {0x1000200000, 0},
 	}
 	if got := parse(strings.NewReader(maps), "/x/usp", 0x1000300000); !slices.Equal(got, want) {
 		t.Errorf("%v", got)
 	}
 	const much = "00400000-02800000 r-xp 00000000 fe:00 12 /x/usp\n1000000000-1000200000 rw-p 00000000 00:00 0\n"
-	if got := parse(strings.NewReader(much), "/x/usp", 0x1000000000); !slices.Equal(got, []piece{{0x1000000000, false}}) {
+	if got := parse(strings.NewReader(much), "/x/usp", 0x1000000000); !slices.Equal(got, []piece{{0x1000000000, 0}}) {
 		t.Errorf("of a program with much code: %v", got)
 	}
 	if got := parse(strings.NewReader("nonsense\n"+maps), "/x/us", 5); got != nil {
@@ -138,10 +139,10 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestNoCode: where code cannot be moved, no more of it is tried.
+// TestNoCode: where a piece of the program cannot be moved, no more of it is tried.
 func TestNoCode(t *testing.T) {
-	left := withoutCode([]piece{{1, true}, {2, false}, {3, true}, {4, false}})
-	if !slices.Equal(left, []piece{{2, false}, {4, false}}) {
+	left := ofHeap([]piece{{1, 5}, {2, 0}, {3, 1}, {4, 0}})
+	if !slices.Equal(left, []piece{{2, 0}, {4, 0}}) {
 		t.Errorf("%v", left)
 	}
 }
