@@ -17,7 +17,8 @@ const (
 // that is more than 1/32 full halves the wait, and above 1/8 there is none.
 type pace struct {
 	d, longest time.Duration
-	busy, full int // records found at once that shorten it
+	busy, full int         // records found at once that shorten it
+	timer      *time.Timer // nil before the first wait
 }
 
 // Behind returns how many records wait in a ring of so many slots when its recorder does not keep up any more.
@@ -59,10 +60,14 @@ func (p *pace) wait(ctx, failed context.Context, n int, most time.Duration) {
 	if d <= 0 {
 		return
 	}
-	t := time.NewTimer(d)
-	defer t.Stop()
+	if p.timer == nil {
+		p.timer = time.NewTimer(d)
+	} else {
+		p.timer.Reset(d)
+	}
+	defer p.timer.Stop()
 	select {
-	case <-t.C:
+	case <-p.timer.C:
 	case <-ctx.Done():
 	case <-failed.Done():
 	}

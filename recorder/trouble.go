@@ -70,6 +70,9 @@ func (t *trouble) arm(d time.Duration) {
 
 // isStorage says whether an error is one of the file system: of that kind it may be over in a moment.
 func isStorage(err error) bool {
+	if err == nil {
+		return false // at once: what follows allocates
+	}
 	var path *fs.PathError
 	var link *os.LinkError
 	var errno syscall.Errno

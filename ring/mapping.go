@@ -78,10 +78,10 @@ func (m *mapping) guarded(f func()) (err error) {
 	return nil
 }
 
-// retry repeats a system call that a signal interrupted.
+// retry repeats a system call that a signal interrupted. The call returns a bare number, and usually: that a lock is held.
 func retry(f func() error) error {
 	for {
-		if err := f(); !errors.Is(err, unix.EINTR) {
+		if err := f(); err != unix.EINTR {
 			return err
 		}
 	}
