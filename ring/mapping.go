@@ -78,7 +78,7 @@ func (m *mapping) guarded(f func()) (err error) {
 	return nil
 }
 
-// retry repeats a system call that a signal interrupted. The call returns a bare number, and usually: that a lock is held.
+// retry repeats a system call that a signal interrupted. The call returns a bare number; most often it is that of a lock that is held, and nothing looks into it.
 func retry(f func() error) error {
 	for {
 		if err := f(); err != unix.EINTR {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -14,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const mostFile = 16 // pieces: a program of more, which is another's that has usp in it, keeps its code and constants where they are
+const most = 16 // pieces of code, and of constants: a program of more, which is another's that has usp in it, keeps them where they are
 
 // piece is what becomes a large page.
 type piece struct {
@@ -88,10 +89,11 @@ func parse(maps io.Reader, program string, heap uintptr) (found []piece) {
 			found = append(found, piece{addr: at, prot: prot})
 		}
 	}
-	if heap := ofHeap(found); len(found)-len(heap) > mostFile {
-		return heap
+	number := map[int]int{}
+	for _, p := range found {
+		number[p.prot]++
 	}
-	return found
+	return slices.DeleteFunc(found, func(p piece) bool { return p.prot != 0 && number[p.prot] > most })
 }
 
 // collapse makes the memory at addr one large page, now. It says whether it is.
@@ -113,14 +115,23 @@ func move(p piece) bool {
 	to := (room + Size - 1) &^ (Size - 1)
 	unmap(room, to-room)
 	unmap(to+Size, room+Size-to)
-	copy(memory(to), memory(p.addr))
-	if collapse(to) && protect(to, p.prot) == 0 {
-		if _, _, errno = unix.Syscall6(unix.SYS_MREMAP, to, Size, Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, p.addr, 0); errno == 0 {
-			return true
+	if populate(p.addr) {
+		copy(memory(to), memory(p.addr))
+		if collapse(to) && protect(to, p.prot) == 0 {
+			if _, _, errno = unix.Syscall6(unix.SYS_MREMAP, to, Size, Size, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, p.addr, 0); errno == 0 {
+				return true
+			}
 		}
 	}
 	unmap(to, Size)
 	return false
+}
+
+// populate has a piece of the file in memory. The kernel waits for the device there, and not a goroutine that keeps its processor; and what
+// cannot be read is an error, and no signal that ends the process.
+func populate(addr uintptr) bool {
+	_, _, errno := syscall.Syscall(unix.SYS_MADVISE, addr, Size, unix.MADV_POPULATE_READ)
+	return errno == 0
 }
 
 func protect(addr uintptr, prot int) syscall.Errno {

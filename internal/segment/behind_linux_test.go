@@ -59,7 +59,7 @@ func TestWhatIsDurableIsNotKept(t *testing.T) {
 			f, err := vfs.OS().OpenFile(w.Path(), os.O_RDWR, 0)
 			check(t, err)
 			defer f.Close()
-			if d, err := vfs.OpenDirect(f); err == nil {
+			if d, err := vfs.OpenDirect(f, 0); err == nil {
 				check(t, d.Close())
 			} else if !c.read {
 				t.Logf("NOT CHECKED: %v", err)

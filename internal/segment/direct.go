@@ -15,17 +15,19 @@ import (
 // follows, as the cache does with a page. So each sector that had something durable gets the same bytes again, and more behind them.
 type direct struct {
 	f    vfs.DirectFile // nil: it cannot be written so, or no longer
-	room int64          // preallocated bytes; there is no writing zeros behind them
+	room int64          // preallocated bytes; zeros behind them would make the file longer
 	buf  []byte         // aligned; nil without f
 	tail int            // the file's last bytes, those in a block that is not full, are buf[:tail]
 }
 
-// openDirect is for f, of which room bytes are preallocated and begin with header. That it cannot be written so is no error.
-func openDirect(f vfs.File, room int64, header []byte) direct {
+// openDirect is for f, of which room bytes are preallocated, and a header that ends at end written. That it cannot be written so is no error.
+func openDirect(f vfs.File, room, end int64) direct {
 	d := direct{room: room}
-	if d.f, _ = vfs.OpenDirect(f); d.f != nil {
+	if end%vfs.DirectBlock != 0 || room <= end {
+		return d
+	}
+	if d.f, _ = vfs.OpenDirect(f, room); d.f != nil {
 		d.buf = vfs.Aligned(vfs.DirectBlock)
-		d.appended(header)
 	}
 	return d
 }

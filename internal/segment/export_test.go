@@ -1,4 +1,4 @@
 package segment
 
-// DirectMemory returns the bytes that w has written directly at once, at most; 0: none yet.
+// DirectMemory returns the bytes that w has in which to write directly: no more than a block before it did, none where it cannot.
 func DirectMemory(w *Writer) int { return len(w.direct.buf) }

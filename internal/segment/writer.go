@@ -179,7 +179,7 @@ func (d *Draft) Place() (*Writer, error) {
 	if !d.noSum {
 		w.hash = sha256.New()
 	}
-	w.direct = openDirect(f, d.room, d.header)
+	w.direct = openDirect(f, d.room, w.synced)
 	w.sumUp(d.header)
 	return w, nil
 }

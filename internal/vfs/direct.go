@@ -6,8 +6,8 @@ import (
 	"io/fs"
 )
 
-// DirectBlock is what an offset, a length and an address are multiples of where a [DirectFile] is written. It is a page of the
-// kernels and a block of the file systems that usp runs on; smaller ones, where a device has them, would be rewritten in a page.
+// DirectBlock is what an offset, a length and an address are multiples of where a [DirectFile] is written. It is a block of the file systems
+// that usp runs on; a smaller one, where a device has it, would be rewritten in a whole one.
 const DirectBlock = 4096
 
 // DirectFile writes to a file past the kernel's cache: from the caller's memory to the device, with no copy, and no page of the cache, in
@@ -19,14 +19,15 @@ type DirectFile interface {
 
 // director is a file that can be opened a second time as a DirectFile.
 type director interface {
-	openDirect() (DirectFile, error)
+	openDirect(size int64) (DirectFile, error)
 }
 
-// OpenDirect opens f, which has the name that it was opened by, for being written directly as well. The error wraps
-// [errors.ErrUnsupported] where the system or the file system does not offer that, or not for blocks of this size.
-func OpenDirect(f File) (DirectFile, error) {
+// OpenDirect opens f, which has the name that it was opened by, for being written directly as well, within its first size bytes. The error
+// wraps [errors.ErrUnsupported] where the system or the file system does not offer that, or not for blocks of this size; and
+// where the file is smaller, as it is after [File.Preallocate] on a file system that cannot do that.
+func OpenDirect(f File, size int64) (DirectFile, error) {
 	if d, ok := f.(director); ok {
-		return d.openDirect()
+		return d.openDirect(size)
 	}
 	return nil, noDirect(f)
 }
@@ -36,8 +37,8 @@ func noDirect(f File) error {
 }
 
 // openDirect implements director. That it is opened is no operation of its own, what is written is an OpWrite.
-func (f *injectFile) openDirect() (DirectFile, error) {
-	d, err := OpenDirect(f.File)
+func (f *injectFile) openDirect(size int64) (DirectFile, error) {
+	d, err := OpenDirect(f.File, size)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +61,14 @@ func (d *injectDirect) WriteAt(p []byte, off int64) (int, error) {
 }
 
 // openDirect implements director.
-func (f *memFile) openDirect() (DirectFile, error) { return memDirect{f}, nil }
+func (f *memFile) openDirect(size int64) (DirectFile, error) {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	if f.n.data.size < size {
+		return nil, noDirect(f)
+	}
+	return memDirect{f}, nil
+}
 
 // memDirect writes as any handle on a Mem does, but takes whole blocks alone.
 type memDirect struct{ f *memFile }

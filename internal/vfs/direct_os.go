@@ -26,19 +26,23 @@ func Aligned(n int) []byte {
 }
 
 // openDirect implements director. A file that was renamed meanwhile is not taken for f.
-func (f osFile) openDirect() (DirectFile, error) {
+func (f osFile) openDirect(size int64) (DirectFile, error) {
 	if !directly(f) {
 		return nil, noDirect(f)
 	}
-	d, err := os.OpenFile(f.Name(), os.O_WRONLY|directFlag, 0)
+	d, err := os.OpenFile(f.Name(), os.O_WRONLY|directFlag|unix.O_NONBLOCK, 0) // no waiting for who reads a pipe that has the name now
 	if err != nil {
 		return nil, err
 	}
 	was, err := f.File.Stat()
 	if err == nil {
 		is, serr := d.Stat()
-		if err = serr; err == nil && !os.SameFile(was, is) {
+		switch err = serr; {
+		case err != nil:
+		case !os.SameFile(was, is):
 			err = fmt.Errorf("open %s directly: it is another file now", f.Name())
+		case is.Size() < size:
+			err = noDirect(f)
 		}
 	}
 	if err != nil {

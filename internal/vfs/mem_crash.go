@@ -133,7 +133,7 @@ func (c *crasher) content(n *memNode) blob {
 
 // tear applies a part of a write to b, where disk is what was durable.
 func (c *crasher) tear(b *blob, w memWrite, disk *blob) {
-	kept := w.off + int64(disk.common(w.data, w.off))
+	kept := w.off + int64(min(disk.common(w.data, w.off), b.common(w.data, w.off))) // b may have been cut since
 	unit := int64(sectorSize)
 	if c.coin(2) {
 		unit = blockSize
