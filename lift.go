@@ -12,12 +12,18 @@ import (
 // no progress.
 const liftInterval = 250 * time.Millisecond
 
+// begins is how long a recorder is taken to be beginning. Of a ring in which more wait for it meanwhile than of one that is at work, it is no
+// sign that it gets too little: it takes over from one that died, and who raises it has it there for ten seconds.
+const begins = time.Second
+
 // lifter raises the priority of a recorder that has lowered it and is left too little by others to notice that it does not keep
 // up any more, that a state waits to be saved, or that the run has ended.
 type lifter struct {
 	ring   *ring.Consumer // looks only; the producer is for the goroutine that emits
 	kept   recorder.Keeper
 	behind uint64 // so many records wait for a recorder that does not keep up
+	pid    int    // of the recorder that was looked at last
+	since  time.Time
 	staged uint64 // 1 + the ticket of the state that nobody had taken at the last look; 0: there was none
 	tick   *time.Ticker
 }
@@ -46,6 +52,12 @@ func (l *lifter) when() <-chan time.Time {
 func (l *lifter) look(pid int, now time.Time) {
 	state, seen, produced, behind := l.ring.State(), l.ring.Published(), l.ring.Produced(), l.behind
 	kept := l.kept.Keep(produced, now)
+	if pid != l.pid {
+		l.pid, l.since = pid, now
+	}
+	if now.Sub(l.since) < begins {
+		behind *= 8
+	}
 	if seen.Fault != 0 && seen.PID == pid { // its storage takes nothing
 		behind += kept
 	}

@@ -30,21 +30,25 @@ func TestLifter(t *testing.T) {
 		fault   syscall.Errno // what storage says
 		gone    bool          // to a recorder before this one
 		pace    int           // more records before each look but the first
+		new     bool          // it was not seen before
 	}{
-		"keeps up":               {behind - 1, 0, false, 3, nil, "19", 0, false, 0},
-		"does not keep up":       {behind, 0, false, 1, nil, "0", 0, false, 0},
-		"storage is full":        {slots/4*3 + behind - 1, 0, false, 3, nil, "19", syscall.ENOSPC, false, 0},
-		"and so is the ring":     {slots/4*3 + behind, 0, false, 1, nil, "0", syscall.ENOSPC, false, 0},
-		"full, and quick":        {0, 0, false, 2, nil, "0", syscall.ENOSPC, false, slots / 2},
-		"full, and not so quick": {0, 0, false, 2, nil, "19", syscall.ENOSPC, false, slots / 4},
-		"another was in trouble": {behind, 0, false, 1, nil, "0", syscall.ENOSPC, true, 0},
-		"full, and to end":       {slots, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", syscall.ENOSPC, false, 0},
-		"a state is new":         {0, 1, false, 1, nil, "19", 0, false, 0},
-		"a state waits":          {0, 1, false, 2, nil, "0", 0, false, 0},
-		"states are taken":       {0, 3, true, 3, nil, "19", 0, false, 0},
-		"is to end":              {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", 0, false, 0},
-		"is to end a failed":     {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(false) }, "0", 0, false, 0},
-		"ring was let go":        {0, 0, false, 1, func(p *ring.Producer) error { return p.Close(true) }, "0", 0, false, 0},
+		"keeps up":               {behind - 1, 0, false, 3, nil, "19", 0, false, 0, false},
+		"does not keep up":       {behind, 0, false, 1, nil, "0", 0, false, 0, false},
+		"is beginning":           {8*behind - 1, 0, false, 4, nil, "19", 0, false, 0, true},
+		"began, and is behind":   {8*behind - 1, 0, false, 5, nil, "0", 0, false, 0, true},
+		"begins far behind":      {8 * behind, 0, false, 1, nil, "0", 0, false, 0, true},
+		"storage is full":        {slots/4*3 + behind - 1, 0, false, 3, nil, "19", syscall.ENOSPC, false, 0, false},
+		"and so is the ring":     {slots/4*3 + behind, 0, false, 1, nil, "0", syscall.ENOSPC, false, 0, false},
+		"full, and quick":        {0, 0, false, 2, nil, "0", syscall.ENOSPC, false, slots / 2, false},
+		"full, and not so quick": {0, 0, false, 2, nil, "19", syscall.ENOSPC, false, slots / 4, false},
+		"another was in trouble": {behind, 0, false, 1, nil, "0", syscall.ENOSPC, true, 0, false},
+		"full, and to end":       {slots, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", syscall.ENOSPC, false, 0, false},
+		"a state is new":         {0, 1, false, 1, nil, "19", 0, false, 0, false},
+		"a state waits":          {0, 1, false, 2, nil, "0", 0, false, 0, false},
+		"states are taken":       {0, 3, true, 3, nil, "19", 0, false, 0, false},
+		"is to end":              {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(true) }, "0", 0, false, 0, false},
+		"is to end a failed":     {0, 0, false, 1, func(p *ring.Producer) error { return p.Finish(false) }, "0", 0, false, 0, false},
+		"ring was let go":        {0, 0, false, 1, func(p *ring.Producer) error { return p.Close(true) }, "0", 0, false, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := ring.Create(ring.Config{Path: filepath.Join(t.TempDir(), "ring"), RunID: "r", Schema: []byte("s"), PayloadLen: 8, Slots: slots, StagingAreas: 1, StagingCapacity: 1})
@@ -65,6 +69,10 @@ func TestLifter(t *testing.T) {
 			}
 			lift := newLifter(p.Path())
 			defer lift.close()
+			began := time.Unix(1_800_000_000, 0)
+			if !test.new {
+				lift.pid, lift.since = cmd.Process.Pid, began.Add(-begins)
+			}
 			emit := func(n int) {
 				for range n {
 					p.Emit([]uint64{0})
@@ -95,7 +103,7 @@ func TestLifter(t *testing.T) {
 						t.Fatal("no free staging area")
 					}
 				}
-				lift.look(cmd.Process.Pid, time.Unix(1_800_000_000, 0).Add(time.Duration(n)*liftInterval))
+				lift.look(cmd.Process.Pid, began.Add(time.Duration(n)*liftInterval))
 				if test.taken {
 					if s, ok := recorder.Staged(); !ok || s.Release() != nil {
 						t.Fatal("no state to take")

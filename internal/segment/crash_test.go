@@ -205,11 +205,11 @@ func crashes(m *vfs.Mem, seeds int) map[string]*vfs.Mem {
 }
 
 func TestCrashAtEveryOp(t *testing.T) {
-	t.Run("small", func(t *testing.T) { crashAtEveryOp(t, newLog, 200) })
-	t.Run("large", func(t *testing.T) { crashAtEveryOp(t, newLargeLog, 3000) })
+	t.Run("small", func(t *testing.T) { crashAtEveryOp(t, newLog, 200, 4) })
+	t.Run("large", func(t *testing.T) { crashAtEveryOp(t, newLargeLog, 2400, 1) })
 }
 
-func crashAtEveryOp(t *testing.T, newLog func(vfs.FS) *log, frames uint64) {
+func crashAtEveryOp(t *testing.T, newLog func(vfs.FS) *log, frames uint64, seeds int) {
 	m := newFS(t)
 	l := newLog(m)
 	points, torn := 0, 0
@@ -218,7 +218,7 @@ func crashAtEveryOp(t *testing.T, newLog func(vfs.FS) *log, frames uint64) {
 			return // the same state as before the next operation that changes one
 		}
 		points++
-		for name, after := range crashes(m, 4) {
+		for name, after := range crashes(m, seeds) {
 			if err := recovered(after, l.acked, l.appended+9*l.burst, l.sealed); err != nil {
 				t.Errorf("crash (%s) before %v: %v", name, op, err)
 			}

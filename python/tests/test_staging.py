@@ -117,6 +117,12 @@ def test_a_state_that_waits_is_a_starved_recorder(
     assert not after(10)
     ring.emit(payload(1))
     assert after(0), "1/32 of the slots"
+    assert not starved(8), "it begins, and others may wait for it"
+    assert not after(0) and not after(0.9) and after(0.2), "no longer"
+    monkeypatch.setattr(ring, "consumer", lambda: Consumer(position=2 - 16))
+    assert starved(8), "a quarter of the slots"
+    monkeypatch.setattr(ring, "consumer", Consumer)
+    assert not starved(7), "begins once more"
     monkeypatch.setattr(ring, "consumer", lambda: Consumer(fault=28, pid=6))
     assert after(10), "storage took nothing from another process, which has ended"
     monkeypatch.setattr(ring, "consumer", lambda: Consumer(fault=28, pid=7))
