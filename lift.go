@@ -12,8 +12,8 @@ import (
 // no progress.
 const liftInterval = 250 * time.Millisecond
 
-// begins is how long a recorder is taken to be beginning. Of a ring in which more wait for it meanwhile than of one that is at work, it is no
-// sign that it gets too little: it takes over from one that died, and who raises it has it there for ten seconds.
+// begins is how long a recorder is taken to be beginning. It may have taken over from one that died; that more records wait for it then is no
+// sign that it gets too little of a processor, and one that is raised stays so for ten seconds.
 const begins = time.Second
 
 // lifter raises the priority of a recorder that has lowered it and is left too little by others to notice that it does not keep

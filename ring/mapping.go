@@ -78,7 +78,8 @@ func (m *mapping) guarded(f func()) (err error) {
 	return nil
 }
 
-// retry repeats a system call that a signal interrupted. The call returns a bare number; most often it is that of a lock that is held, and nothing looks into it.
+// retry repeats a system call that a signal interrupted. The call returns a bare errno, so that it is compared at once: a recorder asks for
+// the producer's lock, which is held, at each look.
 func retry(f func() error) error {
 	for {
 		if err := f(); err != unix.EINTR {

@@ -59,10 +59,8 @@ func TestWhatIsDurableIsNotKept(t *testing.T) {
 			f, err := vfs.OS().OpenFile(w.Path(), os.O_RDWR, 0)
 			check(t, err)
 			defer f.Close()
-			if d, err := vfs.OpenDirect(f, 0); err == nil {
-				check(t, d.Close())
-			} else if !c.read {
-				t.Logf("NOT CHECKED: %v", err)
+			if segment.DirectMemory(w) == 0 && !c.read {
+				t.Log("NOT CHECKED: a file that is written directly: the file system for temporary files does not offer it")
 				c.most += 128 << 10
 			}
 			frame := func(i int) []byte { return bytes.Repeat([]byte{byte(i + 1)}, c.frame/2) }
