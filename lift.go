@@ -12,19 +12,14 @@ import (
 // no progress.
 const liftInterval = 250 * time.Millisecond
 
-// begins is how long a recorder is taken to be beginning. It may have taken over from one that died; that more records wait for it then is no
-// sign that it gets too little of a processor, and one that is raised stays so for ten seconds.
-const begins = time.Second
-
 // lifter raises the priority of a recorder that has lowered it and is left too little by others to notice that it does not keep
 // up any more, that a state waits to be saved, or that the run has ended.
 type lifter struct {
 	ring   *ring.Consumer // looks only; the producer is for the goroutine that emits
 	kept   recorder.Keeper
-	behind uint64 // so many records wait for a recorder that does not keep up
-	pid    int    // of the recorder that was looked at last
-	since  time.Time
-	staged uint64 // 1 + the ticket of the state that nobody had taken at the last look; 0: there was none
+	pid    int       // of the recorder that was looked at last
+	since  time.Time // when it was looked at first
+	staged uint64    // 1 + the ticket of the state that nobody had taken at the last look; 0: there was none
 	tick   *time.Ticker
 }
 
@@ -37,7 +32,7 @@ func newLifter(path string) *lifter {
 	if err != nil { // such as one that a recorder has finished with and removed
 		return nil
 	}
-	return &lifter{ring: c, kept: recorder.NewKeeper(c.Header().Slots), behind: uint64(recorder.Behind(c.Header().Slots)), tick: time.NewTicker(liftInterval)}
+	return &lifter{ring: c, kept: recorder.NewKeeper(c.Header().Slots), tick: time.NewTicker(liftInterval)}
 }
 
 // when returns the channel of the times to look, one that never sends for nil.
@@ -50,14 +45,12 @@ func (l *lifter) when() <-chan time.Time {
 
 // look raises the recorder that runs as the given process, if it needs that now. An error passes with the next look.
 func (l *lifter) look(pid int, now time.Time) {
-	state, seen, produced, behind := l.ring.State(), l.ring.Published(), l.ring.Produced(), l.behind
+	state, seen, produced := l.ring.State(), l.ring.Published(), l.ring.Produced()
 	kept := l.kept.Keep(produced, now)
 	if pid != l.pid {
 		l.pid, l.since = pid, now
 	}
-	if now.Sub(l.since) < begins {
-		behind *= 8
-	}
+	behind := uint64(recorder.Behind(l.ring.Header().Slots, now.Sub(l.since)))
 	if seen.Fault != 0 && seen.PID == pid { // its storage takes nothing
 		behind += kept
 	}

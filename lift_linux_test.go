@@ -71,7 +71,7 @@ func TestLifter(t *testing.T) {
 			defer lift.close()
 			began := time.Unix(1_800_000_000, 0)
 			if !test.new {
-				lift.pid, lift.since = cmd.Process.Pid, began.Add(-begins)
+				lift.pid, lift.since = cmd.Process.Pid, began.Add(-time.Second)
 			}
 			emit := func(n int) {
 				for range n {

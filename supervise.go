@@ -167,6 +167,7 @@ func (s *supervisor) watch(p *process) {
 			s.mu.Unlock()
 			return
 		}
+		_ = priority.LowerSession(p.pid) // the loop is at work, and does not wait for it
 	}
 }
 

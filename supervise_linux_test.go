@@ -1,11 +1,14 @@
 package usp
 
 import (
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/usp-project/usp/internal/priority"
 )
@@ -44,5 +47,34 @@ func TestLaunchUnhurried(t *testing.T) {
 	got := launched(t, `read slack < /proc/self/timerslack_ns && echo $slack > "$0"`)
 	if got != strconv.FormatInt(priority.Slack.Nanoseconds(), 10) {
 		t.Errorf("a slack of %s ns", got)
+	}
+}
+
+// The first recorder begins at ordinary priority, for which its run waits; one that takes over gives way from its beginning on.
+func TestTakeoverGivesWay(t *testing.T) {
+	if !priority.Sessions() {
+		t.Skip("NOT CHECKED: the priority of a recorder that takes over; this system does not schedule sessions as groups")
+	}
+	const script = `
+		has() { read group word nice < /proc/self/autogroup && test $nice = $1; }
+		if test -e "$0.first"; then
+			for i in 1 2 3 4 5 6 7 8 9 10; do has 18 && break; sleep .1; done
+			has 18 && echo low > "$0"; echo {}
+		else
+			touch "$0.first"; sleep .3; has 0 && touch "$0.ordinary"; false
+		fi`
+	out := filepath.Join(t.TempDir(), "out")
+	o := Options{Now: time.Now, Logger: slog.New(slog.DiscardHandler), Stderr: io.Discard}
+	s := newSupervisor([]string{"sh", "-c", script}, out, o, nil)
+	p, err := s.launch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.watch(p)
+	if _, err := os.Stat(out + ".ordinary"); err != nil {
+		t.Error("the first one was lowered: ", err)
+	}
+	if _, err := os.Stat(out); err != nil {
+		t.Error("the second one was not: ", err)
 	}
 }

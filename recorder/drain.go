@@ -72,11 +72,13 @@ type work struct {
 // detach (errDetached), or another part of the recorder failed. It alone touches the ring.
 func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) {
 	payload := r.newPayload()
-	pace := newPace(r.ring.Header().Slots, r.opts.CommitInterval)
-	keeper := NewKeeper(r.ring.Header().Slots)
+	slots := r.ring.Header().Slots
+	pace := newPace(slots, r.opts.CommitInterval)
+	keeper := NewKeeper(slots)
 	yield := yielder{set: r.opts.Yield, low: r.low}
 	looked := r.opts.Now()
-	settle := settler{more: r.opts.Settle, from: looked.Add(settles)}
+	began := looked
+	settle := settler{more: r.opts.Settle, from: began.Add(settles)}
 	cur, err := r.takeFree(failed)
 	if err != nil {
 		return 0, err
@@ -105,7 +107,8 @@ func (r *Recorder) drain(ctx, failed context.Context) (digestlog.Status, error) 
 		if n > 0 && cur.began.IsZero() {
 			cur.began = since
 		}
-		yield.look(looked, stop || ended || pace.behind(n+r.backlog(until)) || r.snapshotLate(looked))
+		behind := n+r.backlog(until) >= Behind(slots, looked.Sub(began))
+		yield.look(looked, stop || ended || behind || r.snapshotLate(looked))
 		r.narrow.look(yield.low, r.stats.saving.Load() != 0)
 		settle.look(looked, yield.low)
 		r.releaseAreas()

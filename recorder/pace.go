@@ -21,8 +21,17 @@ type pace struct {
 	timer      *time.Timer // nil before the first wait
 }
 
-// Behind returns how many records wait in a ring of so many slots when its recorder does not keep up any more.
-func Behind(slots int) int { return max(1, slots/32) }
+// begins is how long a recorder is taken to be beginning. It may have taken over from one that died, and finds what came meanwhile.
+const begins = time.Second
+
+// Behind returns how many records wait in a ring of so many slots when its recorder, which has been at work for so long, does not keep up.
+// A 32nd of the ring is no sign of that in its beginning, nor a reason for ordinary priority: that stays for a while.
+func Behind(slots int, age time.Duration) int {
+	if age < begins {
+		return max(1, slots/32) * 8
+	}
+	return max(1, slots/32)
+}
 
 // newPace is for a ring of so many slots, and records that are to be durable within so long. A producer that the recorder
 // can follow must not overrun an empty ring within the longest wait; for a small ring that cannot be had, and the wait
@@ -30,14 +39,11 @@ func Behind(slots int) int { return max(1, slots/32) }
 func newPace(slots int, commit time.Duration) *pace {
 	most := max(min(commit/2, longestPause), shortestPause)
 	longest := min(max(time.Duration(min(slots, 1<<20))*soonestSlot, time.Millisecond), most)
-	return &pace{longest: longest, busy: Behind(slots), full: max(1, slots/8)}
+	return &pace{longest: longest, busy: Behind(slots, begins), full: max(1, slots/8)}
 }
 
 // slowest reports whether the wait has reached its longest.
 func (p *pace) slowest() bool { return p.d == p.longest }
-
-// behind reports whether a look came late at which there were n items.
-func (p *pace) behind(n int) bool { return n >= p.busy }
 
 // next returns how long to wait after a look that found n items.
 func (p *pace) next(n int) time.Duration {
@@ -45,7 +51,7 @@ func (p *pace) next(n int) time.Duration {
 	case n >= p.full:
 		p.d = 0
 		return 0
-	case p.behind(n):
+	case n >= p.busy:
 		p.d /= 2
 	default:
 		p.d *= 2

@@ -45,6 +45,20 @@ func TestPace(t *testing.T) {
 	}
 }
 
+func TestBehind(t *testing.T) {
+	for _, c := range []struct {
+		slots int
+		age   time.Duration
+		want  int
+	}{
+		{65536, 0, 16384}, {65536, begins - 1, 16384}, {65536, begins, 2048}, {65536, time.Hour, 2048}, {1, 0, 8}, {1, begins, 1}, {64, begins, 2},
+	} {
+		if got := Behind(c.slots, c.age); got != c.want {
+			t.Errorf("%d slots, at work for %v: %d, want %d", c.slots, c.age, got, c.want)
+		}
+	}
+}
+
 // TestPaceHoldsTheRing draws rates that a ring can hold, and lets them begin at any moment: no wait is so long that the
 // ring runs over.
 func TestPaceHoldsTheRing(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/usp-project/usp/internal/vfs"
 	"github.com/usp-project/usp/recorder"
+	"github.com/usp-project/usp/ring"
 )
 
 // TestYields: a recorder that keeps up gives way. It does not where it finds many records at once, while a snapshot takes long, and at the end.
@@ -98,6 +99,48 @@ func TestTakesOverLow(t *testing.T) {
 		}
 	}
 	check(t, p.Close(true))
+}
+
+// TestTakesOverBehind: of a recorder that begins, what came while there was none presses less than of one that has been at work.
+func TestTakesOverBehind(t *testing.T) {
+	const slots = 256
+	for name, c := range map[string]struct {
+		waiting int
+		raised  bool
+	}{
+		"an eighth of the ring": {slots / 8, false},
+		"just below a quarter":  {slots/4 - 1, false},
+		"a quarter":             {slots / 4, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := vfs.NewMem()
+			p := newProducer(t, ringConfig{slots: slots})
+			o := options(m)
+			o.Now = func() time.Time { return time.Unix(1_800_000_000, 0) } // it begins for ever
+			first, err := recorder.Attach(p.Path(), o)
+			check(t, err)
+			ctx, stop := context.WithCancel(t.Context())
+			stop()
+			if _, err := first.Run(ctx); !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			p.emit(c.waiting)
+			var raised atomic.Bool
+			o.Yield = func(low bool) (before bool, err error) {
+				if !low {
+					raised.Store(true)
+				}
+				return !low, nil
+			}
+			x := start(t, p.Path(), o)
+			p.until(func(s ring.ConsumerState) bool { return s.Position == uint64(c.waiting) })
+			if raised.Load() != c.raised {
+				t.Errorf("raised %v, want %v", raised.Load(), c.raised)
+			}
+			check(t, p.Close(true))
+			x.finish()
+		})
+	}
 }
 
 // TestSettles: what makes a recorder cheaper is done once it has given way for a while, until nothing is left of it.

@@ -23,6 +23,10 @@ const Slack = time.Millisecond
 // lowers a session should have somebody else who raises it, with RaiseSession.
 const Lowest = 19
 
+// Beginning is the priority that LowerSession gives. By it Session knows that its session was lowered by who started it, until it can do
+// so itself, and not by its user: it may be raised. It is as good as the lowest.
+const Beginning = Lowest - 1
+
 const (
 	goDebug       = "GODEBUG="
 	noPreemptions = "asyncpreemptoff="

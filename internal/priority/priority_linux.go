@@ -63,9 +63,9 @@ func Sessions() bool {
 }
 
 // Session returns what gives all that runs in this process's session the lowest priority, or the one that it has now, and
-// says whether it had the lowest before. It returns nil where sessions have none, and where this process does not lead its
-// session: the others there have not asked for it. An error may pass: of unprivileged processes the system takes ten such
-// calls a second, all together.
+// says whether it had the lowest before; of one that LowerSession lowered the ordinary one. It returns nil where sessions have
+// none, and where this process does not lead its session: the others there have not asked for it. An error may pass: of
+// unprivileged processes the system takes ten such calls a second, all together.
 func Session() func(low bool) (before bool, err error) {
 	if id, _, errno := syscall.RawSyscall(syscall.SYS_GETSID, 0, 0, 0); errno != 0 || int(id) != os.Getpid() || !Sessions() {
 		return nil
@@ -75,27 +75,43 @@ func Session() func(low bool) (before bool, err error) {
 	if err != nil || was >= Lowest || syscall.Access(file, 2) != nil { // 2: writing; /proc may be mounted without
 		return nil
 	}
+	if was == Beginning {
+		was = ordinary
+	}
 	return func(low bool) (before bool, err error) {
 		nice, err := readSession(file)
 		if err != nil {
 			return false, err
 		}
-		want := was
-		if low {
+		before, want := nice >= Beginning, was
+		switch {
+		case low && before:
+			want = nice
+		case low:
 			want = Lowest
 		}
 		if nice != want {
 			err = writeSession(file, want)
 		}
-		return nice == Lowest, err
+		return before, err
 	}
 }
 
-// RaiseSession gives the session of another process ordinary priority, if it has the lowest. An error may pass, as with
-// Session.
+// LowerSession has the session of another process give way from its beginning on, if it has ordinary priority: for one that leads
+// it and will ask for its Session. An error may pass, as there.
+func LowerSession(pid int) error {
+	file := sessionFile(strconv.Itoa(pid))
+	if nice, err := readSession(file); err != nil || nice != ordinary {
+		return err
+	}
+	return writeSession(file, Beginning)
+}
+
+// RaiseSession gives the session of another process ordinary priority, if it has the lowest, or that of its beginning. An error
+// may pass, as with Session.
 func RaiseSession(pid int) error {
 	file := sessionFile(strconv.Itoa(pid))
-	if nice, err := readSession(file); err != nil || nice != Lowest {
+	if nice, err := readSession(file); err != nil || nice < Beginning {
 		return err
 	}
 	return writeSession(file, ordinary)

@@ -28,17 +28,10 @@ func TestMain(m *testing.M) {
 }
 
 var children = map[string]func(){
-	"session": func() {
-		set := Session()
-		if set == nil {
-			fmt.Print("none")
-			return
-		}
-		for _, low := range []bool{true, true, false, true} {
-			before, err := set(low)
-			nice, _ := readSession(sessionFile("self"))
-			fmt.Println(before, nice, err)
-		}
+	"session": inSession,
+	"begun": func() { // by a parent that lowers it before it may go on
+		_, _ = fmt.Scanln()
+		inSession()
 	},
 	"raised": func() { // the parent raises it, between two lines
 		set := Session()
@@ -79,6 +72,20 @@ var children = map[string]func(){
 		mine, first := niceOf(fmt.Sprint(syscall.Gettid())), niceOf(fmt.Sprint(os.Getpid()))
 		fmt.Println(mine, syscall.Gettid() == os.Getpid() || first != Lowest)
 	},
+}
+
+// inSession lowers its session twice, raises it, lowers it again, and prints what it had before, what it has then, and the error.
+func inSession() {
+	set := Session()
+	if set == nil {
+		fmt.Print("none")
+		return
+	}
+	for _, low := range []bool{true, true, false, true} {
+		before, err := set(low)
+		nice, _ := readSession(sessionFile("self"))
+		fmt.Println(before, nice, err)
+	}
 }
 
 func niceOf(task string) int {
@@ -124,7 +131,39 @@ func needSessions(t *testing.T) {
 	}
 }
 
-// TestRaiseSession: who has the lowest priority is raised and finds that out; all others stay as they are.
+// TestBegun: who was lowered by who started it gives way as it is, may be raised, and is lowered as any other then.
+func TestBegun(t *testing.T) {
+	needSessions(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), childEnv+"=begun")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := LowerSession(cmd.Process.Pid); err != nil {
+		t.Errorf("lowered: %v", err)
+	}
+	fmt.Fprintln(in)
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := out.String(), "true 18 <nil>\ntrue 18 <nil>\ntrue 0 <nil>\nfalse 19 <nil>\n"; got != want {
+		t.Errorf("in a session that was lowered: %q, want %q", got, want)
+	}
+}
+
+// TestRaiseSession: who has the lowest priority, or that of a beginning, is raised and finds that out, who has the ordinary one is lowered;
+// all others stay as they are.
 func TestRaiseSession(t *testing.T) {
 	needSessions(t)
 	self, err := os.Executable()
@@ -165,16 +204,23 @@ func TestRaiseSession(t *testing.T) {
 		}
 		fmt.Fprintln(in)
 	}
-	for _, other := range []int{5, Lowest - 1} {
-		other := other
-		if err := writeSession(sessionFile(strconv.Itoa(cmd.Process.Pid)), other); err != nil {
-			t.Skip("NOT CHECKED: whether others stay as they are: ", err)
-		}
-		if err := RaiseSession(cmd.Process.Pid); err != nil || nice() != other {
-			t.Errorf("one that somebody gave %d: %v, it has %d", other, err, nice())
+	for _, c := range []struct{ has, raised, lowered int }{
+		{ordinary, ordinary, Beginning}, {5, 5, 5}, {Beginning - 1, Beginning - 1, Beginning - 1}, {Beginning, ordinary, Beginning}, {Lowest, ordinary, Lowest},
+	} {
+		for _, change := range []struct {
+			name string
+			do   func(pid int) error
+			want int
+		}{{"raised", RaiseSession, c.raised}, {"lowered", LowerSession, c.lowered}} {
+			if err := writeSession(sessionFile(strconv.Itoa(cmd.Process.Pid)), c.has); err != nil {
+				t.Skip("NOT CHECKED: whether others stay as they are: ", err)
+			}
+			if err := change.do(cmd.Process.Pid); err != nil || nice() != change.want {
+				t.Errorf("one that has %d, %s: %v, it has %d, want %d", c.has, change.name, err, nice(), change.want)
+			}
 		}
 	}
-	if err := RaiseSession(1 << 30); err == nil {
+	if RaiseSession(1<<30) == nil || LowerSession(1<<30) == nil {
 		t.Error("no error of a process that is not there")
 	}
 }

@@ -28,5 +28,8 @@ func Sessions() bool { return false }
 // Session returns nil: the session's share of the processors cannot be changed.
 func Session() func(low bool) (before bool, err error) { return nil }
 
+// LowerSession does nothing.
+func LowerSession(pid int) error { return nil }
+
 // RaiseSession does nothing.
 func RaiseSession(pid int) error { return nil }

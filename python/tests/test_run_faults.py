@@ -412,6 +412,25 @@ def test_the_recorder_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("sessions")
+def test_a_recorder_that_takes_over_gives_way_from_its_beginning_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USP_RING_SLOTS", "1024")
+    with api.Run(fields=FIELDS) as run:
+        first = recorder_of(run)
+        until(lambda: session(first)[1] == "19")
+        run.emit(0, values(0))
+        os.kill(first, signal.SIGKILL)
+        second = until(lambda: (pid := recorder_of(run)) != first and pid)
+        assert session(second)[1] == "18", "not lowered by who started it"
+        os.kill(second, signal.SIGSTOP)
+        try:
+            for step in range(1, 500):
+                run.emit(step, values(step))
+            until(lambda: session(second)[1] == "0")
+        finally:
+            os.kill(second, signal.SIGCONT)
+
+
+@pytest.mark.usefixtures("sessions")
 def test_the_recorder_of_a_run_that_ends_is_raised() -> None:
     run = api.Run(fields=FIELDS)
     pid = recorder_of(run)

@@ -30,6 +30,7 @@ LOOK = 0.25  # seconds between two looks whether the recorder is to be raised
 POLL = 0.002  # seconds between two looks at the ring while waiting
 SLACK = 1_000_000  # ns by which a recorder's timers may be late, as in internal/priority
 PR_SET_TIMERSLACK = 29  # of prctl(2)
+ORDINARY, BEGINNING, LOWEST = b"0", b"18", b"19"  # priorities of a session, as in internal/priority
 NO_PREEMPTIONS = "asyncpreemptoff="  # of Go's GODEBUG
 ATTACHED, DONE = 1, 2  # the consumer's phases, as in doc/format/ring.md
 
@@ -176,6 +177,8 @@ class Recorder:
         except OSError as err:
             return RecorderError(f"the recorder cannot be started: {err}")
         self._process = process
+        if self.starts > 1:  # the loop is at work, and does not wait for it
+            lower_session(process.pid)
         with process:
             printed, last = self._attend(process)
         self._process = None
@@ -250,20 +253,28 @@ def sessions() -> bool:
         return False
 
 
+def lower_session(pid: int) -> None:
+    """Has the session of a recorder give way from its first instruction on, by which it knows that it may be raised."""
+    change_session(pid, (ORDINARY,), BEGINNING)
+
+
 def raise_session(pid: int) -> None:
-    """Gives the session of a recorder that has the lowest priority, nice 19, the ordinary one.
+    """Gives the session of a recorder that has the lowest priority, or that of its beginning, the ordinary one.
 
     A recorder lowers it itself while it keeps up. Then others may leave it too little to notice that it does not any more.
     """
+    change_session(pid, (LOWEST, BEGINNING), ORDINARY)
+
+
+def change_session(pid: int, when: tuple[bytes, ...], nice: bytes) -> None:
+    """Gives the session of a process a priority, if it has one of these."""
     path = f"/proc/{pid}/autogroup"
-    try:
+    with contextlib.suppress(OSError):  # the system takes only so many a second; what raises looks again
         with open(path, "rb") as file:
-            low = file.read().split()[-1:] == [b"19"]
-        if low:
+            has = file.read().split()[-1:]
+        if has and has[0] in when:
             with open(path, "wb", buffering=0) as file:
-                file.write(b"0")
-    except OSError:
-        pass  # tried again at the next look: the system takes only so many a second
+                file.write(nice)
 
 
 def drain(fd: int, keep: Callable[[bytes], Any]) -> bool:
