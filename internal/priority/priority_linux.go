@@ -97,9 +97,12 @@ func Session() func(low bool) (before bool, err error) {
 	}
 }
 
-// LowerSession has the session of another process give way from its beginning on, if it has ordinary priority: for one that leads
-// it and will ask for its Session. An error may pass, as there.
+// LowerSession has the session of another process give way from its beginning on, if it has ordinary priority, where sessions have
+// one: for a process that leads it and will ask for its Session. An error may pass, as there.
 func LowerSession(pid int) error {
+	if !Sessions() {
+		return nil
+	}
 	file := sessionFile(strconv.Itoa(pid))
 	if nice, err := readSession(file); err != nil || nice != ordinary {
 		return err

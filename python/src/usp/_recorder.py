@@ -177,7 +177,7 @@ class Recorder:
         except OSError as err:
             return RecorderError(f"the recorder cannot be started: {err}")
         self._process = process
-        if self.starts > 1:  # the loop is at work, and does not wait for it
+        if self.starts > 1 and sessions():  # the loop is at work, and does not wait for it
             lower_session(process.pid)
         with process:
             printed, last = self._attend(process)
