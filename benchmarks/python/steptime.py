@@ -159,10 +159,16 @@ def alternate(args: argparse.Namespace, state: Well, run: Any) -> tuple[tuple[li
                 os.sched_setaffinity(thread.native_id, {LAST_CORE})
     state.begin()
     blocks: tuple[list[Any], list[Any]] = ([], [])
-    cpu, wall = time.process_time(), time.perf_counter()
+    cpu, wall, stood = time.process_time(), time.perf_counter(), 0.0
     for pair in range(max(4, round(state.pairs * args.pairs))):
         for kind in (0, 1) if pair % 2 == 0 else (1, 0):
-            (state.with_usp if kind else state.without)()
+            if kind:
+                time.sleep(stood)  # the first steps after a pause are slow: both blocks have one, or neither
+                state.with_usp()
+            else:
+                began = time.perf_counter()
+                state.without()
+                stood = time.perf_counter() - began
             carry, times = (emitting if kind else plain)(carry, steps)
             blocks[kind].append(times)
     return blocks, (time.process_time() - cpu) / (time.perf_counter() - wall)
