@@ -6,6 +6,7 @@ import ctypes
 import importlib
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,114 @@ def test_a_ring_that_is_lent_is_not_written_by_the_host(ring_dir: Path) -> None:
     assert ring.position == 1
     ring.finish(True)
     assert read(ring.path).position == 1
+    ring.close()
+
+
+@pytest.fixture(scope="module")
+def warps(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler: the kernel is not run on the CPU")
+    out = tmp_path_factory.mktemp("warp") / "warp.so"
+    subprocess.run([compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror",
+                    f"-I{SOURCE}", str(HERE / "cuda_warp.cpp"), "-o", str(out)], check=True)  # fmt: skip
+    library = ctypes.CDLL(str(out))
+    library.warp_control_size.restype = ctypes.c_uint64
+    return library
+
+
+class Warps:
+    """A ring that is lent, and the kernel that writes it, in warps of coroutines."""
+
+    CLOCK = 10**18  # ns, of the Unix time at which the device's is 0
+
+    def __init__(self, library: ctypes.CDLL, ring: Ring) -> None:
+        self.library, self.ring, self.launches = library, ring, 0
+        base, _, header_len = ring.lend()
+        lay = ring._layout
+        self.control = ctypes.create_string_buffer(library.warp_control_size())
+        u64 = ctypes.c_uint64
+        library.warp_init(
+            self.control, ctypes.c_void_p(base), u64(header_len), u64(lay.slot_size), u64(lay.slots),
+            u64(lay.payload_len), ctypes.c_int64(self.CLOCK),
+        )  # fmt: skip
+
+    def launch(self, step: Any, kind: int, words: list[int], control: bool = True) -> int:
+        """Returns the step that is passed on. A reader may be deceived at no moment."""
+        values = (ctypes.c_uint32 * (2 * len(words)))(*(half for w in words for half in (w & 0xFFFFFFFF, w >> 32)))
+        out = (type(step) * 2)(0, 85)
+        self.launches += 1
+        deceived = self.library.warp_run(
+            self.control if control else None, ctypes.byref(step), kind, values, out,
+            ctypes.c_uint64(self.launches * 0x9E3779B97F4A7C15 % 2**64),
+        )  # fmt: skip
+        assert deceived == 0, "a slot was said to be complete and was not"
+        assert out[1] == 85, "something was written behind the step"
+        return int(out[0])
+
+    def counts(self) -> tuple[int, int, int]:
+        """Records, those late, those after the end."""
+        out = (ctypes.c_uint64 * 3)()
+        self.library.warp_counts(self.control, out)
+        return out[0], out[1], out[2]
+
+
+S32, S64, U32, U64 = 4, 5, 8, 9  # XLA's numbers of types
+
+
+@needs_native
+@pytest.mark.parametrize("length", [1, 29, 30, 31, 62, 500])
+def test_the_kernel_writes_records(warps: ctypes.CDLL, ring_dir: Path, length: int) -> None:
+    ring = make_ring(ring_dir, [Field("a", "metric", "f64", length)], slots=16, native=True)
+    device = Warps(warps, ring)
+    want = []
+    for n in range(40):  # over the oldest, too
+        words = [(n * 0x9E3779B97F4A7C15 + i * 0xD1B54A32D192ED03) % 2**64 for i in range(length)]
+        assert device.launch(ctypes.c_uint64(3 * n), U64, words) == 3 * n
+        want.append((3 * n, words))
+    found = read(ring.path)  # which checks each CRC by zlib
+    assert found.lost == [(0, 24, "overrun")]
+    rows = [struct.unpack(f"<{length + 2}Q", payload) for _, payload in found.records]
+    assert [(r[0], list(r[2:])) for r in rows] == want[-16:]
+    times = [r[1] for r in rows]
+    assert times == sorted(set(times)) and Warps.CLOCK < times[0] < Warps.CLOCK + 10**9
+    assert (ring.position, device.counts()) == (40, (40, 0, 0))
+    ring.close()
+
+
+@needs_native
+def test_the_kernel_passes_every_step_on(warps: ctypes.CDLL, ring_dir: Path) -> None:
+    """Whatever type it has, and whether a record is written or not."""
+    ring = make_ring(ring_dir, [Field("a", "metric", "f64", 1)], native=True)
+    device = Warps(warps, ring)
+    steps = [
+        (ctypes.c_int32(7), S32), (ctypes.c_int32(-1), S32), (ctypes.c_uint32(2**32 - 1), U32),
+        (ctypes.c_int64(2**40), S64), (ctypes.c_int64(-(2**40)), S64), (ctypes.c_uint64(2**63 + 5), U64),
+        (ctypes.c_uint64(9), U64),
+    ]  # fmt: skip
+    for step, kind in steps:
+        assert device.launch(step, kind, [1]) == step.value
+        assert device.launch(step, kind, [2], control=False) == step.value
+    assert [r[0] for r in records(ring)] == [7, 2**32 - 1, 2**40, 2**63 + 5]
+    assert device.counts() == (4, 3, 0)
+    warps.warp_close(device.control)  # as when a graph is replayed after the run's end
+    assert device.launch(ctypes.c_uint64(2**64 - 1), U64, [3]) == 2**64 - 1
+    assert device.counts() == (4, 3, 1)
+    ring.close()
+
+
+@needs_native
+def test_kernels_on_several_streams(warps: ctypes.CDLL, ring_dir: Path) -> None:
+    ring = make_ring(ring_dir, [Field("a", "metric", "f64", 8)], slots=1 << 12, native=True)
+    device = Warps(warps, ring)
+    warps.warp_race(device.control, 4, 500)
+    written, late, stale = device.counts()
+    assert written + late == 2000 and stale == 0
+    found = records(ring)
+    assert len(found) == written == ring.position
+    steps = [r[0] for r in found]
+    assert steps == sorted(set(steps)), "steps that go backwards"
+    assert all(r[2:] == (r[0],) * 8 for r in found), "one record with another's values"
     ring.close()
 
 

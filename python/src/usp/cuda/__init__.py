@@ -1,6 +1,6 @@
 """Records written by a CUDA device itself: `make -C python cuda` builds what is loaded here, where nvcc is.
 
-Not yet run on a GPU: it compiles, and what writes the slot is tested on the CPU. A ring that a device writes belongs to
+Not yet run on a GPU: it compiles, and its kernel is run on the CPU by the tests. A ring that a device writes belongs to
 it: the host's emit raises ClosedError for the rest of the run.
 """
 
