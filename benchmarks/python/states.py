@@ -49,6 +49,9 @@ class Well:
         """Before a block with usp."""
         self.signal(signal.SIGCONT)
 
+    def counted(self) -> None:
+        """Before the first step of a block with usp that counts."""
+
     def end(self) -> None:
         """After the last block: lets the recorder finish."""
         self.signal(signal.SIGCONT)
@@ -88,7 +91,7 @@ class Stopped(Well):
 
 
 class Killed(Well):
-    """SIGKILL at the beginning of each block with usp, which starts another recorder in that block."""
+    """SIGKILL at the first step that counts of each block with usp, which starts another recorder in that block."""
 
     words = "killed every 0.9 s, started again"
     pairs = 4
@@ -98,7 +101,7 @@ class Killed(Well):
         until_there(self)
         self.signal(signal.SIGSTOP)
 
-    def with_usp(self) -> None:
+    def counted(self) -> None:
         kill(self)
 
 
@@ -120,7 +123,7 @@ def kill(state: Well) -> None:
 
 
 class Once(Well):
-    """SIGKILL at the beginning of the second block with usp: another recorder takes over in it, and records all others."""
+    """SIGKILL at the first step that counts of the second block with usp: another one records the rest, and all others."""
 
     words = "killed once, started again"
     blocks = 0  # with usp, so far
@@ -132,10 +135,11 @@ class Once(Well):
 
     def with_usp(self) -> None:
         self.blocks += 1
+        super().with_usp()
+
+    def counted(self) -> None:
         if self.blocks == 2:
             kill(self)
-        else:
-            super().with_usp()
 
 
 class Gone(Well):

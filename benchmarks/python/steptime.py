@@ -27,6 +27,7 @@ from common import SCALARS, WEIGHTS
 from states import STATES, Well, small_disk
 
 MEDIAN, P99 = 1.02, 1.05  # bars
+LEAD = 0.1  # s of each block that do not count: first steps are slow, and a recorder has little to do yet
 STUDENT = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18]  # 97.5 % of t, by degrees of freedom
 LAST_CORE = (os.cpu_count() or 1) - 1  # usp's, with --apart
 WAYS = {  # workload, seconds of a step, steps in a block, calls of a scan
@@ -150,7 +151,8 @@ def recorders_core() -> Iterator[None]:
 def alternate(args: argparse.Namespace, state: Well, run: Any) -> tuple[tuple[list[Any], list[Any]], float]:
     """Runs blocks in turns; which is first alternates too. Returns their times, and the share of a core they used."""
     plain, emitting, carry = programs(args.way, args.size, run)
-    steps = round(WAYS[args.way][2] * state.longer * args.scale)
+    _, seconds, steps, scan = WAYS[args.way]
+    steps, lead = round(steps * state.longer * args.scale), round(LEAD / seconds / scan) * scan
     for each in (plain, emitting, plain, emitting):
         carry, _ = each(carry, min(steps, 500))
     if args.apart:  # the queue's thread began with the first step
@@ -159,16 +161,13 @@ def alternate(args: argparse.Namespace, state: Well, run: Any) -> tuple[tuple[li
                 os.sched_setaffinity(thread.native_id, {LAST_CORE})
     state.begin()
     blocks: tuple[list[Any], list[Any]] = ([], [])
-    cpu, wall, stood = time.process_time(), time.perf_counter(), 0.0
+    cpu, wall = time.process_time(), time.perf_counter()
     for pair in range(max(4, round(state.pairs * args.pairs))):
         for kind in (0, 1) if pair % 2 == 0 else (1, 0):
+            (state.with_usp if kind else state.without)()
+            carry, _ = (emitting if kind else plain)(carry, lead)
             if kind:
-                time.sleep(stood)  # the first steps after a pause are slow: both blocks have one, or neither
-                state.with_usp()
-            else:
-                began = time.perf_counter()
-                state.without()
-                stood = time.perf_counter() - began
+                state.counted()
             carry, times = (emitting if kind else plain)(carry, steps)
             blocks[kind].append(times)
     return blocks, (time.process_time() - cpu) / (time.perf_counter() - wall)
