@@ -45,6 +45,21 @@ func (l *lifter) when() <-chan time.Time {
 
 // look raises the recorder that runs as the given process, if it needs that now. An error passes with the next look.
 func (l *lifter) look(pid int, now time.Time) {
+	if l.needs(pid, now) {
+		_ = priority.RaiseSession(pid)
+	}
+}
+
+// begun lowers the recorder that has begun to take over as the given process, unless it would be raised at once: the loop is at work, and does
+// not wait for it. Where nobody can raise it, it lowers itself when it can.
+func (l *lifter) begun(pid int, now time.Time) {
+	if l != nil && !l.needs(pid, now) {
+		_ = priority.LowerSession(pid)
+	}
+}
+
+// needs says whether the recorder has more to do than it seems to notice.
+func (l *lifter) needs(pid int, now time.Time) bool {
 	state, seen, produced := l.ring.State(), l.ring.Published(), l.ring.Produced()
 	kept := l.kept.Keep(produced, now)
 	if pid != l.pid {
@@ -54,9 +69,7 @@ func (l *lifter) look(pid int, now time.Time) {
 	if seen.Fault != 0 && seen.PID == pid { // its storage takes nothing
 		behind += kept
 	}
-	if l.untaken() || state == ring.StateClosed || state == ring.StateFailed || produced >= seen.Position+behind {
-		_ = priority.RaiseSession(pid)
-	}
+	return l.untaken() || state == ring.StateClosed || state == ring.StateFailed || produced >= seen.Position+behind
 }
 
 // untaken says whether the oldest staged state waits since the last look at least: one recorder looks ten times meanwhile.

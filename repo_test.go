@@ -294,7 +294,7 @@ func files(fsys fs.FS) []string {
 			return err
 		}
 		if d.IsDir() {
-			if slices.Contains([]string{".git", "runs", "bin", "dist", "python/.venv", "python/build", "python/.hypothesis", "benchmarks/python/.venv"}, name) {
+			if slices.Contains([]string{".git", "runs", "bin", "dist", "python/.venv", "python/.venv-cuda", "python/build", "python/.hypothesis", "benchmarks/python/.venv"}, name) {
 				return fs.SkipDir
 			}
 			return nil

@@ -167,7 +167,7 @@ func (s *supervisor) watch(p *process) {
 			s.mu.Unlock()
 			return
 		}
-		_ = priority.LowerSession(p.pid) // the loop is at work, and does not wait for it
+		lift.begun(p.pid, time.Now())
 	}
 }
 

@@ -28,7 +28,7 @@ const begins = time.Second
 // A 32nd of the ring is no sign of that in its beginning, nor a reason for ordinary priority: that stays for a while.
 func Behind(slots int, age time.Duration) int {
 	if age < begins {
-		return max(1, slots/32) * 8
+		return max(1, slots/4)
 	}
 	return max(1, slots/32)
 }

@@ -51,7 +51,7 @@ func TestBehind(t *testing.T) {
 		age   time.Duration
 		want  int
 	}{
-		{65536, 0, 16384}, {65536, begins - 1, 16384}, {65536, begins, 2048}, {65536, time.Hour, 2048}, {1, 0, 8}, {1, begins, 1}, {64, begins, 2},
+		{65536, 0, 16384}, {65536, begins - 1, 16384}, {65536, begins, 2048}, {65536, time.Hour, 2048}, {1, 0, 1}, {16, 0, 4}, {1, begins, 1}, {64, begins, 2},
 	} {
 		if got := Behind(c.slots, c.age); got != c.want {
 			t.Errorf("%d slots, at work for %v: %d, want %d", c.slots, c.age, got, c.want)

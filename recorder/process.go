@@ -41,6 +41,9 @@ func Process(path string, o Options, stdout, stderr io.Writer) int {
 	if o.Yield == nil {
 		o.Yield = priority.Session()
 	}
+	if o.Yield == nil {
+		priority.EndBeginning()
+	}
 	if o.Narrow == nil {
 		o.Narrow = oneProcessor()
 	}

@@ -63,7 +63,7 @@ func Sessions() bool {
 }
 
 // Session returns what gives all that runs in this process's session the lowest priority, or the one that it has now, and
-// says whether it had the lowest before; of one that LowerSession lowered the ordinary one. It returns nil where sessions have
+// says whether it gave way before. The one that it has now is taken to be the ordinary one where LowerSession gave it. It returns nil where sessions have
 // none, and where this process does not lead its session: the others there have not asked for it. An error may pass: of
 // unprivileged processes the system takes ten such calls a second, all together.
 func Session() func(low bool) (before bool, err error) {
@@ -97,12 +97,17 @@ func Session() func(low bool) (before bool, err error) {
 	}
 }
 
-// LowerSession has the session of another process give way from its beginning on, if it has ordinary priority, where sessions have
-// one: for a process that leads it and will ask for its Session. An error may pass, as there.
-func LowerSession(pid int) error {
-	if !Sessions() {
-		return nil
+// EndBeginning gives this process's session ordinary priority if LowerSession has lowered it: for who has no Session to do so by, such as a
+// process that does not lead it.
+func EndBeginning() {
+	if nice, err := readSession(sessionFile("self")); err == nil && nice == Beginning {
+		_ = writeSession(sessionFile("self"), ordinary)
 	}
+}
+
+// LowerSession has the session of another process give way from its start, if it has ordinary priority: for one that will ask for its
+// Session or EndBeginning. An error may pass, as there.
+func LowerSession(pid int) error {
 	file := sessionFile(strconv.Itoa(pid))
 	if nice, err := readSession(file); err != nil || nice != ordinary {
 		return err

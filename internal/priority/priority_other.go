@@ -28,6 +28,9 @@ func Sessions() bool { return false }
 // Session returns nil: the session's share of the processors cannot be changed.
 func Session() func(low bool) (before bool, err error) { return nil }
 
+// EndBeginning does nothing.
+func EndBeginning() {}
+
 // LowerSession does nothing.
 func LowerSession(pid int) error { return nil }
 

@@ -177,7 +177,8 @@ class Recorder:
         except OSError as err:
             return RecorderError(f"the recorder cannot be started: {err}")
         self._process = process
-        if self.starts > 1 and sessions():  # the loop is at work, and does not wait for it
+        starved = self._starved
+        if self.starts > 1 and starved is not None and not starved(process.pid):  # the loop is at work
             lower_session(process.pid)
         with process:
             printed, last = self._attend(process)
@@ -254,7 +255,7 @@ def sessions() -> bool:
 
 
 def lower_session(pid: int) -> None:
-    """Has the session of a recorder give way from its first instruction on, by which it knows that it may be raised."""
+    """Has the session of a recorder give way from its start, by which it knows that it may be raised."""
     change_session(pid, (ORDINARY,), BEGINNING)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 HURRY = 2.0  # seconds for values on their way when the process is asked to end
 STATUS = {1: "clean", 2: "crashed", 3: "failed"}  # how a generation ended, as the log has it
-BEGINS = 1.0  # seconds in which eight times as many records may wait for a recorder that takes over, as in lift.go
+BEGINS = 1.0  # seconds in which a quarter of the ring may wait for a recorder that takes over, as in recorder/pace.go
 AHEAD = 0.5  # seconds that the free part of a ring is to last while storage takes nothing, as in recorder/keeper.go
 PACE_WINDOW = AHEAD / 2  # seconds over which a pace is taken
 EASING = 16 * PACE_WINDOW  # seconds that a pace counts when it is over, less and less
@@ -253,9 +253,9 @@ class Starved:
     """Tells whether a recorder does not seem to notice that it is late, or has a state to take or a run to end."""
 
     def __init__(self, ring: Ring, slots: int) -> None:
-        """The recorder does not keep up where 1/32 of the slots wait for it, eight times as many in its first second."""
+        """The recorder does not keep up where 1/32 of the slots wait for it, a quarter of them in its first second."""
         self._ring = ring
-        self._slots, self._most = slots, max(1, slots // 32)
+        self._slots = slots
         self._began, self._position, self._free = 0.0, 0, 0  # the window, and what is to be free for the quickest of late
         self._pid, self._pid_since = 0, 0.0  # of the recorder that was looked at last
         self._ticket: int | None = None  # of the oldest staged state that nobody has taken
@@ -274,7 +274,8 @@ class Starved:
             troubled = seen.fault and seen.pid == pid  # not the word of one before it
             if pid != self._pid:
                 self._pid, self._pid_since = pid, time.monotonic()
-            most = self._most * 8 if time.monotonic() - self._pid_since < BEGINS else self._most
+            begins = time.monotonic() - self._pid_since < BEGINS
+            most = max(1, self._slots // (4 if begins else 32))
             most += kept if troubled else 0
             return self._ring.ended or position - seen.position >= most
         except ValueError:  # closed meanwhile
