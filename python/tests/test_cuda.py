@@ -26,15 +26,22 @@ SOURCE = HERE.parent / "src" / "usp" / "cuda"
 needs_native = pytest.mark.skipif(bool(native_available()), reason=f"no extension usp._native: {native_available()}")
 
 
+def compiled(to: Path, source: str, compilers: list[str], flags: list[str], skipped: str) -> ctypes.CDLL:
+    """A program of the tests as a library. Skips the test, with these words, where there is none of the compilers."""
+    compiler = next(filter(None, map(shutil.which, compilers)), None)
+    if compiler is None:
+        pytest.skip(skipped)
+    out = to / f"{source}.so"
+    common = ["-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", f"-I{SOURCE}"]
+    subprocess.run([compiler, *flags, *common, str(HERE / source), "-o", str(out)], check=True)
+    return ctypes.CDLL(str(out))
+
+
 @pytest.fixture(scope="module")
 def lanes(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("no C compiler: what a device does to a slot is not tested")
-    out = tmp_path_factory.mktemp("lanes") / "lanes.so"
-    subprocess.run([compiler, "-std=c11", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", f"-I{SOURCE}",
-                    str(HERE / "cuda_lanes.c"), "-o", str(out)], check=True)  # fmt: skip
-    library = ctypes.CDLL(str(out))
+    skipped = "no C compiler: what a device does to a slot is not tested"
+    to = tmp_path_factory.mktemp("lanes")
+    library = compiled(to, "cuda_lanes.c", ["cc", "gcc", "clang"], ["-std=c11"], skipped)
     library.lanes_size.restype = ctypes.c_uint64
     return library
 
@@ -117,13 +124,9 @@ def test_a_ring_that_is_lent_is_not_written_by_the_host(ring_dir: Path) -> None:
 
 @pytest.fixture(scope="module")
 def warps(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no C++ compiler: the kernel is not run on the CPU")
-    out = tmp_path_factory.mktemp("warp") / "warp.so"
-    subprocess.run([compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror",
-                    f"-I{SOURCE}", str(HERE / "cuda_warp.cpp"), "-o", str(out)], check=True)  # fmt: skip
-    library = ctypes.CDLL(str(out))
+    skipped = "no C++ compiler: the kernel is not run on the CPU"
+    to = tmp_path_factory.mktemp("warps")
+    library = compiled(to, "cuda_warp.cpp", ["c++", "g++", "clang++"], ["-std=c++17", "-pthread"], skipped)
     library.warp_control_size.restype = ctypes.c_uint64
     return library
 
