@@ -125,3 +125,58 @@ func TestLifter(t *testing.T) {
 	var none *lifter
 	none.close()
 }
+
+// TestBegun: who takes over is lowered, but not if it would be raised at once, nor where nobody looks at it.
+func TestBegun(t *testing.T) {
+	if os.Geteuid() != 0 || !priority.Sessions() {
+		t.Skip("NOT CHECKED: whether a recorder that takes over is lowered; sessions are no groups here, or who is not privileged may change few")
+	}
+	const slots = 64
+	for name, c := range map[string]struct {
+		waiting int
+		closed  bool
+		alone   bool
+		want    string
+	}{
+		"few wait":        {slots/4 - 1, false, false, "18"},
+		"many wait":       {slots / 4, false, false, "0"},
+		"the run is over": {0, true, false, "0"},
+		"nobody looks":    {0, false, true, "0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := ring.Create(ring.Config{Path: filepath.Join(t.TempDir(), "ring"), RunID: "r", Schema: []byte("s"), PayloadLen: 8, Slots: slots})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close(true)
+			for range c.waiting {
+				p.Emit([]uint64{0})
+			}
+			if c.closed {
+				if err := p.Finish(true); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cmd := exec.Command("sleep", "60")
+			cmd.SysProcAttr = ownSession()
+			cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+			var lift *lifter
+			if !c.alone {
+				lift = newLifter(p.Path())
+			}
+			defer lift.close()
+			lift.begun(cmd.Process.Pid, time.Unix(1_800_000_000, 0))
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/autogroup", cmd.Process.Pid))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Fields(string(text)); got[len(got)-1] != c.want {
+				t.Errorf("it has %q, want %s", text, c.want)
+			}
+		})
+	}
+}
