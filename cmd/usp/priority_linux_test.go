@@ -78,6 +78,7 @@ func TestRecorderYields(t *testing.T) {
 				t.Fatal("the recorder is in its loop's session")
 			}
 			untilNice(t, pid, priority.Lowest)
+			l.steps(1100, time.Millisecond) // in the first second more may wait for it than a few thousand records
 			signal := func(pid int, s syscall.Signal) {
 				if err := syscall.Kill(pid, s); err != nil {
 					t.Fatal(err)
