@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -193,7 +194,7 @@ func (w *world) startLoop(dir string, as *syscall.Credential) *loop {
 		w.t.Fatal(err)
 	}
 	l := &loop{t: w.t, cmd: exec.Command(bin, string(options))}
-	l.cmd.Dir, l.cmd.Env, l.cmd.Stderr = w.dir, append(slices.Clone(w.env), "USP_BIN="+w.bin), &l.stderr
+	l.cmd.Dir, l.cmd.Env, l.cmd.Stderr = w.dir, append(slices.Clone(w.env), "USP_BIN="+cmp.Or(w.recorder, w.bin)), &l.stderr
 	if as != nil {
 		l.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as}
 	}

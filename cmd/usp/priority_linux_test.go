@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/usp-project/usp/internal/priority"
 )
 
@@ -100,6 +102,37 @@ func TestRecorderYields(t *testing.T) {
 				t.Errorf("the loop ended with %+v", e)
 			}
 		})
+	}
+}
+
+// TestWrappedRecorder: one that takes over within another program, which leads the session and was lowered, has ordinary priority: it could not
+// raise itself when it has to.
+func TestWrappedRecorder(t *testing.T) {
+	needSessions(t)
+	w := newWorld(t)
+	w.recorder = filepath.Join(w.dir, "wrapper")
+	if err := os.WriteFile(w.recorder, fmt.Appendf(nil, "#!/bin/sh\n'%s' \"$@\"\nexit $?\n", w.bin), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	runs := filepath.Join(w.dir, "runs")
+	if err := os.Mkdir(runs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l := w.startLoop(runs, nil)
+	l.steps(20, time.Millisecond)
+	first := w.recorderPID(nil)
+	kill(first)
+	second := first
+	l.until("taken over", func(phase) bool { second = w.recorderPID(nil); return second != first })
+	if group, _ := sessionNice(t, second); group == 0 {
+		t.Fatal("the recorder is in no session")
+	}
+	if leader, err := unix.Getsid(second); err != nil || leader == second {
+		t.Fatalf("the recorder leads its session: %d, %v", leader, err)
+	}
+	untilNice(t, second, 0)
+	if e := l.close(); e.Error != "" || e.Summary.Lost != 0 || e.Summary.Stored != e.Summary.Emitted {
+		t.Errorf("the loop ended with %+v", e)
 	}
 }
 

@@ -24,6 +24,8 @@ type world struct {
 	dir  string
 	env  []string
 	ring string
+
+	recorder string // what a loop starts for one, if not bin
 }
 
 func newWorld(t testing.TB) *world {
