@@ -169,52 +169,58 @@ func (d discard) WriteHeader(int)             {}
 // TestInterrupted interrupts the upload of a snapshot of four parts at each of its requests: the connection is cut before, in and behind it, the store answers with
 // errors that pass, or the process is killed. In the end the store has it, once, and nothing else.
 func TestInterrupted(t *testing.T) {
-	s := newStore(t)
-	m := newMachine(t, s, "USP_SNAPSHOT_REMOTE_PART=5MiB", "USP_SINKS_TIMEOUT=5s")
-	run := m.recordLarge(0, 18*mebibyte)
-	name := snapshot.FileName(1, 0)
-	for _, at := range moments() {
-		for _, how := range []string{"before", "in the middle", "behind", "503", "500", "killed"} {
-			s.clear(t)
-			check(t, os.RemoveAll(filepath.Join(m.dir, "runs", run, "sinks")))
-			var hit atomic.Int32
-			begin, over := make(chan struct{}), make(chan struct{})
-			s.set(func(w http.ResponseWriter, r *http.Request) bool {
-				if !at.is(r) || hit.Add(1) > 1 {
-					return false
-				}
-				switch how {
-				case "503":
-					refuse(w, http.StatusServiceUnavailable, "SlowDown")
-				case "500":
-					refuse(w, http.StatusInternalServerError, "InternalError")
-				case "killed":
-					close(begin)
-					<-over // it never gets an answer
-				default:
-					cut(w, r, s.handler, how)
-				}
-				return true
-			})
-			if how == "killed" {
-				c := m.command("sink", run)
-				check(t, c.Start())
-				<-begin
-				check(t, c.Process.Kill())
-				_ = c.Wait() // it was killed
-				m.usp(0, "1 snapshot sent, 0 waiting", "sink", run)
-			} else {
-				m.usp(0, "1 snapshot sent, 0 waiting", "sink", run)
+	for _, how := range []string{"before", "in the middle", "behind", "503", "500", "killed"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel() // most of it is waiting to try again
+			s := newStore(t)
+			m := newMachine(t, s, "USP_SNAPSHOT_REMOTE_PART=5MiB", "USP_SINKS_TIMEOUT=5s")
+			run := m.recordLarge(0, 18*mebibyte)
+			for _, at := range moments() {
+				m.interrupted(s, run, at, how)
 			}
-			close(over)
-			if hit.Load() == 0 {
-				t.Errorf("%s, %s: never happened", at.name, how)
-			}
-			m.whole(s, run, name)
-			if t.Failed() {
-				t.Fatalf("%s, %s", at.name, how)
-			}
+		})
+	}
+}
+
+// interrupted uploads the snapshot of a run to an empty store, is interrupted at one of the requests, and checks that all is well in the end.
+func (m *machine) interrupted(s *store, run string, at moment, how string) {
+	t := m.t
+	s.clear(t)
+	check(t, os.RemoveAll(filepath.Join(m.dir, "runs", run, "sinks")))
+	var hit atomic.Int32
+	begin, over := make(chan struct{}), make(chan struct{})
+	s.set(func(w http.ResponseWriter, r *http.Request) bool {
+		if !at.is(r) || hit.Add(1) > 1 {
+			return false
 		}
+		switch how {
+		case "503":
+			refuse(w, http.StatusServiceUnavailable, "SlowDown")
+		case "500":
+			refuse(w, http.StatusInternalServerError, "InternalError")
+		case "killed":
+			close(begin)
+			<-over // it never gets an answer
+		default:
+			cut(w, r, s.handler, how)
+		}
+		return true
+	})
+	if how == "killed" {
+		c := m.command("sink", run)
+		check(t, c.Start())
+		<-begin
+		check(t, c.Process.Kill())
+		_ = c.Wait() // it was killed
+	}
+	m.usp(0, "1 snapshot sent, 0 waiting", "sink", run)
+	close(over)
+	if hit.Load() == 0 {
+		t.Errorf("%s, %s: never happened", at.name, how)
+	}
+	m.whole(s, run, snapshot.FileName(1, 0))
+	if t.Failed() {
+		t.Fatalf("%s, %s", at.name, how)
 	}
 }
 
