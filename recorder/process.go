@@ -42,7 +42,7 @@ func Process(path string, o Options, stdout, stderr io.Writer) int {
 		o.Yield = priority.Session()
 	}
 	if o.Yield == nil {
-		priority.EndBeginning()
+		go priority.EndBeginning(ctx)
 	}
 	if o.Narrow == nil {
 		o.Narrow = oneProcessor()

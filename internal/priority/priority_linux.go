@@ -2,10 +2,12 @@ package priority
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"strconv"
 	"syscall"
+	"time"
 )
 
 // LowerProcess makes a process that begins, and what it will start, give way to all others.
@@ -98,10 +100,20 @@ func Session() func(low bool) (before bool, err error) {
 }
 
 // EndBeginning gives this process's session ordinary priority if LowerSession has lowered it: for who has no Session to do so by, such as a
-// process that does not lead it.
-func EndBeginning() {
-	if nice, err := readSession(sessionFile("self")); err == nil && nice == Beginning {
-		_ = writeSession(sessionFile("self"), ordinary)
+// process that does not lead it. Whoever lowers it may do so a little later than this looks, and the system may refuse a call that comes soon
+// after another one's: it returns when there is nothing to do any more, after two seconds at most, or when ctx is done.
+func EndBeginning(ctx context.Context) {
+	file := sessionFile("self")
+	for range 20 {
+		nice, err := readSession(file)
+		if err != nil || nice != ordinary && nice != Beginning || nice == Beginning && writeSession(file, ordinary) == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second / 10):
+		}
 	}
 }
 

@@ -2,7 +2,10 @@
 
 package priority
 
-import "syscall"
+import (
+	"context"
+	"syscall"
+)
 
 // LowerProcess makes the process with the given id give way to all others.
 func LowerProcess(pid int) { _ = syscall.Setpriority(syscall.PRIO_PROCESS, pid, Lowest) }
@@ -29,7 +32,7 @@ func Sessions() bool { return false }
 func Session() func(low bool) (before bool, err error) { return nil }
 
 // EndBeginning does nothing.
-func EndBeginning() {}
+func EndBeginning(ctx context.Context) {}
 
 // LowerSession does nothing.
 func LowerSession(pid int) error { return nil }
