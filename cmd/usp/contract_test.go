@@ -246,17 +246,25 @@ func TestInterrupted(t *testing.T) {
 		}
 		return rows
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; { // until it has begun
+	signal := func(s syscall.Signal) {
+		if err := cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.recorderPID(done)
+	for deadline := time.Now().Add(30 * time.Second); ; { // until it has begun; it stands still meanwhile, for it could end before it is listed
+		signal(syscall.SIGSTOP)
 		if rows := list(); len(rows) == 1 && rows[0]["step"].(float64) > 0 {
 			break
 		}
 		if time.Now().After(deadline) {
 			t.Fatal("the run does not get under way")
 		}
+		signal(syscall.SIGCONT)
+		time.Sleep(5 * time.Millisecond)
 	}
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
+	signal(syscall.SIGINT)
+	signal(syscall.SIGCONT)
 	<-done
 	if code := cmd.ProcessState.ExitCode(); code != 130 {
 		t.Fatalf("exit code %d of an interrupted run, want 130", code)
