@@ -127,20 +127,8 @@ func (w *world) summary(args ...string) map[string]any {
 // producer has ended before.
 func (w *world) recorderPID(done <-chan struct{}) int {
 	for {
-		paths, err := ring.List(w.ring)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		for _, p := range paths {
-			c, err := ring.Open(p)
-			if err != nil {
-				continue // it was just removed
-			}
-			pid := c.Published().PID
-			c.Close()
-			if pid != 0 {
-				return pid
-			}
+		if pid := w.published().PID; pid != 0 {
+			return pid
 		}
 		select {
 		case <-done:
@@ -148,6 +136,26 @@ func (w *world) recorderPID(done <-chan struct{}) int {
 		case <-time.After(time.Millisecond):
 		}
 	}
+}
+
+// published is what the recorder of the only ring says there; nothing, if there is none.
+func (w *world) published() ring.ConsumerState {
+	paths, err := ring.List(w.ring)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, p := range paths {
+		c, err := ring.Open(p)
+		if err != nil {
+			continue // it was just removed
+		}
+		said := c.Published()
+		c.Close()
+		if said.PID != 0 {
+			return said
+		}
+	}
+	return ring.ConsumerState{}
 }
 
 // idle waits until no process has a ring or a run open any more: a recorder may still be storing the end.
