@@ -25,7 +25,7 @@ bench:
 vectors: ## rewrite the test vectors; the change must be explained in the commit
 	$(GO) test -run Vectors $(VECTORS) -update
 parity: ## the same bits over 10^5 steps: amd64 v1 and v3, no FMA, any GOMAXPROCS, arm64 in qemu-user; and no fused operation
-	TORTURE=1 $(GO) test -p 1 -count 1 -v -run '^Test(SameBits|Trace|Difference|Machine|Program)' ./predictor ./detmath
+	TORTURE=1 $(GO) test -timeout 30m -count 1 -v -run '^Test(SameBits|Trace|Difference|Machine|Program)' ./predictor ./detmath
 torture: ## every system call, every crash, every byte, every fault, KILLS random kills; CONTRIBUTING.md says how long it takes
 	TORTURE=1 TORTURE_KILLS=$(KILLS) $(GO) test -p 1 -run 'Crash|Kill|Torn|Torture|Fault|Every|Disk|Directory|Permission|SameBits|NotFused|Coverage|FalseAlarms|RunLength' -count 1 -timeout 0 -v ./...
 dist: ## binaries, .tar.gz and .deb for linux amd64 and arm64, with man pages and completions, in dist/

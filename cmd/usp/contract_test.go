@@ -239,6 +239,7 @@ func TestInterrupted(t *testing.T) {
 	}
 	done := make(chan struct{})
 	go func() { cmd.Wait(); close(done) }()
+	t.Cleanup(func() { kill(cmd.Process.Pid); <-done })
 	list := func() (rows []map[string]any) {
 		_, out := w.want([]int{0}, "runs", "--json")
 		if err := json.Unmarshal([]byte(out), &rows); err != nil {
@@ -251,7 +252,9 @@ func TestInterrupted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w.recorderPID(done)
+	if w.recorderPID(done) == 0 {
+		t.Fatal("the run has ended before it was listed")
+	}
 	for deadline := time.Now().Add(30 * time.Second); ; { // until it has begun; it stands still meanwhile, for it could end before it is listed
 		signal(syscall.SIGSTOP)
 		if rows := list(); len(rows) == 1 && rows[0]["step"].(float64) > 0 {

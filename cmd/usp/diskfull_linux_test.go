@@ -132,14 +132,15 @@ const faultSteps = 40_000 // of 20 µs: more than what the recorder holds in mem
 // leave little of a processor is late to take them; until then the ring has them, and none is lost.
 func (w *world) untilLost(l *loop) phase {
 	w.t.Helper()
-	for range 40 {
+	for deadline := time.Now().Add(30 * time.Second); ; l.steps(20, time.Millisecond) { // half the pace in all, which the ring holds for two seconds
 		p := l.steps(faultSteps/20, 0)
 		if taken := w.published().Position; taken > p.Stored+faultSteps/2 {
 			return p
 		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("storage took nothing, and nothing is lost\n%s", l.stderr.String())
+		}
 	}
-	w.t.Fatalf("storage took nothing, and nothing is lost\n%s", l.stderr.String())
-	return phase{}
 }
 
 // skipRace leaves a test out, aloud, whose steps the race detector would make longer than what it measures.

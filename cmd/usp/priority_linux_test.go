@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -34,7 +35,7 @@ func sessionNice(t testing.TB, pid int) (group, nice int) {
 	return group, nice
 }
 
-// setNice gives it that priority. Of who is not privileged the system takes ten such calls a second, of all together.
+// setNice gives the session that a process is in that priority. Of who is not privileged the system takes ten such calls a second, of all together.
 func setNice(t testing.TB, pid, nice int) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Second / 10) {
@@ -137,11 +138,9 @@ func TestWrappedRecorder(t *testing.T) {
 	kill(first)
 	second := first
 	l.until("taken over", func(phase) bool { second = w.recorderPID(nil); return second != first })
-	if group, _ := sessionNice(t, second); group == 0 {
-		t.Fatal("the recorder is in no session")
-	}
-	if leader, err := unix.Getsid(second); err != nil || leader == second {
-		t.Fatalf("the recorder leads its session: %d, %v", leader, err)
+	leader, err := unix.Getsid(second)
+	if err != nil || !slices.Contains(children(l.cmd.Process.Pid), leader) || !slices.Contains(children(leader), second) {
+		t.Fatalf("process %d leads the session of the recorder %d: it is not the program around it (%v)", leader, second, err)
 	}
 	untilNice(t, second, 0)
 	if e := l.close(); e.Error != "" || e.Summary.Lost != 0 || e.Summary.Stored != e.Summary.Emitted {

@@ -123,7 +123,7 @@ func (w *world) summary(args ...string) map[string]any {
 	return doc
 }
 
-// recorderPID waits until a recorder has attached to the ring of the newest run and returns its process, or 0 when the
+// recorderPID waits until a recorder has attached to the only ring and returns its process, or 0 when the
 // producer has ended before.
 func (w *world) recorderPID(done <-chan struct{}) int {
 	for {
@@ -138,7 +138,7 @@ func (w *world) recorderPID(done <-chan struct{}) int {
 	}
 }
 
-// published is what the recorder of the only ring says there; nothing, if there is none.
+// published is what the recorder of the only ring says there; nothing, if there is no ring, or no recorder yet.
 func (w *world) published() ring.ConsumerState {
 	paths, err := ring.List(w.ring)
 	if err != nil {

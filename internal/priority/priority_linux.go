@@ -3,6 +3,7 @@ package priority
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -100,19 +101,28 @@ func Session() func(low bool) (before bool, err error) {
 }
 
 // EndBeginning gives this process's session ordinary priority if LowerSession has lowered it: for who has no Session to do so by, such as a
-// process that does not lead it. Whoever lowers it may do so a little later than this looks, and the system may refuse a call that comes soon
-// after another one's: it returns when there is nothing to do any more, after two seconds at most, or when ctx is done.
+// process that does not lead it. Whoever lowers it may do so a little later than this looks, for two seconds; and the system may refuse a call that
+// comes soon after another one's, whoever's that was: then it is tried again. It returns when nothing is left to do, or when ctx is done.
 func EndBeginning(ctx context.Context) {
+	if !Sessions() {
+		return
+	}
 	file := sessionFile("self")
-	for range 20 {
+	const pause, looks = 70 * time.Millisecond, 30
+	for look := 1; ; look++ {
 		nice, err := readSession(file)
-		if err != nil || nice != ordinary && nice != Beginning || nice == Beginning && writeSession(file, ordinary) == nil {
+		switch {
+		case err != nil, nice != ordinary && nice != Beginning, nice == ordinary && look >= looks:
 			return
+		case nice == Beginning:
+			if err := writeSession(file, ordinary); !errors.Is(err, syscall.EAGAIN) {
+				return
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(time.Second / 10):
+		case <-time.After(pause):
 		}
 	}
 }

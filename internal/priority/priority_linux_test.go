@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -33,18 +34,24 @@ func TestMain(m *testing.M) {
 var children = map[string]func(){
 	"session": inSession,
 	"begun": func() { // by a parent that lowers it before it may go on
+		fmt.Println()
 		_, _ = fmt.Scanln()
 		inSession()
 	},
 	"unbegun": func() { // likewise
+		fmt.Println()
 		_, _ = fmt.Scanln()
 		EndBeginning(context.Background())
 		nice, _ := readSession(sessionFile("self"))
 		fmt.Println(nice)
 	},
 	"late": func() { // by a parent that lowers it when it has begun to look
-		EndBeginning(context.Background())
+		done := make(chan struct{})
+		go func() { EndBeginning(context.Background()); close(done) }()
+		runtime.Gosched()
+		fmt.Println()
 		_, _ = fmt.Scanln()
+		<-done
 		nice, _ := readSession(sessionFile("self"))
 		fmt.Println(nice)
 	},
@@ -172,8 +179,7 @@ func TestEndBeginning(t *testing.T) {
 	if got := begun(t, "unbegun", LowerSession); got != "0\n" {
 		t.Errorf("one that was lowered has %q", got)
 	}
-	late := func(pid int) error { time.Sleep(300 * time.Millisecond); return LowerSession(pid) }
-	if got := begun(t, "late", late); got != "0\n" {
+	if got := begun(t, "late", LowerSession); got != "0\n" {
 		t.Errorf("one that was lowered after it had looked has %q", got)
 	}
 	users := func(pid int) error { return writeSession(sessionFile(strconv.Itoa(pid)), Lowest) }
@@ -182,7 +188,7 @@ func TestEndBeginning(t *testing.T) {
 	}
 }
 
-// begun starts a child that leads a session, lets it go on when lower has been called, and returns what it printed.
+// begun starts a child that leads a session, waits for its first line, lets it go on when lower has been called, and returns what it printed then.
 func begun(t *testing.T, name string, lower func(pid int) error) string {
 	t.Helper()
 	needSessions(t)
@@ -197,19 +203,30 @@ func begun(t *testing.T, name string, lower func(pid int) error) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out bytes.Buffer
-	cmd.Stdout = &out
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill() }() // where it has not ended
+	out := bufio.NewReader(pipe)
+	if _, err := out.ReadString('\n'); err != nil {
 		t.Fatal(err)
 	}
 	if err := patiently(func() error { return lower(cmd.Process.Pid) }); err != nil {
 		t.Errorf("lowered: %v", err)
 	}
 	fmt.Fprintln(in)
+	said, err := io.ReadAll(out)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	return out.String()
+	return string(said)
 }
 
 // TestRaiseSession: who has the lowest priority, or that of a beginning, is raised and finds that out, who has the ordinary one is lowered;

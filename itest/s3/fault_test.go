@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -189,6 +190,8 @@ func (m *machine) interrupted(s *store, run string, at moment, how string) {
 	check(t, os.RemoveAll(filepath.Join(m.dir, "runs", run, "sinks")))
 	var hit atomic.Int32
 	begin, over := make(chan struct{}), make(chan struct{})
+	end := sync.OnceFunc(func() { close(over) })
+	defer end()
 	s.set(func(w http.ResponseWriter, r *http.Request) bool {
 		if !at.is(r) || hit.Add(1) > 1 {
 			return false
@@ -209,12 +212,18 @@ func (m *machine) interrupted(s *store, run string, at moment, how string) {
 	if how == "killed" {
 		c := m.command("sink", run)
 		check(t, c.Start())
-		<-begin
+		exited := make(chan struct{})
+		go func() { _ = c.Wait(); close(exited) }() // it is killed
+		select {
+		case <-begin:
+		case <-exited:
+			t.Fatalf("%s, %s: never happened", at.name, how)
+		}
 		check(t, c.Process.Kill())
-		_ = c.Wait() // it was killed
+		<-exited
 	}
 	m.usp(0, "1 snapshot sent, 0 waiting", "sink", run)
-	close(over)
+	end()
 	if hit.Load() == 0 {
 		t.Errorf("%s, %s: never happened", at.name, how)
 	}
