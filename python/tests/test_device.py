@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 import warnings
@@ -14,7 +15,7 @@ import pytest
 from devicehelp import F32_BITS, F64_BITS, make_ring, records, slow, wait_for, widened
 
 from usp._device import DeviceQueue, pack
-from usp._errors import ClosedError, FieldError, ForkedError, StepError
+from usp._errors import ClosedError, DroppedWarning, FieldError, ForkedError, StepError
 from usp._ring import Ring, native_available
 from usp._schema import Field
 
@@ -287,6 +288,80 @@ def test_a_step_on_the_device(queue_of: Any) -> None:
         queue.close()
     assert [r[0] for r in records(ring)] == [1, 2, 3]
     assert (queue.records, queue.written, queue.dropped) == (4, 3, 1)
+
+
+def test_steps_behind_one_on_the_device_keep_their_place(queue_of: Any) -> None:
+    queue, ring = queue_of(SCALAR)
+    one, many = {"loss": jnp.float32(1)}, {"loss": jnp.ones(3, jnp.float32)}
+    queue.put(0, one)
+    queue.put(jnp.int32(1), one)
+    queue.put(2, one)
+    queue.put_many(jnp.arange(3, 6), many)
+    queue.put_many(range(6, 9), many)
+    queue.put(9, {"loss": 1.0})
+    wait_for(lambda: queue.written == 10)
+    queue.put(10, one)
+    assert queue.close() == 0
+    assert [r[0] for r in records(ring)] == list(range(11))
+    assert (queue.records, queue.dropped) == (11, 0)
+
+
+def test_a_step_below_one_on_the_device_is_a_counted_drop(queue_of: Any) -> None:
+    queue, ring = queue_of(SCALAR)
+    one, many = {"loss": jnp.float32(1)}, {"loss": jnp.ones(3, jnp.float32)}
+    with pytest.warns(DroppedWarning, match="3 records had steps.* behind some") as caught:
+        queue.put(jnp.int32(10), one)
+        queue.put(5, one)
+        queue.put_many(range(8, 11), many)
+        queue.put(11, one)
+        queue.close()
+    assert [r[0] for r in records(ring)] == [10, 11]
+    assert (queue.records, queue.written, queue.dropped) == (6, 2, 4)
+    assert "could not" not in str(caught[0].message)
+
+
+def test_a_step_known_to_be_wrong_behind_one_on_the_device_is_refused(queue_of: Any) -> None:
+    queue, ring = queue_of(SCALAR)
+    one = {"loss": jnp.float32(1)}
+    queue.put(3, one)
+    wait_for(lambda: queue.written == 1)
+    queue.put(slow(0.3)().astype(jnp.int32) * 0 + 10, one)
+    queue.put(12, one)
+    for step in (12, 11, 3, -1, 1 << 64):
+        with pytest.raises(StepError, match="not above 12" if 0 <= step < 100 else "want 0"):
+            queue.put(step, one)
+    assert queue.close() == 0
+    assert [r[0] for r in records(ring)] == [3, 10, 12]
+    assert (queue.records, queue.dropped) == (3, 0)
+
+
+@pytest.mark.filterwarnings("ignore::usp.Warning")
+@pytest.mark.parametrize("seed", range(8))
+def test_any_order_of_steps_here_and_on_the_device(queue_of: Any, seed: int) -> None:
+    draw = random.Random(seed)
+    queue, ring = queue_of(SCALAR)
+    one = {"loss": jnp.float32(1)}
+    put = refused = 0
+    want: list[int] = []
+    for _ in range(200):
+        step = max(0, (want[-1] if want else 0) + draw.randint(-3, 6))
+        device = draw.random() < 0.2
+        try:
+            queue.put(jnp.int32(step) if device else step, one)
+            put += 1
+            if not want or step > want[-1]:
+                want.append(step)
+        except StepError:
+            refused += 1
+            assert not device
+            assert step <= want[-1]
+        if draw.random() < 0.1:
+            wait_for(lambda: queue.pending() == 0)
+    assert queue.close() == 0
+    got = [r[0] for r in records(ring)]
+    assert got == want
+    assert (queue.records, queue.written, queue.dropped) == (put, len(got), put - len(got))
+    assert put > 100 and refused + queue.dropped > 10
 
 
 # Donated buffers

@@ -55,6 +55,25 @@ def value(x: Any) -> dict[str, Any]:
     return {"loss": jnp.float32(x)}
 
 
+def test_it_waits_for_a_step_on_the_device(way: Any) -> None:
+    emit, queue, ring = way()
+    wait_for(lambda: queue.written == 2)
+    before = queue._reader.queued
+    begin = slow(0.2)
+    emit(begin().astype(jnp.int32) * 0 + 2, value(2))
+    for step in range(3, 20):
+        emit(step, value(step))
+    emit(36, {"loss": 1.0})
+    assert queue._reader.queued == before, "it took records whose turn was not known"
+    wait_for(lambda: queue.pending() == 0)
+    emit(40, value(40))
+    emit(41, value(41))
+    assert queue._reader.queued > before
+    assert queue.close() == 0
+    assert [r[0] for r in records(ring)] == [*range(20), 36, 40, 41]
+    assert queue.dropped == 0
+
+
 def test_it_takes_almost_all(way: Any) -> None:
     emit, queue, ring = way()
     for step in range(2, 500):

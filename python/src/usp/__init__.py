@@ -7,6 +7,7 @@ from typing import Any
 from ._errors import (
     ClosedError,
     ConfigError,
+    DroppedWarning,
     Error,
     FieldError,
     ForkedError,
@@ -26,7 +27,7 @@ from ._schema import Field, field, fields
 from ._session import Summary
 
 __all__ = [
-    "ClosedError", "ConfigError", "Error", "Field", "FieldError", "ForkedError", "IncompleteWarning",
+    "ClosedError", "ConfigError", "DroppedWarning", "Error", "Field", "FieldError", "ForkedError", "IncompleteWarning",
     "NoRecorderWarning", "RecorderError", "RingError", "Run", "SnapshotError", "StepError", "Summary", "Warning",
     "__version__", "all_steps", "field", "fields", "latest_step", "pack", "restore",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from usp._arrays import is_device_array, ready, start
-from usp._errors import ClosedError, Error, FieldError, ForkedError, StepError
+from usp._errors import ClosedError, DroppedWarning, Error, FieldError, ForkedError, StepError
 from usp._pack import (
     check_leaf,
     fill,
@@ -58,6 +58,9 @@ class Sink(Protocol):
 
     def reader(self) -> Any: ...
 
+    @property
+    def last_step(self) -> int: ...
+
 
 class _Check:
     """What the last good value of a field looked like: the next one is almost always alike."""
@@ -72,10 +75,19 @@ class _Check:
         self.copy = False
 
 
+class _InTurn:
+    """Steps that are on the device, or behind such ones: whether they go on is known in their turn."""
+
+    __slots__ = ("given",)
+
+    def __init__(self, given: Any) -> None:
+        self.given = given  # int, or an array
+
+
 class _Entry(NamedTuple):
     """Records that wait. The extension knows the order, and makes bare tuples."""
 
-    steps: Any  # int, or an array; times too
+    steps: Any  # int, or an array, or one of them in turn; times too, but not in turn
     times: Any
     leaves: list[Any]  # one value for each field, or one packed array
     packed: bool
@@ -102,6 +114,8 @@ class DeviceQueue:
         self._packed_check = _Check(Field("packed", "metric", "u64", packed_len(schema)))
         self._class: Any = None  # of jax's arrays, once one was seen
         self._entries: deque[_Entry] = deque()
+        self._in_turn = 0  # entries whose steps are taken in their turn
+        self._above = -1  # what the next step has to be above at least, while there are such
         self._lock = threading.Lock()  # counts and the queue's end
         self._write_lock = threading.Lock()  # the ring: close() may give up on a thread that still writes
         self._wake = threading.Event()
@@ -201,7 +215,9 @@ class DeviceQueue:
 
     def _append(self, entry: _Entry, n: int, first: Any, last: Any) -> bool:
         with self._lock:
-            if type(first) is int:
+            if self._in_turn or type(first) is not int:
+                entry = self._wait_turn(entry, first, last)
+            else:
                 self._ring.advance(first, last)
             self._records += n
             if len(self._entries) >= self._capacity:
@@ -212,14 +228,28 @@ class DeviceQueue:
             if self._reader is not None and self._thread is not None:
                 # Before the entry is there: a thread that goes to rest after it closes it again.
                 self._reader.open = True
-                if self._gone is not None or self._message:
+                if self._gone is not None or self._message or type(entry.steps) is _InTurn or self._in_turn:
                     self._reader.open = False
+            self._in_turn += type(entry.steps) is _InTurn
             self._entries.append(entry)
         if self._thread is None:
             self._begin()
         elif self._idle:
             self._wake.set()
         return True
+
+    def _wait_turn(self, entry: _Entry, first: Any, last: Any) -> _Entry:
+        """The entry, its steps to be taken in their turn. Raises StepError for what is wrong already. Locked."""
+        if not self._in_turn:
+            self._above = -1
+        if type(first) is int:
+            if not 0 <= first <= last <= _MASK:
+                raise StepError(f"steps {first} to {last}: want 0 to 2^64-1, increasing")
+            before = max(self._above, self._ring.last_step)
+            if first <= before:
+                raise StepError(f"step {first} is not above {before}, the one before it")
+            self._above = last
+        return entry._replace(steps=_InTurn(entry.steps))
 
     def _leaves(self, checks: list[_Check], values: Mapping[str, Any], many: int | None, watch: list[Any]) -> list[Any]:
         if len(values) != len(checks):
@@ -302,9 +332,9 @@ class DeviceQueue:
         """Raises if the queue has ended; else passes on what the thread had to tell, in the caller's thread."""
         if self._gone is not None:
             raise self._gone("the run has ended" if self._gone is ClosedError else "the run is of the parent process")
-        message, self._message = self._message, ""
+        message, self._message = self._message.rstrip(), ""
         if message:
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            warnings.warn(message, DroppedWarning, stacklevel=4)
 
     # ---- the end
 
@@ -336,7 +366,7 @@ class DeviceQueue:
                 f"{left} records were not ready {timeout:g} s after the run's end and are dropped. {message}".strip()
             )
         if message:
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            warnings.warn(message.rstrip(), DroppedWarning, stacklevel=3)
         return left
 
     def forked(self) -> None:
@@ -345,7 +375,7 @@ class DeviceQueue:
         self._abandoned = True
         if self._reader is not None:
             self._reader.end(True)
-        self._entries = deque()
+        self._entries, self._in_turn = deque(), 0
         self._thread = None
 
     # ---- the thread
@@ -424,7 +454,7 @@ class DeviceQueue:
         with self._lock:
             for _ in range(n):
                 if entries:  # close() may have cleared it
-                    entries.popleft()
+                    self._in_turn -= type(entries.popleft()[0]) is _InTurn
             if not entries and self.emitter is not None:
                 self.emitter.deferred = False
 
@@ -436,18 +466,20 @@ class DeviceQueue:
         rows = 0
         for entry in group:
             try:
-                step = entry.steps if type(entry.steps) is int else int(np.asarray(entry.steps))
+                turn = type(entry.steps) is _InTurn
+                step = int(np.asarray(entry.steps.given)) if turn else entry.steps
                 leaves = [v if type(v) is np.ndarray else np.asarray(v) for v in entry.leaves]
             except RuntimeError as e:  # of jax: the array was deleted
                 self._lost(1, f"had a buffer that was donated or deleted before it was read ({e})")
                 continue
-            if type(entry.steps) is not int and not self._advance(step, step):
-                self._lost(1, "had a step, read from the device, that was not above the one before it")
+            if turn and not self._advance(step, step):
+                self._lost(1, "had a step, on the device or behind one there, that was not above the one before it")
                 continue
             block[rows, :HEAD_WORDS] = step & _MASK, entry.times & _MASK
             fill(block[rows : rows + 1], self._schema, leaves, entry.leaves, entry.packed)
             rows += 1
-        self._send(memoryview(block[:rows]).cast("B"), rows)
+        if rows:
+            self._send(memoryview(block[:rows]).cast("B"), rows)
 
     def _write_stacked(self, entry: _Entry) -> None:
         """Writes the n records of a stacked entry, some hundred at a time."""
@@ -456,14 +488,15 @@ class DeviceQueue:
         many = entry.many or 0
         try:
             leaves = [v if type(v) is np.ndarray else np.asarray(v) for v in entry.leaves]
-            steps = np.asarray(entry.steps)
+            turn = type(entry.steps) is _InTurn
+            steps = np.asarray(entry.steps.given if turn else entry.steps)
         except RuntimeError as e:
             self._lost(many, f"had a buffer that was donated or deleted before it was read ({e})")
             return
-        if self._is_array(entry.steps):
+        if turn:
             keep = increasing(steps) if steps.min() >= 0 else False
             if not keep or not self._advance(int(steps[0]), int(steps[-1])):
-                self._lost(many, "had steps, read from the device, that do not increase")
+                self._lost(many, "had steps, on the device or behind some there, that do not increase")
                 return
         for at in range(0, many, _BLOCK):
             end = min(at + _BLOCK, many)
@@ -493,8 +526,6 @@ class DeviceQueue:
         return self._buffer[:rows]
 
     def _send(self, payloads: Any, rows: int) -> None:
-        if not rows:
-            return
         with self._write_lock:
             if self._abandoned:
                 return

@@ -43,6 +43,10 @@ class Warning(UserWarning):  # noqa: A001 - always written usp.Warning
     """Base of all warnings of this package: something is not recorded, and the loop goes on."""
 
 
+class DroppedWarning(Warning, RuntimeWarning):
+    """Records that waited for the device are dropped and counted; the message says how many and why."""
+
+
 class NoRecorderWarning(Warning):
     """There is no usp program to record: what is emitted stays in the ring, as far as it holds it."""
 
