@@ -14,6 +14,19 @@ import (
 	"github.com/usp-project/usp/ring"
 )
 
+// idleSession starts a process that leads a session and does nothing until the test ends, and returns the file of that session's priority too.
+func idleSession(t *testing.T) (pid int, file string) {
+	t.Helper()
+	cmd := exec.Command("sleep", "60")
+	cmd.SysProcAttr = ownSession()
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	return cmd.Process.Pid, fmt.Sprintf("/proc/%d/autogroup", cmd.Process.Pid)
+}
+
 // TestLifter: a recorder's session that has the lowest priority is raised when the ring shows that it needs more, and not before.
 func TestLifter(t *testing.T) {
 	if !priority.Sessions() {
@@ -59,14 +72,7 @@ func TestLifter(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer p.Close(true)
-			cmd := exec.Command("sleep", "60")
-			cmd.SysProcAttr = ownSession()
-			cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-			file := fmt.Sprintf("/proc/%d/autogroup", cmd.Process.Pid)
+			pid, file := idleSession(t)
 			if err := os.WriteFile(file, []byte("19"), 0); err != nil {
 				t.Skip("NOT CHECKED: whether a recorder is raised: ", err)
 			}
@@ -74,7 +80,7 @@ func TestLifter(t *testing.T) {
 			defer lift.close()
 			began := time.Unix(1_800_000_000, 0)
 			if !test.new {
-				lift.pid, lift.since = cmd.Process.Pid, began.Add(-time.Second)
+				lift.pid, lift.since = pid, began.Add(-time.Second)
 			}
 			emit := func(n int) {
 				for range n {
@@ -92,7 +98,7 @@ func TestLifter(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer recorder.Close()
-			said := ring.ConsumerState{Phase: ring.ConsumerAttached, PID: cmd.Process.Pid, Fault: test.fault}
+			said := ring.ConsumerState{Phase: ring.ConsumerAttached, PID: pid, Fault: test.fault}
 			if test.gone {
 				said.PID = os.Getpid()
 			}
@@ -106,7 +112,7 @@ func TestLifter(t *testing.T) {
 						t.Fatal("no free staging area")
 					}
 				}
-				lift.look(cmd.Process.Pid, began.Add(time.Duration(n)*liftInterval))
+				lift.look(pid, began.Add(time.Duration(n)*liftInterval))
 				if test.taken {
 					if s, ok := recorder.Staged(); !ok || s.Release() != nil {
 						t.Fatal("no state to take")
@@ -157,20 +163,14 @@ func TestBegun(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			cmd := exec.Command("sleep", "60")
-			cmd.SysProcAttr = ownSession()
-			cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+			pid, file := idleSession(t)
 			var lift *lifter
 			if !c.alone {
 				lift = newLifter(p.Path())
 			}
 			defer lift.close()
-			lift.begun(cmd.Process.Pid, time.Unix(1_800_000_000, 0))
-			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/autogroup", cmd.Process.Pid))
+			lift.begun(pid, time.Unix(1_800_000_000, 0))
+			text, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
