@@ -326,6 +326,8 @@ def test_a_step_known_to_be_wrong_behind_one_on_the_device_is_refused(queue_of: 
     queue.put(3, one)
     wait_for(lambda: queue.written == 1)
     queue.put(slow(0.3)().astype(jnp.int32) * 0 + 10, one)
+    with pytest.raises(StepError, match="not above 3"):
+        queue.put(2, one)
     queue.put(12, one)
     for step in (12, 11, 3, -1, 1 << 64):
         with pytest.raises(StepError, match="not above 12" if 0 <= step < 100 else "want 0"):
@@ -362,6 +364,34 @@ def test_any_order_of_steps_here_and_on_the_device(queue_of: Any, seed: int) -> 
     assert got == want
     assert (queue.records, queue.written, queue.dropped) == (put, len(got), put - len(got))
     assert put > 100 and refused + queue.dropped > 10
+
+
+@pytest.mark.filterwarnings("ignore::usp.Warning")
+def test_threads_with_steps_here_and_on_the_device(queue_of: Any) -> None:
+    queue, ring = queue_of(SCALAR)
+    one = {"loss": jnp.float32(1)}
+    on_device = [jnp.int32(step) for step in range(0, 600, 7)]
+    counts: list[int] = []
+
+    def run(steps: Any) -> None:
+        put = 0
+        for step in steps:
+            try:
+                queue.put(step, one)
+                put += 1
+            except StepError:
+                pass
+        counts.append(put)
+
+    threads = [threading.Thread(target=run, args=(s,)) for s in (range(600), on_device, range(3, 600, 2))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert queue.close() == 0
+    got = [r[0] for r in records(ring)]
+    assert got == sorted(set(got)), "not increasing"
+    assert (queue.records, queue.written, queue.dropped) == (sum(counts), len(got), sum(counts) - len(got))
 
 
 # Donated buffers

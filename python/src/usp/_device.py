@@ -115,7 +115,7 @@ class DeviceQueue:
         self._class: Any = None  # of jax's arrays, once one was seen
         self._entries: deque[_Entry] = deque()
         self._in_turn = 0  # entries whose steps are taken in their turn
-        self._above = -1  # what the next step has to be above at least, while there are such
+        self._above = -1  # the last step known when it was put, of those
         self._lock = threading.Lock()  # counts and the queue's end
         self._write_lock = threading.Lock()  # the ring: close() may give up on a thread that still writes
         self._wake = threading.Event()
@@ -223,14 +223,14 @@ class DeviceQueue:
             if len(self._entries) >= self._capacity:
                 self.dropped += n
                 return False
+            self._in_turn += type(entry.steps) is _InTurn
             if self.emitter is not None:
                 self.emitter.deferred = True
             if self._reader is not None and self._thread is not None:
                 # Before the entry is there: a thread that goes to rest after it closes it again.
                 self._reader.open = True
-                if self._gone is not None or self._message or type(entry.steps) is _InTurn or self._in_turn:
+                if self._gone is not None or self._message or self._in_turn:
                     self._reader.open = False
-            self._in_turn += type(entry.steps) is _InTurn
             self._entries.append(entry)
         if self._thread is None:
             self._begin()
@@ -240,8 +240,6 @@ class DeviceQueue:
 
     def _wait_turn(self, entry: _Entry, first: Any, last: Any) -> _Entry:
         """The entry, its steps to be taken in their turn. Raises StepError for what is wrong already. Locked."""
-        if not self._in_turn:
-            self._above = -1
         if type(first) is int:
             if not 0 <= first <= last <= _MASK:
                 raise StepError(f"steps {first} to {last}: want 0 to 2^64-1, increasing")
