@@ -310,7 +310,7 @@ def test_a_step_below_one_on_the_device_is_a_counted_drop(queue_of: Any) -> None
     queue, ring = queue_of(SCALAR)
     one, many = {"loss": jnp.float32(1)}, {"loss": jnp.ones(3, jnp.float32)}
     with pytest.warns(DroppedWarning, match="3 records had steps.* behind some") as caught:
-        queue.put(jnp.int32(10), one)
+        queue.put(slow(0.5)().astype(jnp.int32) * 0 + 10, one)
         queue.put(5, one)
         queue.put_many(range(8, 11), many)
         queue.put(11, one)
@@ -325,7 +325,7 @@ def test_a_step_known_to_be_wrong_behind_one_on_the_device_is_refused(queue_of: 
     one = {"loss": jnp.float32(1)}
     queue.put(3, one)
     wait_for(lambda: queue.written == 1)
-    queue.put(slow(0.3)().astype(jnp.int32) * 0 + 10, one)
+    queue.put(slow(0.5)().astype(jnp.int32) * 0 + 10, one)
     with pytest.raises(StepError, match="not above 3"):
         queue.put(2, one)
     queue.put(12, one)

@@ -59,7 +59,7 @@ def test_it_waits_for_a_step_on_the_device(way: Any) -> None:
     emit, queue, ring = way()
     wait_for(lambda: queue.written == 2)
     before = queue._reader.queued
-    begin = slow(0.2)
+    begin = slow(0.5)
     emit(begin().astype(jnp.int32) * 0 + 2, value(2))
     for step in range(3, 20):
         emit(step, value(step))
