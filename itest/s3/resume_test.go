@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/usp-project/usp/snapshot"
 )
 
 // TestResume has one machine record, and another one go on from the store: step by step the digests are those of the run that was
@@ -29,11 +27,7 @@ func TestResume(t *testing.T) {
 	}
 
 	// As if the machine had been lost behind step 200.
-	for _, key := range s.keys(t) {
-		if strings.Contains(key, "00300-") || strings.Contains(key, "00309-") {
-			s.remove(t, key)
-		}
-	}
+	s.lose(t, id, 300, 309)
 	other := newMachine(t, s)
 	r := other.usp(0, "continuing run "+id+" behind step 200", "run", "--resume", place+"/latest")
 	if !strings.Contains(r.err, "no --key") {
@@ -85,8 +79,7 @@ func TestInput(t *testing.T) {
 	one.usp(0, "250 stored", "run", "prices.csv", "--time-column", "when", "--value-column", "price", "--season", "7")
 	id, far := one.latest(), place+"/latest"
 	whole := one.digests("latest")
-	s.remove(t, "fleet/"+id+"/snapshots/"+snapshot.FileName(250, 0))
-	s.remove(t, "fleet/"+id+"/snapshots/"+snapshot.FileName(250, 0)+".json")
+	s.lose(t, id, 250)
 
 	other := newMachine(t, s)
 	other.usp(2, "the run's input is not there any more; say where it is: usp run --resume "+far+" INPUT", "run", "--resume", far)

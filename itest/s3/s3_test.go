@@ -19,6 +19,8 @@ import (
 
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
+
+	"github.com/usp-project/usp/snapshot"
 )
 
 // program is usp, built once.
@@ -160,6 +162,21 @@ func (s *store) remove(t *testing.T, key string) {
 	t.Helper()
 	if _, err := s.backend.DeleteObject(bucket, key); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// lose removes the snapshots of these steps of run id, with their proofs, by their whole names: a part of one may stand in the time that is
+// in a run's id.
+func (s *store) lose(t *testing.T, id string, steps ...uint64) {
+	t.Helper()
+	for _, step := range steps {
+		key := "fleet/" + id + "/snapshots/" + snapshot.FileName(step, 0)
+		for _, key := range []string{key, key + ".json"} {
+			if !slices.Contains(s.keys(t), key) {
+				t.Fatalf("%s is not in the store: %q", key, s.keys(t))
+			}
+			s.remove(t, key)
+		}
 	}
 }
 
