@@ -324,6 +324,47 @@ def test_multiprocessing_by_fork() -> None:
     assert verified(run)["stored"] == 200
 
 
+def test_sigterm_in_the_moment_of_a_fork() -> None:
+    """A child that is ended before it has let go of the run dies of that, as one of a program without a run would, and
+    takes nothing of the run with it. A pool ends its workers so, and waits for them."""
+    process = program(
+        LOOP
+        + """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    armed, blocked = False, []
+    def hold():  # the last before the fork
+        blocked.append(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    def strike():  # the first in the child
+        if armed:
+            os.kill(os.getpid(), signal.SIGTERM)
+    os.register_at_fork(before=hold, after_in_child=strike)
+    with usp.Run(fields=fields) as run:
+        for step in range(100):
+            run.emit(step, values(step))
+        armed = True
+        pid = os.fork()
+        if pid == 0:
+            os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        armed = False
+        for step in range(100, 200):
+            run.emit(step, values(step))
+        child = os.fork()
+        if child == 0:
+            mask, handler = signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGTERM)
+            os._exit(7 if signal.SIGTERM not in mask and handler is signal.SIG_DFL else 1)
+        second = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(run.dir, code, second, blocked, flush=True)
+    """
+    )
+    run, code, second, blocked = line(process).split(maxsplit=3)
+    ending, err = ended(process)
+    assert (ending, code, second, blocked) == (0, "-15", "7", "[True, True]"), err
+    assert verified(run)["stored"] == 200
+
+
 def test_a_child_that_lives_on_does_not_keep_the_ring() -> None:
     process = program(
         LOOP

@@ -1,7 +1,9 @@
 """What happens to open runs when the process ends, is asked to end, or forks.
 
 The end of the program closes them; one that ends by an exception that nobody caught ends them as failed, and so does
-SIGTERM, if the program leaves that signal alone. A forked child lets go of them: they are its parent's.
+SIGTERM, if the program leaves that signal alone. A forked child lets go of them: they are its parent's. Until it has,
+SIGTERM waits: Python forgets in a child which signals came to it before, and a pool that ends its workers by SIGTERM
+would wait for one that never heard of it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class Open(Protocol):
 _runs: weakref.WeakSet[Open] = weakref.WeakSet()
 _once = threading.Lock()
 _registered = False
+_fork = threading.local()  # mask: of signals, of the thread that forks; only while it holds SIGTERM
 
 
 def watch(run: Open) -> None:
@@ -36,7 +39,7 @@ def watch(run: Open) -> None:
         if not _registered:
             # Not at import: what is registered later runs earlier, so the runs end before jax takes its backends down.
             atexit.register(_exiting)
-            os.register_at_fork(after_in_child=_in_child)
+            os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_in_child)
             _registered = True
     _runs.add(run)
     if _main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -78,10 +81,24 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     os.kill(os.getpid(), number)
 
 
+def _hold() -> None:
+    if signal.getsignal(signal.SIGTERM) is _terminated:
+        _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+
+def _release() -> None:
+    mask = _fork.__dict__.pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _in_child() -> None:
     global _once
     _once = threading.Lock()
-    for run in list(_runs):
-        run._forked()
-    _runs.clear()
-    _restore()
+    try:
+        for run in list(_runs):
+            run._forked()
+        _runs.clear()
+        _restore()
+    finally:
+        _release()
