@@ -266,6 +266,22 @@ def test_the_handler_says_what_it_is(built: Any) -> None:
         assert metadata.traits == 1, "not said to be compatible with command buffers"
 
 
+def test_what_a_device_did_not_take_is_counted(built: Any, ring_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device's own count, which it gives back with the ring, is among the dropped."""
+    from usp import _xla
+
+    def detach(handle: Any, out: Any, text: Any, size: Any) -> None:
+        out[0], out[1], out[2], out[3] = 5, 1, 8, 3
+
+    ring = make_ring(ring_dir, [Field("a", "metric", "f32", len(F32_BITS))], native=True)
+    monkeypatch.setattr(built._library, "usp_cuda_detach", detach)
+    built._attached.add(ring.handle())
+    assert _xla.counts(ring).late == 0
+    assert _xla.release(ring, 5.0) == ""
+    assert (_xla.counts(ring).late, ring._last_step) == (3, 8)
+    ring.close()
+
+
 def _has_device() -> bool:
     jax = importlib.import_module("jax")
     try:

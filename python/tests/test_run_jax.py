@@ -6,10 +6,12 @@ import hashlib
 import os
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from devicehelp import slow
 from runs import closed, line, program, until, usp, verified
 
 import usp as api
@@ -160,11 +162,32 @@ def test_stacked_and_packed() -> None:
     assert found[63] == digest(tele["rho"][63]) and found[64] == digest(tele["rho"][0])
 
 
-def test_from_inside_the_program() -> None:
+def test_what_is_dropped_at_the_end_names_the_users_line() -> None:
+    donate = jax.jit(lambda x: x + 1, donate_argnums=0)
+    donate(jax.numpy.float32(0))
+    begin = slow(0.5)
+    with pytest.warns(api.DroppedWarning, match="donated or deleted") as told:
+        with api.Run(fields=api.fields(loss=api.field("metric", (), "f32"))) as run:
+            x = begin()
+            run.emit(1, {"loss": x})
+            donate(x)
+    assert [w.filename for w in told] == [__file__]
+    assert run.summary is not None and (run.summary["dropped"], run.summary["stored"]) == (1, 0)
+
+
+@pytest.fixture
+def traced() -> None:
+    """Skips where programs cannot write records themselves."""
     native = pytest.importorskip("usp._native", reason="the extension is not built")
     if not hasattr(native, "xla_handler"):
         pytest.skip("the extension was built without the call from XLA")
-    with api.Run(fields=api.fields(loss="metric", rho="digest")) as run:
+
+
+@pytest.mark.usefixtures("traced")
+def test_from_inside_the_program() -> None:
+    with pytest.warns(api.DroppedWarning, match="100 records of compiled programs") as told, api.Run(
+        fields=api.fields(loss="metric", rho="digest")
+    ) as run:
 
         @jax.jit
         def train(state: Any, steps: Any) -> Any:
@@ -179,7 +202,20 @@ def test_from_inside_the_program() -> None:
         jax.block_until_ready(train(jax.numpy.zeros(3), jax.numpy.arange(100)))  # steps that go back
         assert run.emitted == 100 and run.dropped == 100
     assert verified(run.dir)["stored"] == 100
-    assert run.summary is not None and run.summary["dropped"] == 100 == run.dropped
+    assert run.summary is not None and run.summary["dropped"] == 100 == run.dropped and run.summary.complete
+    assert [w.filename for w in told] == [__file__], "the warning does not name the line of the user's program"
+
+
+@pytest.mark.usefixtures("traced")
+def test_dropped_steps_of_programs_as_an_error() -> None:
+    """A filter that makes the warning an exception has its way, when everything that was emitted is stored."""
+    with pytest.raises(api.Warning, match="1 record of compiled programs"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with api.Run(fields=api.fields(loss=api.field("metric", (), "f32"))) as run:
+            program = jax.jit(lambda x: run.emit_traced(7, {"loss": x}))
+            for _ in range(2):
+                jax.block_until_ready(program(jax.numpy.float32(1)))
+    assert verified(run.dir)["stored"] == 1
 
 
 def test_what_is_wrong_with_values_of_the_device() -> None:
@@ -216,6 +252,42 @@ def test_sigterm_does_not_lose_what_is_on_its_way() -> None:
     process.communicate(timeout=60)
     assert process.returncode == -15
     assert closed(Path(run)) and verified(run, end="failed")["stored"] == 100
+
+
+def test_fork_while_steps_wait_their_turn() -> None:
+    """What waits behind a step on the device is the parent's: it stores each in order, and the child none."""
+    process = program("""
+    import jax, jax.numpy as jnp, warnings
+    warnings.simplefilter("ignore", RuntimeWarning)  # jax's, of forking
+    x = jnp.full((200, 200), 0.001, jnp.float32)
+    begin = jax.jit(lambda n: jax.lax.fori_loop(0, n, lambda i, a: jnp.tanh(a @ x), x).sum().astype(jnp.int32))
+    begin(1).block_until_ready()
+    began = time.perf_counter()
+    begin(200).block_until_ready()
+    rounds = int(200 / (time.perf_counter() - began)) + 1  # for a second
+    with usp.Run(fields=usp.fields(loss="digest")) as run:
+        run.emit(1, {"loss": 1.0})
+        run.emit(begin(rounds) * 0 + 10, {"loss": jnp.float32(2)})
+        for step in range(11, 31):
+            run.emit(step, {"loss": 3.0})
+        assert run._session.queue().pending() == 21, run._session.queue().pending()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                run.emit(31, {"loss": 4.0})
+                os._exit(1)
+            except usp.ForkedError:
+                run.close()
+                os._exit(3)
+        run.emit(32, {"loss": 5.0})
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    print(run.dir, code, flush=True)
+    """)
+    run, code = line(process).split()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and code == "3", err
+    assert verified(run)["stored"] == 23
+    assert [e["step"] for e in usp("log", run, "--kind", "STEP")] == [1, *range(10, 31), 32]
 
 
 def test_end_of_a_program_with_a_backend() -> None:

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import threading
 import time as clock
-import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from usp._arrays import is_device_array, ready, start
-from usp._errors import ClosedError, DroppedWarning, Error, FieldError, ForkedError, StepError
+from usp._errors import ClosedError, DroppedWarning, Error, FieldError, ForkedError, StepError, warn
 from usp._pack import (
     check_leaf,
     fill,
@@ -332,7 +331,7 @@ class DeviceQueue:
             raise self._gone("the run has ended" if self._gone is ClosedError else "the run is of the parent process")
         message, self._message = self._message.rstrip(), ""
         if message:
-            warnings.warn(message, DroppedWarning, stacklevel=4)
+            warn(message, DroppedWarning)
 
     # ---- the end
 
@@ -364,7 +363,7 @@ class DeviceQueue:
                 f"{left} records were not ready {timeout:g} s after the run's end and are dropped. {message}".strip()
             )
         if message:
-            warnings.warn(message.rstrip(), DroppedWarning, stacklevel=3)
+            warn(message.rstrip(), DroppedWarning)
         return left
 
     def forked(self) -> None:

@@ -1,6 +1,10 @@
-"""What can go wrong, one class for each thing a caller would handle differently."""
+"""What can go wrong, one class for each thing a caller would handle differently, and how it is warned of."""
 
 from __future__ import annotations
+
+import os
+import sys
+import warnings
 
 
 class Error(Exception):
@@ -53,3 +57,14 @@ class NoRecorderWarning(Warning):
 
 class IncompleteWarning(Warning):
     """The run has ended and not everything is stored; the message says how much, and what stores the rest."""
+
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def warn(text: str, category: type[Warning]) -> None:
+    """Warns the user, at the line that called this package; a filter that makes it an exception has its way."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and os.path.abspath(frame.f_code.co_filename).startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)

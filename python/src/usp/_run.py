@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from . import _lifecycle, _recorder, _settings
 from ._encode import Emitter
-from ._errors import ClosedError, ConfigError, Error, FieldError, ForkedError, NoRecorderWarning, StepError, Warning
+from ._errors import (
+    ClosedError, ConfigError, Error, FieldError, ForkedError, IncompleteWarning, NoRecorderWarning, StepError, Warning,
+    warn,
+)  # fmt: skip
 from ._ring import native_available
 from ._schema import Field, Schema, resolve
-from ._session import DEFAULT_CAPACITY, Plan, Session, Summary, on_device, warn
+from ._session import DEFAULT_CAPACITY, Plan, Session, Summary, on_device
 
 if TYPE_CHECKING:
     import jax
@@ -356,7 +359,7 @@ class Run:
             if self.summary is None:  # nothing was ever emitted
                 self.summary = self._nothing(complete=self._held is None)
         if incomplete is not None and linger:
-            warn(incomplete, stacklevel=3)
+            warn(incomplete, IncompleteWarning)
         return self.summary
 
     def _nothing(self, complete: bool) -> Summary:
@@ -435,7 +438,6 @@ def not_native() -> None:
             f"the extension usp._native is not here ({native_available() or 'not asked for'}): records are written in "
             "Python, which takes longer; a C compiler when the package is installed gives it",
             Warning,
-            stacklevel=4,
         )
 
 
@@ -445,5 +447,5 @@ def no_recorder() -> None:
         "there is no usp program to record: USP_BIN is not set, and PATH has no usp. What is emitted stays in shared "
         "memory, where the oldest records are overwritten. Get it with `go install ./cmd/usp` in usp's source; "
         "`usp record` then stores what is still there",
-        NoRecorderWarning, stacklevel=3,
+        NoRecorderWarning,
     )  # fmt: skip

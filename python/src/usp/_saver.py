@@ -18,12 +18,11 @@ import queue
 import sys
 import threading
 import time as clock
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import _pytree as pt
-from ._errors import ClosedError, ForkedError, SnapshotError, Warning
+from ._errors import ClosedError, ForkedError, SnapshotError, Warning, warn
 
 if TYPE_CHECKING:
     from ._ring import Ring
@@ -337,7 +336,7 @@ class Saver:
     def _say(self, about: str, text: str) -> None:
         if about not in self._told:
             self._told.add(about)
-            warnings.warn(text, Warning, stacklevel=5)
+            warn(text, Warning)
 
     def _speak(self) -> None:
         if self._later is not None:
@@ -397,7 +396,7 @@ class Saver:
         self._speak()
         lost = self._pending + self.failed
         if lost:
-            warnings.warn(f"{lost} snapshots that were taken did not reach the recorder", Warning, stacklevel=2)
+            warn(f"{lost} snapshots that were taken did not reach the recorder", Warning)
 
     def forked(self) -> None:
         """In a child of os.fork(): everything here is the parent's."""

@@ -11,13 +11,12 @@ import json
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ._environment import collect
-from ._errors import ConfigError, IncompleteWarning, Warning
+from ._errors import ConfigError, DroppedWarning, warn
 from ._recorder import LOOK, Patience, Recorder, wait
 from ._ring import Ring, default_dir, prepare_dir, ring_path
 from ._schema import Schema
@@ -188,6 +187,8 @@ class Session:
                              f"after {timeout:g} s; what they write from now on is dropped")  # fmt: skip
             if traced is not None and (held := traced.release(self.ring, timeout)):
                 notes.append(held)
+            if traced is not None and (note := told_late(traced.counts(self.ring).late)):
+                notes.append(note)
             self.ring.finish(clean)
             cause = self._wait() if linger else "it was not waited for"
             summary, incomplete = self._summary(cause)
@@ -302,12 +303,18 @@ def ended(part: Any, timeout: float) -> str:
     return ""
 
 
+def told_late(n: int) -> str:
+    """Warns of n records of compiled programs. Returns the warning if a filter makes an exception of it."""
+    text = f"{n} record{'' if n == 1 else 's'} of compiled programs had no step above the last one; dropped and counted"
+    try:
+        if n:
+            warn(text, DroppedWarning)
+    except builtins.Warning as err:
+        return str(err)
+    return ""
+
+
 def on_device(value: Any) -> bool:
     """Whether a value is an array of jax, which may still be on its way."""
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(value, jax.Array)
-
-
-def warn(text: str, category: type[Warning] = IncompleteWarning, stacklevel: int = 2) -> None:
-    """Warns the user; a filter that makes it an exception has its way."""
-    warnings.warn(text, category, stacklevel=stacklevel + 1)

@@ -14,7 +14,6 @@ import mmap
 import os
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
@@ -22,7 +21,7 @@ from typing import Any
 
 from . import _pytree as pt
 from . import _recorder
-from ._errors import SnapshotError, Warning
+from ._errors import SnapshotError, Warning, warn
 from ._saver import Saver, size
 
 __all__ = ["Saver", "all_steps", "latest_step", "restore", "size"]
@@ -146,10 +145,9 @@ class _Load:
                 raise _failure(self.run, done)
             report = json.loads(done.stdout)
             for bad in report.get("rejected", ()):
-                warnings.warn(
+                warn(
                     f"run {_name(self.run)}: the snapshot of step {bad['step']} was passed over: {bad['reason']}",
                     Warning,
-                    stacklevel=4,
                 )
             flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
             whole = memoryview(mmap.mmap(fd, 0, flags=flags))

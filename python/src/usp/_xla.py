@@ -368,6 +368,7 @@ def counts(ring: Ring) -> Counts:
     from usp import _native
 
     try:
-        return Counts(*_native.xla_counts(ring.handle()))
+        late, *others = _native.xla_counts(ring.handle())
+        return Counts(late + ring.late, *others)
     except AttributeError:
         return Counts()

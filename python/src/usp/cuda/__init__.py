@@ -84,6 +84,8 @@ def detach(ring: Ring, timeout: float) -> str:
         why = _library.usp_cuda_detach(ctypes.c_int(handle), out, text, ctypes.c_size_t(_TEXT))
         if why is None and out[1]:
             ring._last_step = out[2]
+        if why is None:
+            ring.late = out[3]
         answer.append("" if why is None else why.decode())
 
     thread = threading.Thread(target=wait, name="usp-cuda-detach", daemon=True)
