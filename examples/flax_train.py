@@ -126,7 +126,11 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--config", help="settings file (default: usp.toml here)")
     p.add_argument("--json", action="store_true", help="print JSON")
     args = p.parse_args(argv)
-    report = train(args)
+    try:
+        report = train(args)
+    except usp.Error as err:
+        print(f"flax_train: {err}", file=sys.stderr)
+        return 1
     if args.json:
         print(json.dumps(report))
         return 0

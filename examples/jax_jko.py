@@ -280,7 +280,11 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the program and prints what was recorded."""
     args = parse(argv)
     jax.config.update("jax_enable_x64", True)
-    report = forecast(args)
+    try:
+        report = forecast(args)
+    except usp.Error as err:
+        print(f"jax_jko: {err}", file=sys.stderr)
+        return 1
     if args.json:
         print(json.dumps(report))
         return 0

@@ -24,15 +24,16 @@ Runner = Callable[..., str]
 
 @pytest.fixture
 def runner(usp_bin: str, ring_dir: Path, run_dir: Path, tmp_path: Path) -> Runner:
-    """Runs a program of examples/ in a directory of its own; returns what it prints. Warnings are errors."""
+    """Runs a program of examples/ in a directory of its own; returns what it prints, on standard error if it is to fail.
+    Warnings are errors."""
     env = dict(os.environ) | {"USP_BIN": os.path.abspath(usp_bin), "PYTHONPATH": str(ROOT / "python" / "src")}
 
-    def run(program: str, *arguments: str) -> str:
+    def run(program: str, *arguments: str, status: int = 0) -> str:
         command = [sys.executable, str(ROOT / "examples" / program), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == status, f"{command}\n{done.stdout}\n{done.stderr}"
         assert "Warning" not in done.stderr, done.stderr
-        return done.stdout
+        return done.stderr if status else done.stdout
 
     return run
 
@@ -93,6 +94,15 @@ def test_says_what_comes_next(program: str, runner: Runner, usp_bin: str, tmp_pa
     for words in named:
         done = subprocess.run([usp_bin, *words], capture_output=True, text=True, timeout=120, cwd=tmp_path)
         assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize(("program", "other"), [("jax_jko.py", "flax_train.py"), ("flax_train.py", "jax_jko.py")])
+def test_another_programs_run_is_refused(program: str, other: str, runner: Runner) -> None:
+    """What cannot be gone on from is said in one line."""
+    run = json.loads(runner(other, "--steps", "10", "--snapshot-interval", "5", "--json"))["dir"]
+    for resume, why in [(run, "does not fit the snapshot"), ("nowhere", "nowhere")]:
+        said = runner(program, "--steps", "20", "--resume", resume, status=1).strip()
+        assert len(said.splitlines()) == 1 and why in said, said
 
 
 @pytest.mark.parametrize(("series", "step", "floor", "bits"), [("sunspots", "hk", -960, 34), ("nile", "jko", -20, 22)])
