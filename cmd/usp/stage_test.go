@@ -95,9 +95,10 @@ func (w *world) newStage(name string, generations int) (*stage, *bench) {
 type left struct {
 	generation uint32
 	resumed    *rundir.Resumed
-	killed     bool // it did not say that it has ended
-	records    int  // 0: stageRecords
-	state      int  // bytes of each of the four staged states; 0: 5000
+	killed     bool    // it did not say that it has ended
+	records    int     // 0: stageRecords
+	state      int     // bytes of each of the four staged states; 0: 5000
+	cost       float64 // the last field, a digest, in the second half of the records
 }
 
 // leaveRing makes what a producer leaves that ended, or that was killed: a ring with records and four staged states.
@@ -127,6 +128,9 @@ func (b *bench) leaveRing(t testing.TB, l left) {
 	}
 	for i := range l.records {
 		step++
+		if i == l.records/2 {
+			v.SetFloat64(len(schema.Fields())-1, l.cost)
+		}
 		p.Emit(v.Payload(step, int64(step)))
 		if i%(l.records/4) == l.records/8 {
 			s := []snapshot.Section{{Name: "state", Data: bytes.Repeat([]byte{byte(step)}, l.state)}}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/usp-project/usp/internal/compare"
 	"github.com/usp-project/usp/internal/plot"
+	"github.com/usp-project/usp/internal/rundir"
 )
 
 // printStep prints a step that differs.
@@ -184,20 +185,32 @@ func (a *app) printWayBack(c *compare.Comparison) {
 		if side.Tiles {
 			continue
 		}
-		from := "the first row (no intact snapshot lies before it)"
-		if s := side.Nearest; s != nil {
-			from = fmt.Sprintf("the snapshot of step %d (%s)", s.Step, s.Name)
+		from, command := a.wayBack(side.Side, c.First.Step)
+		if command == "" {
+			continue
 		}
 		if !printed {
 			fmt.Fprintln(a.out)
 		}
-		fmt.Fprintf(a.out, "  from %s, %s can be computed again:\n    %s\n", from, side.name, a.replayHint(side.Side, c.First.Step))
+		fmt.Fprintf(a.out, "  from %s, %s can be computed again:\n    %s\n", from, side.name, command)
 		printed = true
 	}
 }
 
-func (a *app) replayHint(s *compare.Side, step uint64) string {
-	return fmt.Sprintf("usp replay %s --from %d --to %d", quoteArg(s.Path), step, step)
+// wayBack says from where a side can be computed again up to a step, and the command for it: of a program of its own, which alone can
+// compute it, the one that hands it the state; "" if there is none.
+func (a *app) wayBack(s *compare.Side, step uint64) (from, command string) {
+	from = "the first row (no intact snapshot lies before it)"
+	if s.Nearest != nil {
+		from = fmt.Sprintf("the snapshot of step %d (%s)", s.Nearest.Step, s.Nearest.Name)
+	}
+	if _, err := readProducerMeta(a.fs, rundir.At(s.Path)); err == nil {
+		return from, fmt.Sprintf("usp replay %s --from %d --to %d", quoteArg(s.Path), step, step)
+	}
+	if s.Nearest == nil {
+		return "", ""
+	}
+	return from + ", by the program that made it", fmt.Sprintf("usp snapshot load %s --step %d --to FILE", quoteArg(s.Path), s.Nearest.Step)
 }
 
 // quoteArg makes a path one word of a shell.

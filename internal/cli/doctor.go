@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -115,7 +116,7 @@ func (a *app) checkStaleRings() []finding {
 		if alive, err := c.ProducerAlive(); err == nil && !alive {
 			out = append(out, finding{Check: "rings left", Level: "warn",
 				Detail: fmt.Sprintf("%s: its producer is gone, %d records emitted", path, c.Produced()),
-				Advice: "store them: usp run --resume " + c.Header().RunID + ", or usp record " + path})
+				Advice: "store them: " + a.storeLeft(path, c.Header())})
 		}
 		c.Close()
 	}
@@ -123,6 +124,16 @@ func (a *app) checkStaleRings() []finding {
 		out = []finding{{Check: "rings left", Level: "ok", Detail: "none by dead producers"}}
 	}
 	return out
+}
+
+// storeLeft is what stores the records in a ring whose producer is gone.
+func (a *app) storeLeft(path string, h ring.Header) string {
+	record := "usp record " + quoteArg(path) + a.dirFlag()
+	var meta struct{ Producer producerMeta }
+	if json.Unmarshal(h.Meta, &meta) == nil && meta.Producer.Program == usprun {
+		return "usp run --resume " + h.RunID + a.dirFlag() + ", or " + record
+	}
+	return record // only the program that made it can go on with it
 }
 
 // existing is the directory, or the nearest one above it that is there.

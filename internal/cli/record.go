@@ -30,6 +30,9 @@ themselves, and for rings left behind by programs that died.`
 // not those of a file that this process would find.
 const optionsOnStdin = "options-on-stdin"
 
+// summaryJSON is how the Python client has the summary of the recorder that it starts: what fails it passes on to a person, as text.
+const summaryJSON = "summary-json"
+
 // recorderCommand is this program's own command line as a recorder, without the ring's path.
 func recorderCommand() ([]string, error) {
 	self, err := os.Executable()
@@ -40,7 +43,7 @@ func recorderCommand() ([]string, error) {
 }
 
 func (a *app) recordCommand() *cobra.Command {
-	var onStdin bool
+	var onStdin, toProgram bool
 	cmd := &cobra.Command{
 		Use: "record [RING]", Short: "Record what another program emits", Long: recordLong, Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -63,7 +66,11 @@ func (a *app) recordCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if code := recorder.Process(path, opts, a.out, a.err); code != exitOK {
+			out := a.out
+			if !onStdin && !toProgram && !a.json {
+				out = recordedText{a}
+			}
+			if code := recorder.Process(path, opts, out, a.err); code != exitOK {
 				return withCode(code, nil)
 			}
 			return nil
@@ -71,10 +78,39 @@ func (a *app) recordCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&onStdin, optionsOnStdin, false, "read the settings as JSON from standard input")
 	_ = cmd.Flags().MarkHidden(optionsOnStdin) // it exists: it was made in the line above
+	cmd.Flags().BoolVar(&toProgram, summaryJSON, false, "print the summary as JSON, and errors as text")
+	_ = cmd.Flags().MarkHidden(summaryJSON)
 	a.setting(cmd, false, "key-file", "", "recorder.key_file", "`file` of the signing key, created on first use")
 	a.setting(cmd, false, "anchor", "", "anchor.dir", "`directory` for a second copy of each run's newest signed head")
 	a.setting(cmd, false, "digest-interval", "", "digest.interval", "log the digests of every `n`-th step")
 	return cmd
+}
+
+// recordedText prints what a recorder's summary, which is written to it as a line of JSON, says.
+type recordedText struct{ *app }
+
+func (a recordedText) Write(line []byte) (int, error) {
+	var s recorder.Summary
+	if err := json.Unmarshal(line, &s); err != nil {
+		return 0, fmt.Errorf("the recorder's summary: %w", err)
+	}
+	fmt.Fprintf(a.out, "run %s, generation %d: %v\n", s.RunID, s.Generation, s.Status)
+	fmt.Fprintf(a.out, "  recorded   %d emitted, %d stored, %d lost%s; %s, %s%s\n", s.Emitted, s.Stored, s.Lost, lostText(s.LostStorage),
+		count(s.Digests, "digest"), count(s.Snapshots, "snapshot"), unsavedText(s.Unsaved))
+	printCommitted(a.out, "anchor", s.Anchor)
+	printCommitted(a.out, "witness", s.Witness)
+	fmt.Fprintf(a.out, "  run        %s\n", display(s.Dir))
+	if !a.quiet {
+		fmt.Fprintf(a.out, "next: usp show %s%s\n      usp verify %s%s\n", s.RunID, a.dirFlag(), s.RunID, a.dirFlag())
+	}
+	return len(line), nil
+}
+
+func unsavedText(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d more not saved: storage took nothing)", n)
 }
 
 // readOptions reads the settings that another process hands over. If it died before it could, there are none: with the

@@ -68,7 +68,7 @@ func (a *app) runsCommand() *cobra.Command {
 				return nil
 			}
 			w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "RUN\tCREATED\tSTATUS\tSTEPS\tRESUMED")
+			fmt.Fprintln(w, "RUN\tCREATED\tSTATUS\tLAST STEP\tRESUMED")
 			for _, r := range rows {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d×\n", r.RunID, r.Created.Format("2006-01-02 15:04:05"), r.Status, r.Step, r.Generation)
 			}

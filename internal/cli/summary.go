@@ -147,7 +147,7 @@ func (s *session) print(r runSummary, interrupted bool) {
 	}
 	fmt.Fprintf(w, "  next       %.6g in [%.6g, %.6g]\n", r.Next, r.NextLower, r.NextUpper)
 	fmt.Fprintf(w, "  recorded   %d emitted, %d stored, %d lost%s; %s, %s%s\n",
-		r.Emitted, r.Stored, r.Lost, lostText(r), count(r.Digests, "digest"), count(r.Snapshots, "snapshot"), dropped(r.Dropped, r.EventsLost))
+		r.Emitted, r.Stored, r.Lost, lostText(r.LostToDisk), count(r.Digests, "digest"), count(r.Snapshots, "snapshot"), dropped(r.Dropped, r.EventsLost))
 	fmt.Fprintf(w, "  emit       p50 %d ns, p99 %d ns, max %d ns\n", r.EmitP50, r.EmitP99, r.EmitMax)
 	printCommitted(w, "anchor", r.Anchor)
 	printCommitted(w, "witness", r.Witness)
@@ -183,11 +183,11 @@ func skillText(r runSummary) string {
 }
 
 // lostText says what part of the loss was the disk's.
-func lostText(r runSummary) string {
-	if r.LostToDisk == 0 {
+func lostText(toStorage uint64) string {
+	if toStorage == 0 {
 		return ""
 	}
-	return fmt.Sprintf(" (%d of them because storage took nothing)", r.LostToDisk)
+	return fmt.Sprintf(" (%d of them because storage took nothing)", toStorage)
 }
 
 func maseText(mase undefined) string {
