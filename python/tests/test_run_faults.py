@@ -17,7 +17,7 @@ import pytest
 from runs import closed, line, program, until, usp, verified
 
 import usp as api
-from usp import _recorder
+from usp import _lifecycle, _recorder
 
 FIELDS = api.fields(loss=("metric", 1), rho=("digest", 4))
 LOOP = """
@@ -365,6 +365,103 @@ def test_sigterm_in_the_moment_of_a_fork() -> None:
     assert verified(run)["stored"] == 200
 
 
+def test_sigterm_for_the_program_in_the_moment_of_a_fork() -> None:
+    """It is held no longer than the fork takes; then the run ends as ever."""
+    process = program(
+        LOOP
+        + """
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with usp.Run(fields=fields) as run:
+        print(run.dir, flush=True)
+        for step in range(100):
+            run.emit(step, values(step))
+        if os.fork() == 0:
+            os._exit(0)
+        time.sleep(60)
+    """
+    )
+    run = line(process)
+    code, err = ended(process)
+    assert code == -signal.SIGTERM, err
+    assert verified(run, end="failed")["stored"] == 100
+
+
+def test_forks_of_every_kind_leave_sigterm_alone() -> None:
+    """In a child, in the program, in another thread and after the last run SIGTERM is blocked only where it was."""
+    process = program(
+        LOOP
+        + """
+    import subprocess, sys, threading, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    TERM = signal.SIGTERM
+    blocked = lambda: TERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    def fork(inside=blocked):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(inside())
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    held, nest = [], False
+    def before():
+        global nest
+        held.append(blocked())
+        if nest:
+            nest = False
+            held.append(fork())  # 0: not blocked in its child
+            held.append(blocked())  # True: still held for the fork around it
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])  # is to stay so
+    os.register_at_fork(before=before)
+    with usp.Run(fields=fields) as run:
+        run.emit(0, values(0))
+        assert fork() == 0 and not blocked() and held == [True], held
+        found = []
+        thread = threading.Thread(target=lambda: found.extend([fork(), blocked()]))
+        thread.start(); thread.join()
+        assert found == [0, False] and not blocked(), found
+        ask = "import signal; print(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+        out = subprocess.run([sys.executable, "-c", ask], preexec_fn=lambda: None, capture_output=True, text=True)
+        assert out.stdout == "False\\n" and not blocked(), out
+        held.clear(); nest = True
+        assert fork() == 0 and not blocked() and held == [True, True, 0, True], held
+        assert signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        signal.pthread_sigmask(signal.SIG_BLOCK, [TERM])  # the program's own wish
+        assert fork() == 1 and blocked()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [TERM])
+    held.clear()
+    assert fork() == 0 and held == [False], held
+    print(run.dir, flush=True)
+    """
+    )
+    run = line(process)
+    code, err = ended(process)
+    assert code == 0, err
+    assert verified(run)["stored"] == 1
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_an_exception_while_sigterm_is_taken_hold_of(blocks: bool) -> None:
+    """The call that blocks it also runs the handlers of signals that wait, and passes on what they raise."""
+    block, was = signal.pthread_sigmask, signal.signal(signal.SIGTERM, _lifecycle._terminated)
+
+    def interrupted(how: int, signals: Any) -> Any:
+        before = block(how, signals)
+        if bool(signals) == blocks:
+            raise KeyboardInterrupt
+        return before
+
+    try:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(signal, "pthread_sigmask", interrupted)
+            _lifecycle._hold()
+        assert (signal.SIGTERM in block(signal.SIG_BLOCK, ())) == blocks
+        _lifecycle._release()
+        assert signal.SIGTERM not in block(signal.SIG_BLOCK, ())
+    finally:
+        block(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        signal.signal(signal.SIGTERM, was)
+
+
 def test_a_child_that_lives_on_does_not_keep_the_ring() -> None:
     process = program(
         LOOP
@@ -609,6 +706,17 @@ def test_a_disk_that_becomes_full(small: Path, tmp_path: Path, monkeypatch: pyte
     assert closed(Path(run.dir))
     found = verified(run.dir)
     assert found["emitted"] == 50_000 and found["stored"] > 0
+
+
+def test_a_warning_at_the_end_of_the_program() -> None:
+    """No line of the program's is at work then: what is named is no line of this package's either."""
+    left = """
+    run = usp.Run(fields=fields, record="outside", drain_timeout=0.1)
+    run.emit(1, values(1))
+    """
+    process = program(LOOP + left)
+    code, err = ended(process)
+    assert code == 0 and "sys:1: IncompleteWarning: run " in err and "_lifecycle" not in err, err
 
 
 def test_a_warning_that_is_an_error_breaks_nothing(ring_dir: Path) -> None:

@@ -165,13 +165,15 @@ def test_stacked_and_packed() -> None:
 def test_what_is_dropped_at_the_end_names_the_users_line() -> None:
     donate = jax.jit(lambda x: x + 1, donate_argnums=0)
     donate(jax.numpy.float32(0))
-    begin = slow(0.5)
-    with pytest.warns(api.DroppedWarning, match="donated or deleted") as told:
+    begin = slow(2)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", api.Warning)
         with api.Run(fields=api.fields(loss=api.field("metric", (), "f32"))) as run:
             x = begin()
             run.emit(1, {"loss": x})
             donate(x)
-    assert [w.filename for w in told] == [__file__]
+    ours = [w for w in told if issubclass(w.category, api.Warning)]
+    assert [w.filename for w in ours] == [__file__] and "donated or deleted" in str(ours[0].message), ours
     assert run.summary is not None and (run.summary["dropped"], run.summary["stored"]) == (1, 0)
 
 
@@ -209,8 +211,8 @@ def test_from_inside_the_program() -> None:
 @pytest.mark.usefixtures("traced")
 def test_dropped_steps_of_programs_as_an_error() -> None:
     """A filter that makes the warning an exception has its way, when everything that was emitted is stored."""
-    with pytest.raises(api.Warning, match="1 record of compiled programs"), warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with pytest.raises(api.DroppedWarning, match="1 record of compiled programs"), warnings.catch_warnings():
+        warnings.simplefilter("error", api.DroppedWarning)
         with api.Run(fields=api.fields(loss=api.field("metric", (), "f32"))) as run:
             program = jax.jit(lambda x: run.emit_traced(7, {"loss": x}))
             for _ in range(2):
@@ -261,10 +263,12 @@ def test_fork_while_steps_wait_their_turn() -> None:
     warnings.simplefilter("ignore", RuntimeWarning)  # jax's, of forking
     x = jnp.full((200, 200), 0.001, jnp.float32)
     begin = jax.jit(lambda n: jax.lax.fori_loop(0, n, lambda i, a: jnp.tanh(a @ x), x).sum().astype(jnp.int32))
-    begin(1).block_until_ready()
-    began = time.perf_counter()
-    begin(200).block_until_ready()
-    rounds = int(200 / (time.perf_counter() - began)) + 1  # for a second
+    (begin(1) * 0 + 10).block_until_ready()
+    def took():
+        began = time.perf_counter()
+        begin(200).block_until_ready()
+        return time.perf_counter() - began
+    rounds = int(3 * 200 / min(took() for _ in range(3))) + 1  # for three seconds
     with usp.Run(fields=usp.fields(loss="digest")) as run:
         run.emit(1, {"loss": 1.0})
         run.emit(begin(rounds) * 0 + 10, {"loss": jnp.float32(2)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from types import FrameType
 
 
 class Error(Exception):
@@ -48,7 +49,7 @@ class Warning(UserWarning):  # noqa: A001 - always written usp.Warning
 
 
 class DroppedWarning(Warning, RuntimeWarning):
-    """Records that waited for the device are dropped and counted; the message says how many and why."""
+    """Records with values of the device, or of compiled programs, are dropped and counted; it says how many and why."""
 
 
 class NoRecorderWarning(Warning):
@@ -59,12 +60,16 @@ class IncompleteWarning(Warning):
     """The run has ended and not everything is stored; the message says how much, and what stores the rest."""
 
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 def warn(text: str, category: type[Warning]) -> None:
-    """Warns the user, at the line that called this package; a filter that makes it an exception has its way."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and os.path.abspath(frame.f_code.co_filename).startswith(_PACKAGE):
+    """Warns the user, at the line that called this package; a filter that makes it an exception has its way.
+
+    At the end of the program no line did; then it is at "sys:1", as the interpreter's own warnings are.
+    """
+    level = 1
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, category, stacklevel=level)

@@ -29,7 +29,16 @@ class Open(Protocol):
 _runs: weakref.WeakSet[Open] = weakref.WeakSet()
 _once = threading.Lock()
 _registered = False
-_fork = threading.local()  # mask: of signals, of the thread that forks; only while it holds SIGTERM
+
+
+class Hold(threading.local):
+    """SIGTERM, held by a thread while it forks. A handler of another signal may fork in the middle of a fork."""
+
+    depth = 0  # forks that have begun and not ended
+    ours = False  # it is blocked, and was not before the first of them
+
+
+_fork = Hold()
 
 
 def watch(run: Open) -> None:
@@ -82,23 +91,30 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _hold() -> None:
-    if signal.getsignal(signal.SIGTERM) is _terminated:
-        _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    _fork.depth += 1
+    if _fork.depth == 1 and signal.getsignal(signal.SIGTERM) is _terminated:
+        # Asked and remembered first: the call that blocks also runs the handlers of signals that wait, which may raise.
+        _fork.ours = signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
 
 def _release() -> None:
-    mask = _fork.__dict__.pop("mask", None)
-    if mask is not None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    _fork.depth = max(0, _fork.depth - 1)  # the hold of this fork may not have begun
+    if _fork.depth == 0 and _fork.ours:
+        _fork.ours = False
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
 def _in_child() -> None:
     global _once
-    _once = threading.Lock()
     try:
-        for run in list(_runs):
-            run._forked()
+        _once = threading.Lock()
+        runs = list(_runs)
         _runs.clear()
         _restore()
+        for run in runs:
+            with contextlib.suppress(Exception):  # the others have to be let go of too
+                run._forked()
     finally:
+        _fork.depth = 0  # what forks it was in the middle of are the parent's
         _release()

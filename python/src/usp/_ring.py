@@ -117,7 +117,7 @@ class Ring:
         self._ticket = 0
         self._next = 0
         self._last_step = -1
-        self.late = 0  # records that a device did not take for their steps; known once it has given the ring back
+        self.late = 0  # of the records of programs on a device, those whose step was not above the last one; known once detached
         self._state = rf.STATE_OPEN
         self._forked = False
         # A handler of a signal may end the ring, or emit, in the middle of what this thread does with it.

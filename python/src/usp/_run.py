@@ -7,6 +7,7 @@ the process, and the recorder stores it.
 
 from __future__ import annotations
 
+import builtins
 import copy
 import os
 import secrets
@@ -257,7 +258,8 @@ class Run:
 
     @property
     def dropped(self) -> int:
-        """Records with device values that were not emitted: the queue was full, or their buffers were gone."""
+        """Records that were not emitted: the queue was full, their buffers were gone, or, of compiled programs, their
+        steps were not above the last one."""
         if self._session is not None:
             return self._session.dropped()
         return int(self.summary["dropped"]) if self.summary else 0
@@ -341,6 +343,7 @@ class Run:
             if self._state != "open":
                 return self.summary or self._nothing(complete=False)
             incomplete: str | None = None
+            refused: builtins.Warning | None = None
             try:
                 if self._held is not None and self._broken is None:
                     try:
@@ -351,7 +354,7 @@ class Run:
                 self.__dict__.pop("emit", None)
                 if self._session is not None:
                     self.summary = self._session.known()  # in case that the wait is interrupted
-                    self.summary, incomplete = self._session.end(clean, linger)
+                    self.summary, incomplete, refused = self._session.end(clean, linger)
             finally:
                 self._state = "closed"
                 self._session = None
@@ -360,6 +363,8 @@ class Run:
                 self.summary = self._nothing(complete=self._held is None)
         if incomplete is not None and linger:
             warn(incomplete, IncompleteWarning)
+        if refused is not None:
+            raise refused
         return self.summary
 
     def _nothing(self, complete: bool) -> Summary:

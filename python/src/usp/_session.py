@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from ._environment import collect
 from ._errors import ConfigError, DroppedWarning, warn
@@ -54,12 +54,20 @@ class Plan:
     stderr: TextIO | None = None
 
 
+class Ending(NamedTuple):
+    """What came of the end of a session."""
+
+    summary: Summary
+    incomplete: str | None  # what to warn of; None: everything is stored
+    refused: builtins.Warning | None  # a warning on the way of which a filter made an exception
+
+
 class Summary(dict[str, Any]):
     """What a run amounted to. stored + lost = emitted.
 
     Keys: run_id, run_dir, generation, emitted, stored, lost, lost_storage (of those lost, because the disk did not
     take them), digests, snapshots (made durable), snapshots_unsaved (the disk did not take them), snapshots_dropped
-    (all staging areas were busy), dropped (records with device values that were never emitted), status ("clean",
+    (all staging areas were busy), dropped (records with device values, or of compiled programs, that were never emitted), status ("clean",
     "failed", "crashed"), complete. Without the recorder's word the counts are as far as the ring tells, digests and
     status are missing, and complete is False.
     """
@@ -164,35 +172,34 @@ class Session:
         return int(consumer.lost) if consumer.phase else max(0, self.ring.position - self.plan.slots)
 
     def dropped(self) -> int:
-        """Records with device values that were never emitted."""
+        """Records with device values, or of compiled programs, that were never emitted."""
         queued = int(self._queue.dropped) if self._queue is not None else 0
         traced = sys.modules.get(f"{__package__}._xla")  # nothing was traced if it is not there
         return queued + (int(traced.counts(self.ring).late) if traced is not None else 0)
 
     # The end
 
-    def end(self, clean: bool, linger: bool = True) -> tuple[Summary, str | None]:
-        """Ends the run and waits for its recorder while that makes sense; without linger not at all.
-
-        Returns the summary, and what to warn of: None if everything is stored.
-        """
+    def end(self, clean: bool, linger: bool = True) -> Ending:
+        """Ends the run and waits for its recorder while that makes sense; without linger not at all."""
         held = ""  # why a device still writes the ring, which then has to stay mapped
         try:
             timeout = self.plan.drain_timeout if linger else min(HURRY, self.plan.drain_timeout)
             traced = sys.modules.get(f"{__package__}._xla")
             late = traced is not None and not traced.settle(timeout)
-            notes = [note for part in (self._queue, self._saver) if part is not None and (note := ended(part, timeout))]
+            refused = [attempt(part.close, timeout) for part in (self._queue, self._saver) if part is not None]
+            notes = []
             if late:
                 notes.append(f"run {self.plan.run_id}: compiled programs that write records were not at their end "
                              f"after {timeout:g} s; what they write from now on is dropped")  # fmt: skip
             if traced is not None and (held := traced.release(self.ring, timeout)):
                 notes.append(held)
-            if traced is not None and (note := told_late(traced.counts(self.ring).late)):
-                notes.append(note)
+            if traced is not None:
+                refused.append(attempt(tell_late, traced.counts(self.ring).late))
             self.ring.finish(clean)
             cause = self._wait() if linger else "it was not waited for"
             summary, incomplete = self._summary(cause)
-            return summary, "; ".join([*notes, *([incomplete] if incomplete else [])]) or None
+            incomplete = "; ".join([*notes, *([incomplete] if incomplete else [])]) or None
+            return Ending(summary, incomplete, next(filter(None, refused), None))
         finally:
             if self._recorder is not None:
                 self._recorder.release()
@@ -294,24 +301,20 @@ class Starved:
         return min(self._slots // 4 * 3, self._slots - max(free, self._free))
 
 
-def ended(part: Any, timeout: float) -> str:
-    """Ends a part of the session. Returns its warning if a filter makes an exception of it: the rest has to end too."""
+def attempt(act: Callable[[Any], object], what: Any) -> builtins.Warning | None:
+    """Does a part of the end. Returns the warning of which a filter made an exception: the rest has to end too."""
     try:
-        part.close(timeout)
+        act(what)
     except builtins.Warning as err:
-        return str(err)
-    return ""
+        return err
+    return None
 
 
-def told_late(n: int) -> str:
-    """Warns of n records of compiled programs. Returns the warning if a filter makes an exception of it."""
-    text = f"{n} record{'' if n == 1 else 's'} of compiled programs had no step above the last one; dropped and counted"
-    try:
-        if n:
-            warn(text, DroppedWarning)
-    except builtins.Warning as err:
-        return str(err)
-    return ""
+def tell_late(n: int) -> None:
+    """Warns of n records of compiled programs."""
+    if n:
+        those = "1 record" if n == 1 else f"{n} records"
+        warn(f"{those} of compiled programs had no step above the last one; dropped and counted", DroppedWarning)
 
 
 def on_device(value: Any) -> bool:

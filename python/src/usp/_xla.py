@@ -368,7 +368,7 @@ def counts(ring: Ring) -> Counts:
     from usp import _native
 
     try:
-        late, *others = _native.xla_counts(ring.handle())
-        return Counts(late + ring.late, *others)
+        native = Counts(*_native.xla_counts(ring.handle()))
     except AttributeError:
-        return Counts()
+        native = Counts()
+    return native._replace(late=native.late + ring.late)
