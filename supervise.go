@@ -22,7 +22,7 @@ import (
 func randReader() io.Reader { return rand.Reader }
 
 // How a recorder process is told what to do: its command line ends in the ring's path and its standard input holds the
-// options as JSON. recorderEnv marks a program that was started again to be its own recorder.
+// options as JSON. recorderEnv marks a recorder that a program started for itself: usp's, or the program itself once more.
 const recorderEnv = "USP_RECORDER_CHILD"
 
 // Restarts of a recorder that died: the first at once, then after a pause that doubles.

@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     try:
         report = train(args)
-    except usp.Error as err:
+    except (usp.ConfigError, usp.RecorderError, usp.RingError, usp.SnapshotError) as err:
         print(f"flax_train: {err}", file=sys.stderr)
         return 1
     if args.json:

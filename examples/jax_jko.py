@@ -282,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
     jax.config.update("jax_enable_x64", True)
     try:
         report = forecast(args)
-    except usp.Error as err:
+    except (usp.ConfigError, usp.RecorderError, usp.RingError, usp.SnapshotError) as err:
         print(f"jax_jko: {err}", file=sys.stderr)
         return 1
     if args.json:

@@ -240,7 +240,7 @@ var errAbandoned = errors.New("on an abandoned timeline")
 // beginGeneration writes the manifest, the OPEN entry and, behind a resume, the REWIND entry.
 func (r *Recorder) beginGeneration(h *history) error {
 	if n := r.generation; n > 0 && h.generation(n-1).end == nil {
-		return fmt.Errorf("generation %d cannot begin: generation %d has no end in the log; resume the run with `usp run --resume`", n, n-1)
+		return fmt.Errorf("generation %d cannot begin: generation %d has no end in the log; a resume ends it first (usp run --resume, usp.Resume)", n, n-1)
 	}
 	meta, producer, err := r.ringMeta()
 	if err != nil {

@@ -95,10 +95,19 @@ func (w *world) newStage(name string, generations int) (*stage, *bench) {
 type left struct {
 	generation uint32
 	resumed    *rundir.Resumed
+	producer   any     // what the ring says of it
 	killed     bool    // it did not say that it has ended
 	records    int     // 0: stageRecords
-	state      int     // bytes of each of the four staged states; 0: 5000
+	state      int     // bytes of each of the four staged states; 0: 5000; negative: there are none
 	cost       float64 // the last field, a digest, in the second half of the records
+}
+
+// states is how many were staged.
+func (l left) states() int {
+	if l.state < 0 {
+		return 0
+	}
+	return 4
 }
 
 // leaveRing makes what a producer leaves that ended, or that was killed: a ring with records and four staged states.
@@ -111,7 +120,7 @@ func (b *bench) leaveRing(t testing.TB, l left) {
 		l.state = 5000
 	}
 	schema := predictor.Schema(4)
-	meta, err := json.Marshal(recorder.RingMeta{Resumed: l.resumed})
+	meta, err := json.Marshal(recorder.RingMeta{Resumed: l.resumed, Producer: l.producer})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +141,7 @@ func (b *bench) leaveRing(t testing.TB, l left) {
 			v.SetFloat64(len(schema.Fields())-1, l.cost)
 		}
 		p.Emit(v.Payload(step, int64(step)))
-		if i%(l.records/4) == l.records/8 {
+		if l.states() > 0 && i%(l.records/l.states()) == l.records/8 {
 			s := []snapshot.Section{{Name: "state", Data: bytes.Repeat([]byte{byte(step)}, l.state)}}
 			p.Stage(step, 1, snapshot.SectionsSize(s), func(dst []byte) { snapshot.AppendSections(dst[:0], s) })
 		}

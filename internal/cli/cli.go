@@ -243,7 +243,7 @@ func (a *app) dirFlag() string {
 	if a.cfg.Origin("run.dir").Source != config.FromFlag {
 		return ""
 	}
-	return " --dir " + a.cfg.Run.Dir
+	return " --dir " + quoteArg(a.cfg.Run.Dir)
 }
 
 // steady runs a command's reading of a run that a recorder may be changing meanwhile: files are sealed, pruned and

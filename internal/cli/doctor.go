@@ -130,10 +130,13 @@ func (a *app) checkStaleRings() []finding {
 func (a *app) storeLeft(path string, h ring.Header) string {
 	record := "usp record " + quoteArg(path) + a.dirFlag()
 	var meta struct{ Producer producerMeta }
-	if json.Unmarshal(h.Meta, &meta) == nil && meta.Producer.Program == usprun {
-		return "usp run --resume " + h.RunID + a.dirFlag() + ", or " + record
+	if json.Unmarshal(h.Meta, &meta) != nil {
+		return record
 	}
-	return record // only the program that made it can go on with it
+	if resume := resumeCommand(h.RunID+a.dirFlag(), meta.Producer); resume != "" {
+		return resume + ", or " + record
+	}
+	return record
 }
 
 // existing is the directory, or the nearest one above it that is there.

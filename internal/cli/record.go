@@ -21,7 +21,8 @@ const recordLong = `Record what a producer emits into a ring.
 
 RING is the path of a ring file, or a run id: then the ring is looked for in the
 ring directory. Without RING, the one ring there that nobody records is taken.
-The command ends when the producer has, and everything is stored.
+The command ends when the producer has, and everything is stored; then it says
+how much that was, with --json as one line of JSON.
 
 "usp run" starts its own recorder; this command is for programs that make a ring
 themselves, and for rings left behind by programs that died.`
@@ -30,8 +31,9 @@ themselves, and for rings left behind by programs that died.`
 // not those of a file that this process would find.
 const optionsOnStdin = "options-on-stdin"
 
-// summaryJSON is how the Python client has the summary of the recorder that it starts: what fails it passes on to a person, as text.
-const summaryJSON = "summary-json"
+// startedBy is set in the environment of a recorder that a program starts for itself. Its summary is for that program, as JSON; what
+// fails it says as text, for a person.
+const startedBy = "USP_RECORDER_CHILD"
 
 // recorderCommand is this program's own command line as a recorder, without the ring's path.
 func recorderCommand() ([]string, error) {
@@ -43,7 +45,7 @@ func recorderCommand() ([]string, error) {
 }
 
 func (a *app) recordCommand() *cobra.Command {
-	var onStdin, toProgram bool
+	var onStdin bool
 	cmd := &cobra.Command{
 		Use: "record [RING]", Short: "Record what another program emits", Long: recordLong, Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -67,7 +69,7 @@ func (a *app) recordCommand() *cobra.Command {
 				return err
 			}
 			out := a.out
-			if !onStdin && !toProgram && !a.json {
+			if !onStdin && !a.json && os.Getenv(startedBy) == "" {
 				out = recordedText{a}
 			}
 			if code := recorder.Process(path, opts, out, a.err); code != exitOK {
@@ -78,8 +80,6 @@ func (a *app) recordCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&onStdin, optionsOnStdin, false, "read the settings as JSON from standard input")
 	_ = cmd.Flags().MarkHidden(optionsOnStdin) // it exists: it was made in the line above
-	cmd.Flags().BoolVar(&toProgram, summaryJSON, false, "print the summary as JSON, and errors as text")
-	_ = cmd.Flags().MarkHidden(summaryJSON)
 	a.setting(cmd, false, "key-file", "", "recorder.key_file", "`file` of the signing key, created on first use")
 	a.setting(cmd, false, "anchor", "", "anchor.dir", "`directory` for a second copy of each run's newest signed head")
 	a.setting(cmd, false, "digest-interval", "", "digest.interval", "log the digests of every `n`-th step")
@@ -164,7 +164,7 @@ func (a *app) findRing(args []string) (string, error) {
 	}
 	msg := fmt.Sprintf("%d rings in %s wait for a recorder; name one:", len(free), dir)
 	for _, path := range free {
-		msg += "\n  usp record " + path
+		msg += "\n  usp record " + quoteArg(path) + a.dirFlag()
 	}
 	return "", usageError(errors.New(msg))
 }

@@ -157,6 +157,18 @@ func producerMetaOf(m *rundir.Manifest) (meta producerMeta, err error) {
 	return meta, nil
 }
 
+// resumeCommand is what goes on with a run, said in the words of a command line, that m says was made by usp run; "" for one of another
+// program, which alone can.
+func resumeCommand(run string, m producerMeta) string {
+	switch {
+	case m.Program != usprun:
+		return ""
+	case m.Input.Kind == kindStdin:
+		return "usp run --resume " + run + " -"
+	}
+	return "usp run --resume " + run
+}
+
 // alreadyComplete reports whether the run ended well and its input has no further rows.
 func (s *session) alreadyComplete(ctx context.Context, dir rundir.Dir) (bool, error) {
 	state, err := recorder.LastStep(s.app.fs, string(dir))

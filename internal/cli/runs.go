@@ -38,7 +38,8 @@ const runsLong = `List the recorded runs with how each ended:
   unfinished   neither closed nor being recorded: its recorder or program was killed
   recording    being recorded now
 
-usp run --resume RUN goes on with what is interrupted, crashed or unfinished.
+usp run --resume RUN goes on with what is interrupted, crashed or unfinished of its
+own runs; with the run of another program only that program goes on.
 
 With --fleet it lists the runs of all machines that mirror theirs in a stream of NATS
 JetStream (jetstream.stream), as the stream has them: also silent, which have sent nothing
@@ -105,12 +106,7 @@ func (a *app) runRow(r *rundir.Run) runRow {
 	}
 	switch row.Status {
 	case interrupted, digestlog.StatusCrashed.String(), string(audit.Unfinished):
-		if m := producerOf(r.Manifest); m.Program == usprun {
-			row.Resume = "usp run --resume " + row.RunID + a.dirFlag()
-			if m.Input.Kind == kindStdin {
-				row.Resume += " -"
-			}
-		}
+		row.Resume = resumeCommand(row.RunID+a.dirFlag(), producerOf(r.Manifest))
 	}
 	return row
 }

@@ -158,10 +158,8 @@ func (s *session) print(r runSummary, interrupted bool) {
 	dir := s.app.dirFlag()
 	var next []string
 	switch {
-	case interrupted && s.meta.Input.Kind == kindStdin:
-		next = append(next, "usp run --resume "+r.RunID+dir+" -")
 	case interrupted:
-		next = append(next, "usp run --resume "+r.RunID+dir)
+		next = append(next, resumeCommand(r.RunID+dir, s.meta))
 	case !r.Complete:
 		next = append(next, "usp verify "+r.RunID+dir+"   (again, when the recorder has gone on)", "usp record "+r.RunID+dir+"   (if it is gone)")
 	}

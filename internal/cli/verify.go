@@ -343,15 +343,10 @@ func (a *app) afterCrash(r *deepReport) string {
 	if err != nil {
 		m = nil
 	}
-	meta := producerOf(m)
-	if meta.Program != usprun {
-		return "resume it with the program that made it"
+	if resume := resumeCommand(quoteArg(display(r.Dir)), producerOf(m)); resume != "" {
+		return resume
 	}
-	resume := "usp run --resume " + display(r.Dir)
-	if meta.Input.Kind == kindStdin {
-		resume += " -"
-	}
-	return resume
+	return "resume it with the program that made it"
 }
 
 func (a *app) printReplay(r *replay) {

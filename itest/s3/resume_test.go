@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/usp-project/usp/snapshot"
 )
 
 // TestResume has one machine record, and another one go on from the store: step by step the digests are those of the run that was
@@ -45,14 +47,14 @@ func TestResume(t *testing.T) {
 	other.usp(0, "", "verify", "latest", "--deep")
 	other.usp(0, "", "snapshot", "verify", "latest")
 	other.usp(0, "continues  run "+id+" behind step 200", "show", "latest")
-	other.usp(0, "109", "compare", filepath.Join(one.dir, "runs", id), "latest")
+	other.usp(0, "109 common steps", "compare", filepath.Join(one.dir, "runs", id), "latest")
 	other.usp(0, "nothing to resume", "run", "--resume", "latest")
 
 	// What went on is in the store too, as a run of its own.
 	if next := other.latest(); next == id {
 		t.Errorf("the run that goes on has the id of the first one")
 	} else {
-		other.usp(0, "300", "snapshot", "ls", place+"/"+next)
+		other.usp(0, snapshot.FileName(300, 0), "snapshot", "ls", place+"/"+next)
 	}
 	if left, err := filepath.Glob(filepath.Join(other.dir, "runs", ".usp-remote-*")); err != nil || len(left) > 0 {
 		t.Errorf("what was fetched is still there: %v %v", left, err)

@@ -46,7 +46,8 @@ func TestMain(m *testing.M) {
 
 const (
 	bucket = "snapshots"
-	place  = "s3://" + bucket + "/fleet"
+	prefix = "fleet"
+	place  = "s3://" + bucket + "/" + prefix
 
 	keyID     = "AKIDUSPTEST"
 	secretKey = "s3cr3t-canary-of-the-store"
@@ -170,7 +171,7 @@ func (s *store) remove(t *testing.T, key string) {
 func (s *store) lose(t *testing.T, id string, steps ...uint64) {
 	t.Helper()
 	for _, step := range steps {
-		key := "fleet/" + id + "/snapshots/" + snapshot.FileName(step, 0)
+		key := prefix + "/" + id + "/snapshots/" + snapshot.FileName(step, 0)
 		for _, key := range []string{key, key + ".json"} {
 			if !slices.Contains(s.keys(t), key) {
 				t.Fatalf("%s is not in the store: %q", key, s.keys(t))

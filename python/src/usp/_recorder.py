@@ -83,7 +83,7 @@ class Recorder:
         self._command = list(command)
         self._consumer: Callable[[], Consumer] | None = consumer
         self._starved = starved if starved is not None and sessions() else None
-        self._env = unsignalled({**os.environ, **(env or {})})
+        self._env = unsignalled({**os.environ, **(env or {}), "USP_RECORDER_CHILD": "1"})  # its summary is for this
         self._cwd = os.getcwd()
         self._said = Messages(stderr)
         self._quit = threading.Event()

@@ -113,7 +113,7 @@ class Run:
         env = {"USP_SNAPSHOT_KEEP_LAST": str(whole(max_to_keep, "max_to_keep", 0))} if max_to_keep is not None else {}
         areas = staging_areas if staging_areas is not None else set_.staging_areas or 2
         chosen = ["-c", os.path.abspath(config)] if config is not None else []
-        command = [binary, *chosen, "-d", runs, "record", "--summary-json"] if binary and record is True else None
+        command = [binary, *chosen, "-d", runs, "record"] if binary and record is True else None
         timeout = set_.drain_timeout if drain_timeout is None else float(drain_timeout)
         self._plan = Plan(
             run_id=self.id, runs=runs, ring_dir=set_.ring_dir, slots=set_.slots,
