@@ -345,5 +345,5 @@ func TestPruneRefuses(t *testing.T) {
 	x.cancel()
 	x.wait()
 	_, err = recorder.Prune(runDir, options(m), false)
-	wantText(t, err, "has not ended", "usp run --resume "+runID)
+	wantText(t, err, "has not ended", "usp verify "+runID+" says what goes on with it")
 }
