@@ -282,7 +282,9 @@ def main(argv: list[str] | None = None) -> int:
     jax.config.update("jax_enable_x64", True)
     try:
         report = forecast(args)
-    except (usp.ConfigError, usp.RecorderError, usp.RingError, usp.SnapshotError) as err:
+    except (usp.FieldError, usp.StepError, usp.ClosedError):
+        raise  # a mistake in this program
+    except usp.Error as err:
         print(f"jax_jko: {err}", file=sys.stderr)
         return 1
     if args.json:

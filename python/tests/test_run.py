@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import re
+import subprocess
 import weakref
 from pathlib import Path
 from typing import Any
@@ -201,21 +202,26 @@ def test_a_settings_file_with_a_fault(tmp_path: Path, ring_dir: Path) -> None:
     assert list(ring_dir.iterdir()) == []
 
 
-def test_without_a_recorder(usp_bin: str, ring_dir: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_recorder(usp_bin: str, ring_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tmp_path / "what $HOME's runs are"
     with monkeypatch.context() as patch:
         patch.delenv("USP_BIN")
         patch.setenv("PATH", "/nowhere")
         patch.setenv("USP_RING_SLOTS", "64")
         with pytest.warns(api.NoRecorderWarning, match="go install"):
-            run = api.Run(fields=FIELDS)
+            run = api.Run(fields=FIELDS, dir=runs)
         for step in range(100):
             run.emit(step, values(step))
         assert run.lost() == 36
-        with pytest.warns(api.IncompleteWarning, match=r"36 of 100 .* waits in .*\.ring; to store it: usp .*record"):
+        with pytest.warns(api.IncompleteWarning, match=r"36 of 100 .* waits in .*\.ring; to store it: usp ") as told:
             summary = run.close()
     assert not summary.complete and (summary["emitted"], summary["stored"], summary["lost"]) == (100, 0, 36)
     (ring,) = ring_dir.glob("*.ring")
-    later = usp("record", ring)
+    named = re.search(r"to store it: usp (.*) \(there is no recorder\)$", str(told[0].message))
+    assert named is not None, told[0].message
+    words = subprocess.check_output(["sh", "-c", f"printf '%s\\n' {named[1]}"], text=True).splitlines()
+    assert words == ["-d", str(runs), "record", str(ring)], told[0].message
+    later = usp(*words)
     assert later["emitted"] == 100 and later["stored"] + later["lost"] == 100 and later["stored"] in (63, 64)
     verified(run.dir)
 

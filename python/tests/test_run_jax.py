@@ -220,6 +220,21 @@ def test_dropped_steps_of_programs_as_an_error() -> None:
     assert verified(run.dir)["stored"] == 1
 
 
+@pytest.mark.usefixtures("traced", "ring_dir")
+def test_all_that_went_wrong_as_one_error() -> None:
+    """Of several warnings that a filter makes exceptions only one can be raised: it has the others with it."""
+    run = api.Run(fields=api.fields(loss=api.field("metric", (), "f32")), record="outside", drain_timeout=0.1)
+    program = jax.jit(lambda x: run.emit_traced(7, {"loss": x}))
+    for _ in range(2):
+        jax.block_until_ready(program(jax.numpy.float32(1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", api.Warning)
+        with pytest.raises(api.IncompleteWarning, match="0 of 1 records") as told:
+            run.close()
+    (other,) = told.value.__notes__
+    assert other.startswith("and DroppedWarning: 1 record of compiled programs"), other
+
+
 def test_what_is_wrong_with_values_of_the_device() -> None:
     with api.Run(fields=api.fields(loss="metric", rho="digest")) as lazy:
         with pytest.raises(api.FieldError, match="rho"):
@@ -327,6 +342,7 @@ def test_a_device_that_keeps_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
     assert verified(run.dir)["stored"] == 1
 
 
+@pytest.mark.usefixtures("traced")
 def test_programs_on_their_way_are_waited_for() -> None:
     """Records of programs that were called and have not ended are in the run: nobody waited for their results."""
     run = api.Run(fields=api.fields(loss=api.field("metric", (), "f32")))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 import warnings
+from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import Any
 
 
 class Error(Exception):
@@ -66,10 +69,27 @@ _PACKAGE = os.path.dirname(__file__) + os.sep
 def warn(text: str, category: type[Warning]) -> None:
     """Warns the user, at the line that called this package; a filter that makes it an exception has its way.
 
-    At the end of the program no line did; then it is at "sys:1", as the interpreter's own warnings are.
+    At the end of the program no line did; then it is at a line of "sys", as the interpreter's own warnings are.
     """
     level = 1
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, category, stacklevel=level)
+
+
+def attempt(act: Callable[..., object], *args: Any) -> builtins.Warning | None:
+    """Does a part of the end. Returns the warning of which a filter made an exception: the rest has to end too."""
+    try:
+        act(*args)
+    except builtins.Warning as err:
+        return err
+    return None
+
+
+def raise_first(refused: Sequence[builtins.Warning]) -> None:
+    """Raises the first of these, with notes of what the others say, if there are any."""
+    for other in refused[1:]:
+        refused[0].add_note(f"and {type(other).__name__}: {other}")
+    if refused:
+        raise refused[0]

@@ -48,6 +48,9 @@ def watch(run: Open) -> None:
         if not _registered:
             # Not at import: what is registered later runs earlier, so the runs end before jax takes its backends down.
             atexit.register(_exiting)
+            # A signal that came in the fork has its handler run by the first hook of ours behind it, and what it raises
+            # ends that hook alone.
+            os.register_at_fork(after_in_parent=_interrupted, after_in_child=_interrupted)
             os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_in_child)
             _registered = True
     _runs.add(run)
@@ -79,7 +82,7 @@ def _exiting() -> None:
         try:
             run._end(clean=clean)
         except Exception as err:  # noqa: BLE001 - the others have to be ended too
-            print(f"usp: {err}", file=sys.stderr)
+            print("; ".join([f"usp: {err}", *getattr(err, "__notes__", ())]), file=sys.stderr)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -98,8 +101,14 @@ def _hold() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
 
+def _interrupted() -> None:
+    """Nothing; see watch."""
+
+
 def _release() -> None:
-    _fork.depth = max(0, _fork.depth - 1)  # the hold of this fork may not have begun
+    # Nothing is called before the last line, so no handler is either. The hold of this fork may not have begun.
+    if _fork.depth > 0:
+        _fork.depth -= 1
     if _fork.depth == 0 and _fork.ours:
         _fork.ours = False
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -107,14 +116,21 @@ def _release() -> None:
 
 def _in_child() -> None:
     global _once
+    interrupt: BaseException | None = None
     try:
         _once = threading.Lock()
         runs = list(_runs)
         _runs.clear()
         _restore()
         for run in runs:
-            with contextlib.suppress(Exception):  # the others have to be let go of too
+            try:
                 run._forked()
+            except Exception:  # noqa: BLE001, S110 - the others have to be let go of too, and the child to come up
+                pass
+            except BaseException as err:  # noqa: BLE001
+                interrupt = err
     finally:
         _fork.depth = 0  # what forks it was in the middle of are the parent's
         _release()
+    if interrupt is not None:
+        raise interrupt

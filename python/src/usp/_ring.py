@@ -27,7 +27,7 @@ from usp._ringfile import default_dir, prepare_dir, ring_path
 from usp._schema import Schema
 
 try:
-    from usp import _native
+    import usp._native as _native  # of from … import the error would not be that there is none
 except ImportError as e:
     _native = None  # type: ignore[assignment]
     _why_not_native = str(e)

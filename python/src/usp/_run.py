@@ -22,7 +22,7 @@ from . import _lifecycle, _recorder, _settings
 from ._encode import Emitter
 from ._errors import (
     ClosedError, ConfigError, Error, FieldError, ForkedError, IncompleteWarning, NoRecorderWarning, StepError, Warning,
-    warn,
+    attempt, raise_first, warn,
 )  # fmt: skip
 from ._ring import native_available
 from ._schema import Field, Schema, resolve
@@ -343,7 +343,7 @@ class Run:
             if self._state != "open":
                 return self.summary or self._nothing(complete=False)
             incomplete: str | None = None
-            refused: builtins.Warning | None = None
+            refused: list[builtins.Warning] = []
             try:
                 if self._held is not None and self._broken is None:
                     try:
@@ -361,10 +361,10 @@ class Run:
                 _lifecycle.unwatch(self)
             if self.summary is None:  # nothing was ever emitted
                 self.summary = self._nothing(complete=self._held is None)
-        if incomplete is not None and linger:
-            warn(incomplete, IncompleteWarning)
-        if refused is not None:
-            raise refused
+        told = attempt(warn, incomplete, IncompleteWarning) if incomplete is not None and linger else None
+        if told is not None:
+            refused.insert(0, told)
+        raise_first(refused)
         return self.summary
 
     def _nothing(self, complete: bool) -> Summary:

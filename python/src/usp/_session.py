@@ -9,6 +9,7 @@ import builtins
 import contextlib
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from ._environment import collect
-from ._errors import ConfigError, DroppedWarning, warn
+from ._errors import ConfigError, DroppedWarning, attempt, warn
 from ._recorder import LOOK, Patience, Recorder, wait
 from ._ring import Ring, default_dir, prepare_dir, ring_path
 from ._schema import Schema
@@ -59,7 +60,7 @@ class Ending(NamedTuple):
 
     summary: Summary
     incomplete: str | None  # what to warn of; None: everything is stored
-    refused: builtins.Warning | None  # a warning on the way of which a filter made an exception
+    refused: list[builtins.Warning]  # warnings on the way of which a filter made exceptions
 
 
 class Summary(dict[str, Any]):
@@ -199,7 +200,7 @@ class Session:
             cause = self._wait() if linger else "it was not waited for"
             summary, incomplete = self._summary(cause)
             incomplete = "; ".join([*notes, *([incomplete] if incomplete else [])]) or None
-            return Ending(summary, incomplete, next(filter(None, refused), None))
+            return Ending(summary, incomplete, [err for err in refused if err is not None])
         finally:
             if self._recorder is not None:
                 self._recorder.release()
@@ -237,7 +238,7 @@ class Session:
         if emitted > done:
             text += f"; the rest waits in {self.path}"
         if self._recorder is None or self._recorder.done.is_set():
-            text += f'; to store it: usp -d "{self.plan.runs}" record {self.path}'
+            text += f"; to store it: usp -d {shlex.quote(self.plan.runs)} record {shlex.quote(self.path)}"
         return summary, text + (f" ({cause})" if cause else "")
 
     def forked(self) -> None:
@@ -299,15 +300,6 @@ class Starved:
             self._free = max(free, self._free - min(eased, self._free))
             self._began, self._position = now, position
         return min(self._slots // 4 * 3, self._slots - max(free, self._free))
-
-
-def attempt(act: Callable[[Any], object], what: Any) -> builtins.Warning | None:
-    """Does a part of the end. Returns the warning of which a filter made an exception: the rest has to end too."""
-    try:
-        act(what)
-    except builtins.Warning as err:
-        return err
-    return None
 
 
 def tell_late(n: int) -> None:

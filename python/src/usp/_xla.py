@@ -67,7 +67,7 @@ def _register(platform: str) -> str:
     if platform != "cpu":
         return f"there is no such call for {platform}"
     try:
-        from usp import _native
+        import usp._native as _native
     except ImportError as e:
         return f"the extension usp._native is not here ({e})"
     import jax
