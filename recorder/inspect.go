@@ -71,7 +71,7 @@ func Prune(dir string, o Options, dry bool) ([]string, error) {
 	}
 	n, g := h.last()
 	if g == nil || g.end == nil {
-		return nil, fmt.Errorf("run %s has not ended: its recorder prunes; if it has none, usp verify %s says what goes on with it", id, id)
+		return nil, fmt.Errorf("run %s: %w: its recorder prunes", id, ErrNotEnded)
 	}
 	r.generation = n
 	if err := r.keep(h); err != nil {

@@ -22,6 +22,8 @@ import (
 var (
 	// ErrRunning is wrapped by Recover's error when the run's producer is alive.
 	ErrRunning = errors.New("the run is still running")
+	// ErrNotEnded is wrapped by Prune's error when the run was not closed.
+	ErrNotEnded = errors.New("the run has not ended")
 	// ErrNoSnapshot is returned by NewestSnapshot when no snapshot can be loaded: a resume starts cold.
 	ErrNoSnapshot = errors.New("the run has no snapshot that can be loaded")
 )

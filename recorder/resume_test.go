@@ -345,5 +345,6 @@ func TestPruneRefuses(t *testing.T) {
 	x.cancel()
 	x.wait()
 	_, err = recorder.Prune(runDir, options(m), false)
-	wantText(t, err, "has not ended", "usp verify "+runID+" says what goes on with it")
+	wantErr(t, err, recorder.ErrNotEnded)
+	wantText(t, err, runID+": the run has not ended: its recorder prunes")
 }

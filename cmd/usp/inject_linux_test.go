@@ -165,13 +165,8 @@ func callCounts(trace string) (most, all map[string]int) {
 // and the next recorder must bring it to its end: after a kill with every record, digest and snapshot, after EIO with
 // nothing missing but what is accounted for as refused by storage. A sample in the normal run, all with TORTURE=1.
 func TestSystemCallFaults(t *testing.T) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip("NOT CHECKED: strace is not installed: no faults can be injected into system calls")
-	}
+	needStrace(t)
 	w := newWorld(t)
-	if err := exec.Command("strace", "-qq", "-o", "/dev/null", "true").Run(); err != nil {
-		t.Skipf("NOT CHECKED: strace cannot trace here (%v): no faults can be injected into system calls", err)
-	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 4))

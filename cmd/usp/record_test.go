@@ -157,6 +157,51 @@ func (w *world) compareForeign(runs []string) {
 	}
 }
 
+// TestForeignRunLeftOpen: the recorder of another program's run was killed. What prune and verify name stores the rest, as
+// long as the ring is there.
+func TestForeignRunLeftOpen(t *testing.T) {
+	needStrace(t)
+	w := newWorld(t)
+	_, b := w.newStage("left open", 1)
+	b.leaveRing(t, left{killed: true})
+	b.killRecorder(w)
+	said := func(want int, args ...string) string {
+		cmd := w.command(args...)
+		cmd.Env = append(cmd.Env, "USP_RING_DIR="+b.rings)
+		out, _ := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != want {
+			t.Errorf("usp %s: exit code %d, want %d", strings.Join(args, " "), code, want)
+		}
+		return string(out)
+	}
+	rel, err := filepath.Rel(w.dir, b.runs())
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := "usp verify " + quoted(filepath.Join(rel, stageID)) + " "
+	if out := said(1, "snapshot", "prune", stageID, "--dir", b.runs()); !strings.Contains(out, "has not ended: its recorder prunes; if it has none, "+named) {
+		t.Errorf("usp snapshot prune said %s", out)
+	}
+	record := "usp record " + quoted(b.ring()) + " --dir " + quoted(rel)
+	if out := said(21, "verify", b.run()); !strings.Contains(out, "next: "+record+"\n") {
+		t.Errorf("usp verify said\n%swant next: %s", out, record)
+	}
+	ring := b.ring() + ".away"
+	if err := os.Rename(b.ring(), ring); err != nil {
+		t.Fatal(err)
+	}
+	if out := said(21, "verify", b.run()); !strings.Contains(out, "next: start the program that made it again") {
+		t.Errorf("usp verify without a ring said\n%s", out)
+	}
+	if err := os.Rename(ring, b.ring()); err != nil {
+		t.Fatal(err)
+	}
+	w.follow(record + " --key-file " + quoted(b.key()))
+	if v, err := verify(b.run()); err != nil || v.Exit != 0 || v.Completeness.Stored != stageRecords {
+		t.Errorf("%v\n%s", err, v.text)
+	}
+}
+
 // TestLeftByUspRun: what usp run left behind usp run goes on with, from standard input if that was its input.
 func TestLeftByUspRun(t *testing.T) {
 	w := newWorld(t)

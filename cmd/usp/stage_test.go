@@ -202,7 +202,18 @@ func (b *bench) newestSnapshot(t testing.TB) *rundir.Resumed {
 	return &rundir.Resumed{Generation: snap.Meta.Generation, Step: snap.Meta.Step, SnapshotSHA256: snap.SHA256}
 }
 
-// killRecorder records some of the ring.
+// needStrace skips the test where no faults can be injected into system calls.
+func needStrace(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("strace"); err != nil {
+		t.Skip("NOT CHECKED: strace is not installed: no faults can be injected into system calls")
+	}
+	if err := exec.Command("strace", "-qq", "-o", "/dev/null", "true").Run(); err != nil {
+		t.Skipf("NOT CHECKED: strace cannot trace here (%v): no faults can be injected into system calls", err)
+	}
+}
+
+// killRecorder records some of the ring. It takes strace.
 func (b *bench) killRecorder(w *world) {
 	w.t.Helper()
 	cmd := exec.Command("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:signal=KILL:when=6",

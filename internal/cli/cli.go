@@ -301,3 +301,6 @@ func display(path string) string {
 	}
 	return path
 }
+
+// pathArg is a path as it stands in a command that is named.
+func pathArg(path string) string { return quoteArg(display(path)) }

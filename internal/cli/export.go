@@ -125,7 +125,7 @@ func (a *app) exportTiles(dir rundir.Dir, f exportFlags) error {
 		return a.printJSON(r, true)
 	}
 	fmt.Fprintf(a.out, "run %s: %s exported as C2SP tiles to %s: %d files, %s\n", r.RunID, entriesText(r.Entries), r.Dir, r.Files, bytesText(r.Bytes))
-	a.next("usp verify %s --key %s", display(r.Dir), r.Signer)
+	a.next("usp verify %s --key %s", pathArg(r.Dir), r.Signer)
 	return nil
 }
 
@@ -164,7 +164,7 @@ func (a *app) readSigned(dir rundir.Dir) (s signedLog, err error) {
 	s.keys = note.VerifierList(list...)
 	s.head, err = digestlog.ReadHead(a.fs, dir.Head(), s.keys)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s, fmt.Errorf("nothing of run %s is signed yet; try again in a moment, or see usp verify %s", dir.ID(), display(dir.Path()))
+		return s, fmt.Errorf("nothing of run %s is signed yet; try again in a moment, or see usp verify %s", dir.ID(), pathArg(dir.Path()))
 	}
 	if err != nil {
 		return s, logError(err)

@@ -57,7 +57,7 @@ func (a *app) exportTable(ctx context.Context, dir rundir.Dir, f exportFlags) er
 	}
 	columns, err := columnar.Columns(schema, f.fields)
 	if err != nil {
-		return usageError(fmt.Errorf("--fields: %w; usp show %s lists them", err, display(dir.Path())))
+		return usageError(fmt.Errorf("--fields: %w; usp show %s lists them", err, pathArg(dir.Path())))
 	}
 	x := &exporting{app: a, flags: f, line: line, schema: schema}
 	x.report = tableReport{RunID: line.RunID, To: f.to, Path: x.path()}
@@ -209,7 +209,7 @@ func (x *exporting) print() error {
 		fmt.Fprintf(where, "run %s: %s exported to %s, %s; %d were lost\n", r.RunID, count(r.Records, "record"), display(r.Path), bytesText(r.Bytes), r.Lost)
 	}
 	if code != exitOK {
-		return withCode(code, fmt.Errorf("%s of the telemetry could not be read: usp verify %s", count(uint64(r.Damaged), "place"), display(x.line.Dir.Path())))
+		return withCode(code, fmt.Errorf("%s of the telemetry could not be read: usp verify %s", count(uint64(r.Damaged), "place"), pathArg(x.line.Dir.Path())))
 	}
 	return nil
 }

@@ -208,7 +208,7 @@ func (p *prover) write(f proveFlags) error {
 		what = fmt.Sprintf("entry %d of %d of run %s, %s", *r.Index, r.Size, r.RunID, r.Entry)
 	}
 	fmt.Fprintf(a.out, "proven: %s\n  in %s, %s\n", what, display(f.out), bytesText(int64(len(p.text))))
-	a.next("usp verify --proof %s%s --key %s", display(f.out), earlier, r.Key)
+	a.next("usp verify --proof %s%s --key %s", pathArg(f.out), earlier, r.Key)
 	return nil
 }
 

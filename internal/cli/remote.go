@@ -205,7 +205,7 @@ func noneOf(r *remote.Run, rejected int, step *uint64) error {
 	case rejected > 0:
 		return withCode(exitFailed, fmt.Errorf("%s: no snapshot of the run can be loaded", where))
 	case step != nil:
-		return withCode(exitNotFound, fmt.Errorf("%s has no snapshot of step %d; usp snapshot ls %s lists them", where, *step, where))
+		return withCode(exitNotFound, fmt.Errorf("%s has no snapshot of step %d; usp snapshot ls %s lists them", where, *step, quoteArg(where)))
 	}
 	return withCode(exitNotFound, fmt.Errorf("%s has no snapshot", where))
 }

@@ -103,7 +103,7 @@ func (a *app) showExperts(s *showing, dir rundir.Dir) error {
 		s.Unscored = "the scores are in the newest snapshot, which is encrypted; name the file with its secret key: " + a.keyAdvice()
 		return nil
 	case errors.Is(err, recorder.ErrNoSnapshot) && len(rejected) > 0:
-		s.Unscored = fmt.Sprintf("the scores are in the snapshots, and none can be loaded: %v; usp snapshot verify %s tells of each", rejected[0], dir.ID())
+		s.Unscored = fmt.Sprintf("the scores are in the snapshots, and none can be loaded: %v; usp snapshot verify %s tells of each", rejected[0], pathArg(dir.Path()))
 		return nil
 	case errors.Is(err, recorder.ErrNoSnapshot):
 		s.Unscored = "scores are saved with the first snapshot, and the run has none"

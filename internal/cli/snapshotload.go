@@ -165,7 +165,7 @@ func (a *app) loadOnce(dir rundir.Dir, f loadFlags, ids []age.Identity, out *out
 		if out.err != nil {
 			stop = fmt.Errorf("write the state: %w", out.err)
 		} else if errors.Is(err, snapshot.ErrNoSection) {
-			stop = withCode(exitNotFound, fmt.Errorf("%w; usp snapshot show %s lists them", err, filepath.Base(dir.Path())))
+			stop = withCode(exitNotFound, fmt.Errorf("%w; usp snapshot show %s lists them", err, pathArg(dir.Path())))
 		}
 		return m, err
 	})
@@ -175,7 +175,7 @@ func (a *app) loadOnce(dir rundir.Dir, f loadFlags, ids []age.Identity, out *out
 	case errors.Is(err, recorder.ErrNoSnapshot) && len(report.Rejected) > 0:
 		return report, withCode(exitFailed, errors.New("no snapshot of the run can be loaded"))
 	case errors.Is(err, recorder.ErrNoSnapshot) && f.hasStep:
-		return report, withCode(exitNotFound, fmt.Errorf("the run has no snapshot of step %d that its log vouches for; usp snapshot ls %s lists them", f.step, dir.ID()))
+		return report, withCode(exitNotFound, fmt.Errorf("the run has no snapshot of step %d that its log vouches for; usp snapshot ls %s lists them", f.step, pathArg(dir.Path())))
 	case errors.Is(err, recorder.ErrNoSnapshot):
 		return report, withCode(exitNotFound, errors.New("the run has no snapshot that its log vouches for"))
 	case err != nil:

@@ -154,7 +154,7 @@ func (a *app) snapshotShow(args []string) error {
 			}
 		}
 		if found == nil {
-			return withCode(exitNotFound, fmt.Errorf("the run has no such snapshot; usp snapshot ls %s lists them", args[0]))
+			return withCode(exitNotFound, fmt.Errorf("the run has no such snapshot; usp snapshot ls %s lists them", quoteArg(args[0])))
 		}
 		var err error
 		if found.Path, err = filepath.Abs(filepath.Join(dir, found.Name)); err != nil {
@@ -345,6 +345,9 @@ func (a *app) pruneCommand() *cobra.Command {
 				return err
 			}
 			removed, err := recorder.Prune(string(dir), opts, dry)
+			if errors.Is(err, recorder.ErrNotEnded) {
+				err = fmt.Errorf("%w; if it has none, usp verify %s says what goes on with it", err, pathArg(dir.Path()))
+			}
 			if err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -343,10 +344,13 @@ func (a *app) afterCrash(r *deepReport) string {
 	if err != nil {
 		m = nil
 	}
-	if resume := resumeCommand(quoteArg(display(r.Dir)), producerOf(m)); resume != "" {
+	if resume := resumeCommand(pathArg(r.Dir), producerOf(m)); resume != "" {
 		return resume
 	}
-	return "resume it with the program that made it"
+	if path, err := a.findRing([]string{r.RunID}); err == nil {
+		return "usp record " + quoteArg(path) + " --dir " + pathArg(filepath.Dir(r.Dir))
+	}
+	return "start the program that made it again, from its newest snapshot if it has one; what is stored can be read as it is"
 }
 
 func (a *app) printReplay(r *replay) {

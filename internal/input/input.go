@@ -160,7 +160,7 @@ func checkRegular(name string, info fs.FileInfo) error {
 	case mode.IsDir():
 		return &DataError{File: name, What: "is a directory", Hint: "name a CSV file"}
 	case !mode.IsRegular():
-		return &DataError{File: name, What: "is not a regular file", Hint: "read it as a stream: usp run - < " + name}
+		return &DataError{File: name, What: "is not a regular file", Hint: "read it as a stream: usp run - < FILE"}
 	}
 	return nil
 }
