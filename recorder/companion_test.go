@@ -38,7 +38,7 @@ func TestCompanion(t *testing.T) {
 			if p == nil {
 				t.Fatal(said.String())
 			}
-			p.grace = 300 * time.Millisecond
+			p.grace = 2 * time.Second
 			for began := time.Now(); strings.Contains(test.script, "/up") && time.Since(began) < 10*time.Second; time.Sleep(time.Millisecond) {
 				if _, err := os.Stat(filepath.Join(dir, "up")); err == nil {
 					break

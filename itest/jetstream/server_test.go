@@ -3,11 +3,13 @@ package jetstream_test
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,15 +43,24 @@ func stop(s *server.Server) {
 	s.WaitForShutdown()
 }
 
-// port is a port of loopback that is free for the moment.
+// ports were handed out.
+var ports sync.Map
+
+// port is a port of loopback that is free and stays so: it is none of those that are given to who asks for any.
 func port(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		n := 20000 + rand.IntN(12000)
+		if _, again := ports.LoadOrStore(n, true); again {
+			continue
+		}
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", n)); err == nil {
+			l.Close()
+			return n
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port is free")
+	return 0
 }
 
 // node is a server of a cluster in a process of its own, which can be killed.

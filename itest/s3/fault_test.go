@@ -317,6 +317,7 @@ func TestNeverAnswers(t *testing.T) {
 	m.usp(0, "", "verify", "latest", "--deep")
 	s.set(nil)
 	close(hold)
+	m.env = append(m.env, "USP_SINKS_TIMEOUT=20s", "USP_SINKS_PATIENCE=20s")
 	m.usp(0, "5 snapshots sent, 0 waiting", "sink", "latest")
 }
 

@@ -168,7 +168,7 @@ def test_time_of_a_record_is_that_of_the_call(queue_of: Any) -> None:
 
 def test_a_blocked_device_and_a_full_queue_do_not_hold_the_caller(queue_of: Any) -> None:
     queue, ring = queue_of(SCALAR, capacity=8)
-    blocked = slow(1.0)()
+    blocked = slow(3.0)()
     ready = jnp.float32(2)
     accepted = [queue.put(1, {"loss": blocked})]
     longest = 0.0
@@ -178,7 +178,7 @@ def test_a_blocked_device_and_a_full_queue_do_not_hold_the_caller(queue_of: Any)
         longest = max(longest, time.perf_counter() - began)
     assert not blocked.is_ready(), "the computation was too short to show anything"
     assert accepted == [True] * 8 + [False] * 93
-    assert longest < 0.2
+    assert longest < 1
     assert queue.dropped == 93
     assert queue.pending() == 8
     assert queue.close(30) == 0

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from conftest import VECTORS
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usp import _environment
@@ -104,6 +104,7 @@ def test_vectors(case: dict[str, object]) -> None:
     assert encode(values) == case["text"]
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=70) | st.from_regex(r"\A[a-z][a-z0-9_.]{0,62}\Z"), st.text(max_size=700), max_size=300

@@ -115,16 +115,17 @@ def test_one_that_is_no_program(ring: Ring) -> None:
 
 
 def test_one_that_does_not_get_on(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_recorder, "START_TIMEOUT", 0.1)
+    monkeypatch.setattr(_recorder, "START_TIMEOUT", 1.0)
     recorder = _recorder.Recorder(shell("echo $$ > pid; exec sleep 60"), ring.consumer)
-    with pytest.raises(RecorderError, match="did not open its run directory in 0.1 s"):
+    with pytest.raises(RecorderError, match="did not open its run directory in 1 s"):
         recorder.start()
     assert recorder.done.is_set()
     with pytest.raises(ProcessLookupError):
         os.kill(int((ring.path / "pid").read_text() or "0") or 1 << 22, 0)
 
 
-def test_one_that_dies_is_replaced_at_once_and_then_with_pauses(ring: Ring) -> None:
+def test_one_that_dies_is_replaced_at_once_and_then_with_pauses(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_recorder, "FIRST_PAUSE", 0.5)
     out = io.StringIO()
     script = """
         touch attached; date +%s.%N >> starts; echo "time=$(date +%N) level=WARN msg=again" >&2
@@ -137,8 +138,8 @@ def test_one_that_dies_is_replaced_at_once_and_then_with_pauses(ring: Ring) -> N
     assert recorder.summary == {"ok": True} and recorder.starts == 5
     at = [float(line) for line in (ring.path / "starts").read_text().split()]
     waits = [b - a for a, b in zip(at, at[1:], strict=False)]
-    assert waits[0] < 0.1, waits
-    assert all(wait >= pause for wait, pause in zip(waits, (0, 0.1, 0.2, 0.4), strict=True)), waits
+    assert waits[0] < 0.5, waits
+    assert all(wait >= pause for wait, pause in zip(waits, (0, 0.5, 1, 2), strict=True)), waits
     assert out.getvalue().count("msg=again") == 1, "the same message over and over"
 
 
@@ -173,7 +174,7 @@ def test_own_session_and_surroundings(ring: Ring, monkeypatch: pytest.MonkeyPatc
     """Ctrl-C is for the loop, its timers may be late; where it was started, and with what, stays so for the next one too."""
     monkeypatch.setenv("USP_SOMETHING", "before")
     script = """
-        touch attached; ps -o sid= -p $$ | tr -d ' ' > sid; echo $$ > pid
+        touch attached; cut -d ' ' -f 6 /proc/$$/stat > sid; echo $$ > pid
         { read slack < /proc/self/timerslack_ns && echo $slack || echo untold; } > slack 2> /dev/null
         echo "$PWD $USP_SOMETHING $ADDED" >> where
         test $(wc -l < where) -ge 2 && echo '{}' && exit 0

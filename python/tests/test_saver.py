@@ -102,8 +102,8 @@ def test_small_ready_arrays_are_there_at_once(areas: Any) -> None:
 
 
 def test_pending_arrays_may_be_donated(areas: Any) -> None:
-    state = pending(arrays(2))
     saver, area = areas(arrays(2))
+    state = pending(arrays(2))
     if state["a"].is_ready():
         pytest.fail("the state was to be on its way still")
     assert saver.save(1, 1, state)
@@ -289,8 +289,8 @@ def test_close_does_not_hang(areas: Any) -> None:
 
 
 def test_nothing_is_waited_for(areas: Any) -> None:
-    state = pending(arrays(1))
     saver, area = areas(arrays(1))
+    state = pending(arrays(1))
     times = []
     for step in (1, 2):
         begin = time.perf_counter()
@@ -303,5 +303,9 @@ def test_nothing_is_waited_for(areas: Any) -> None:
 def test_the_copy_on_the_device_is_not_made_in_the_call() -> None:
     array = jnp.ones(1 << 26).block_until_ready()
     jax.block_until_ready(_saver._program()([array]))
-    (copy,) = _saver._program()([array])
-    assert not copy.is_ready(), "256 MiB were copied by the calling thread"
+
+    def at_once() -> bool:
+        (copy,) = _saver._program()([array])
+        return bool(copy.is_ready())  # or this thread was away for as long as another one copied
+
+    assert not all(at_once() for _ in range(5)), "256 MiB were copied by the calling thread"
