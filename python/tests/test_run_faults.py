@@ -450,6 +450,7 @@ def test_an_interrupt_in_the_moment_of_a_fork() -> None:
         + """
     import ctypes, functools, warnings
     warnings.simplefilter("ignore", DeprecationWarning)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     os.register_at_fork(before=functools.partial(ctypes.pythonapi.PyErr_SetInterruptEx, signal.SIGINT))
     blocked = lambda: signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     with usp.Run(fields=fields) as run:
