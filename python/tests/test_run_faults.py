@@ -228,6 +228,14 @@ def test_without_the_extension() -> None:
         + """
     import usp._ring, warnings
     usp._ring._native, usp._ring._why_not_native = None, "no compiler"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", usp.Warning)
+        try:
+            usp.Run(fields=fields)
+            sys.exit("a filter made it an exception")
+        except usp.Warning:
+            assert not os.listdir(os.environ["USP_RING_DIR"]), "nothing was begun"
+    usp._run._told.clear()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for _ in range(2):

@@ -129,6 +129,8 @@ class Run:
             self._measure(state)
         if record is True and binary is None:
             no_recorder()
+        if why := native_available():
+            not_native(why)
         if all(f.len is not None and f.type is not None for f in self._declared):
             self.schema = Schema(name, self._declared)
             self._begin()
@@ -309,8 +311,6 @@ class Run:
             self._broken = err
             raise
         self._native = self._session.ring.native
-        if not self._native:
-            not_native()
         self.__dict__["emit"] = self._session.emit  # from here on a host record is one call of the emitter
         held, self._held = self._held, None
         if held is not None:
@@ -435,12 +435,12 @@ def whole(value: Any, name: str, least: int) -> int:
 _told: set[str] = set()
 
 
-def not_native() -> None:
+def not_native(why: str) -> None:
     """Says once in a process that records are written by Python itself."""
     if "native" not in _told:
         _told.add("native")
         warn(
-            f"the extension usp._native is not here ({native_available() or 'not asked for'}): records are written in "
+            f"the extension usp._native is not here ({why}): records are written in "
             "Python, which takes longer; a C compiler when the package is installed gives it",
             Warning,
         )
