@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/usp-project/usp/internal/rundir"
 	"github.com/usp-project/usp/recorder"
 )
@@ -183,22 +185,54 @@ func TestForeignRunLeftOpen(t *testing.T) {
 		t.Errorf("usp snapshot prune said %s", out)
 	}
 	record := "usp record " + quoted(b.ring()) + " --dir " + quoted(rel)
-	if out := said(21, "verify", b.run()); !strings.Contains(out, "next: "+record+"\n") {
-		t.Errorf("usp verify said\n%swant next: %s", out, record)
+	verifies := func(next string) {
+		t.Helper()
+		if out := said(21, "verify", b.run()); !strings.Contains(out, "next: "+next) {
+			t.Errorf("usp verify said\n%swant next: %s", out, next)
+		}
 	}
+	verifies(record + "\n")
+	w.verifiesElsewhere(b)
+	producer, err := os.Open(b.ring())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(producer.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	verifies("look again: the program that made it is at work")
+	producer.Close()
 	ring := b.ring() + ".away"
 	if err := os.Rename(b.ring(), ring); err != nil {
 		t.Fatal(err)
 	}
-	if out := said(21, "verify", b.run()); !strings.Contains(out, "next: start the program that made it again") {
-		t.Errorf("usp verify without a ring said\n%s", out)
-	}
+	verifies("start the program that made it again")
 	if err := os.Rename(ring, b.ring()); err != nil {
 		t.Fatal(err)
 	}
 	w.follow(record + " --key-file " + quoted(b.key()))
 	if v, err := verify(b.run()); err != nil || v.Exit != 0 || v.Completeness.Stored != stageRecords {
 		t.Errorf("%v\n%s", err, v.text)
+	}
+}
+
+// verifiesElsewhere: in the directory of the runs the command is for that, and none is named for a copy of the run.
+func (w *world) verifiesElsewhere(b *bench) {
+	w.t.Helper()
+	backup := filepath.Join(w.dir, "backup")
+	if err := os.Mkdir(backup, 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	again, copied := filepath.Join(backup, stageID), filepath.Join(backup, "again")
+	copyTree(again, b.run())
+	copyTree(copied, b.run())
+	none := "start the program that made it again"
+	for _, c := range []struct{ run, want string }{{stageID, "usp record " + quoted(b.ring()) + " --dir .\n"}, {again, none}, {copied, none}} {
+		cmd := w.command("verify", c.run, "--dir", ".")
+		cmd.Dir, cmd.Env = b.runs(), append(cmd.Env, "USP_RING_DIR="+b.rings)
+		if out, _ := cmd.CombinedOutput(); !strings.Contains(string(out), "next: "+c.want) {
+			w.t.Errorf("usp verify %s in the directory of the runs: want %s in\n%s", c.run, c.want, out)
+		}
 	}
 }
 

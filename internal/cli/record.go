@@ -132,7 +132,7 @@ func (a *app) findRing(args []string) (string, error) {
 		dir, _ = ring.DefaultDir()
 	}
 	if len(args) > 0 {
-		if _, err := os.Stat(args[0]); err == nil || !rundir.ValidID(args[0]) {
+		if info, err := os.Stat(args[0]); err == nil && !info.IsDir() || !rundir.ValidID(args[0]) { // a run has a directory of its name
 			return args[0], nil
 		}
 		path := filepath.Join(dir, rundir.RingName(args[0]))

@@ -44,7 +44,7 @@ func (s *session) resumeRemote(ctx context.Context, args []string) error {
 	if err := s.takeSchema(first); err != nil {
 		return err
 	}
-	name, err := locate(args, s.meta.Input, a.cfg.Run.Dir, "usp run --resume "+s.flags.resume+" INPUT")
+	name, err := locate(args, s.meta.Input, a.cfg.Run.Dir, "usp run --resume "+quoteArg(s.flags.resume)+" INPUT")
 	if err != nil {
 		return err
 	}

@@ -109,7 +109,7 @@ func (a *app) sink(ctx context.Context, run string, f sinkFlags) error {
 // sinkError gives an error of a sink its exit code.
 func sinkError(dir rundir.Dir, err error) error {
 	if errors.Is(err, sink.ErrPatience) {
-		return withCode(exitUnreachable, fmt.Errorf("%w\nwhen it is back, usp sink %s brings the rest", err, display(dir.Path())))
+		return withCode(exitUnreachable, fmt.Errorf("%w\nwhen it is back, usp sink %s brings the rest", err, pathArg(dir.Path())))
 	}
 	return err
 }
@@ -148,7 +148,7 @@ func (a *app) lockSinks(ctx context.Context, dir rundir.Dir, wait bool) (unlock 
 			return func() { _ = l.Close() }, nil // a lock alone
 		case !errors.Is(err, vfs.ErrLocked) || !wait || !rundir.Locked(a.fs, dir):
 			if errors.Is(err, vfs.ErrLocked) {
-				err = withCode(exitLocked, fmt.Errorf("another process brings run %s to its destinations: usp sink --status %s", dir.ID(), display(dir.Path())))
+				err = withCode(exitLocked, fmt.Errorf("another process brings run %s to its destinations: usp sink --status %s", dir.ID(), pathArg(dir.Path())))
 			}
 			return nil, err
 		}

@@ -154,7 +154,7 @@ func (a *app) snapshotShow(args []string) error {
 			}
 		}
 		if found == nil {
-			return withCode(exitNotFound, fmt.Errorf("the run has no such snapshot; usp snapshot ls %s lists them", quoteArg(args[0])))
+			return withCode(exitNotFound, fmt.Errorf("the run has no such snapshot; usp snapshot ls %s lists them", quoteArg(args[0])+a.dirFlag()))
 		}
 		var err error
 		if found.Path, err = filepath.Abs(filepath.Join(dir, found.Name)); err != nil {

@@ -22,13 +22,13 @@ func (a *app) checkStream(ctx context.Context, dir rundir.Dir, keys note.Verifie
 	r, err := jetstream.Check(ctx, c.JS, a.cfg.JetStream.Stream, dir.ID(), jetstream.Against{Dir: dir, Verifiers: keys, FS: a.fs})
 	switch {
 	case errors.Is(err, jetstream.ErrNotMirrored):
-		return r, withCode(exitNotFound, fmt.Errorf("--stream: %w: usp sink %s brings it there", err, display(dir.Path())))
+		return r, withCode(exitNotFound, fmt.Errorf("--stream: %w: usp sink %s brings it there", err, pathArg(dir.Path())))
 	case err != nil:
 		return r, withCode(exitUnreachable, fmt.Errorf("--stream: %w", err))
 	case !r.OK():
 		return r, withCode(exitFailed, errors.New("--stream: the stream is not the run"))
 	case r.Behind() > 0 && !rundir.Locked(a.fs, dir):
-		return r, withCode(exitPartial, fmt.Errorf("--stream: %s of the run are not there yet: usp sink %s", count(r.Behind(), "frame"), display(dir.Path())))
+		return r, withCode(exitPartial, fmt.Errorf("--stream: %s of the run are not there yet: usp sink %s", count(r.Behind(), "frame"), pathArg(dir.Path())))
 	}
 	return r, nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/usp-project/usp/digestlog"
 	"github.com/usp-project/usp/internal/audit"
 	"github.com/usp-project/usp/internal/rundir"
+	"github.com/usp-project/usp/ring"
 	"github.com/usp-project/usp/sink/jetstream"
 )
 
@@ -335,6 +336,31 @@ func (a *app) printReport(r *deepReport) {
 	}
 }
 
+// ringOf is the ring that a run was left in, "" if there is none, and whether its producer is alive.
+func (a *app) ringOf(r *deepReport) (path string, alive bool) {
+	dir, err := filepath.Abs(r.Dir)
+	if err != nil || filepath.Base(dir) != r.RunID || !rundir.ValidID(r.RunID) || a.copied(dir) {
+		return "", false // what is in the ring belongs to another directory
+	}
+	if path, err = a.findRing([]string{r.RunID}); err != nil {
+		return "", false
+	}
+	c, err := ring.Open(path)
+	if err != nil {
+		return "", false
+	}
+	defer c.Close()
+	alive, err = c.ProducerAlive()
+	return path, alive && err == nil
+}
+
+// copied tells whether the directory of the runs has another one of that name.
+func (a *app) copied(dir string) bool {
+	this, err := os.Stat(dir)
+	that, thatErr := os.Stat(filepath.Join(a.cfg.Run.Dir, filepath.Base(dir)))
+	return err == nil && thatErr == nil && !os.SameFile(this, that)
+}
+
 // afterCrash is what to do with a run that was not closed.
 func (a *app) afterCrash(r *deepReport) string {
 	if len(r.Completeness.Generations) == 0 {
@@ -347,7 +373,10 @@ func (a *app) afterCrash(r *deepReport) string {
 	if resume := resumeCommand(pathArg(r.Dir), producerOf(m)); resume != "" {
 		return resume
 	}
-	if path, err := a.findRing([]string{r.RunID}); err == nil {
+	switch path, alive := a.ringOf(r); {
+	case alive:
+		return "look again: the program that made it is at work"
+	case path != "":
 		return "usp record " + quoteArg(path) + " --dir " + pathArg(filepath.Dir(r.Dir))
 	}
 	return "start the program that made it again, from its newest snapshot if it has one; what is stored can be read as it is"
